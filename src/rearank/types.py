@@ -1,0 +1,179 @@
+"""The vocabulary every room speaks: frozen values, no behaviour beyond checking themselves.
+
+Positions are 0-based everywhere in the code; the identifiers a model reads and writes (``[1]``, ``[2]``...) are
+1-based and exist only in prompts and answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+
+Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
+"""Relevance judgements: query id -> passage id -> grade (may be negative, which counts as not relevant)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An information need: ``id`` as in the topics file, ``text`` as the user typed it."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One retrievable text. ``title`` is empty where the collection has none."""
+
+    id: str
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """A query with its first-stage list, best first.
+
+    ``scores`` are the first stage's own and may be empty where it gives an order only; otherwise one per passage.
+    Raises ``ValueError`` if the lengths differ or a passage id occurs twice.
+    """
+
+    query: Query
+    passages: tuple[Passage, ...]
+    scores: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.scores and len(self.scores) != len(self.passages):
+            raise ValueError(
+                f"query {self.query.id!r}: {len(self.scores)} scores for {len(self.passages)} passages"
+            )
+        if len({p.id for p in self.passages}) != len(self.passages):
+            raise ValueError(f"query {self.query.id!r}: a passage id occurs twice among its candidates")
+
+    def top(self, depth: int) -> Candidates:
+        """The first ``depth`` passages (all of them if there are fewer)."""
+        return Candidates(self.query, self.passages[:depth], self.scores[:depth])
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What the model reads in one call: a query and passages in their given order."""
+
+    query: Query
+    passages: tuple[Passage, ...]
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedWindow:
+    """A window with the grades of its passages, in window order.
+
+    ``ideal`` holds all judged grades of the query (any order): the ideal ranking then comes from the query's
+    judgements; ``None`` takes it from the window itself. Raises ``ValueError`` if grades and passages differ in number.
+    """
+
+    window: Window
+    relevance: tuple[int, ...]
+    ideal: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.relevance) != len(self.window.passages):
+            raise ValueError(
+                f"query {self.window.query.id!r}: {len(self.relevance)} grades for "
+                f"{len(self.window.passages)} passages"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Permutation:
+    """A reordering of a window: ``order[rank]`` is the 0-based position that moves to ``rank``.
+
+    Raises ``ValueError`` unless ``order`` holds each of ``0..len-1`` exactly once.
+    """
+
+    order: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if sorted(self.order) != list(range(len(self.order))):
+            raise ValueError(f"not a permutation of 0..{len(self.order) - 1}: {self.order}")
+
+    @classmethod
+    def identity(cls, size: int) -> Permutation:
+        return cls(tuple(range(size)))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def apply(self, items: Sequence[T]) -> tuple[T, ...]:
+        """``items`` in the new order; raises ``ValueError`` if the lengths differ."""
+        if len(items) != len(self.order):
+            raise ValueError(f"a permutation of {len(self.order)} can't reorder {len(items)} items")
+        return tuple(items[i] for i in self.order)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The result of reranking one query: passage ids, best first, and what it cost.
+
+    ``calls`` counts windows answered; ``unparsed`` those whose answer named no order at all.
+    """
+
+    query_id: str
+    passage_ids: tuple[str, ...]
+    calls: int = 0
+    unparsed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat turn."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a completion is drawn. ``temperature`` 0 is greedy.
+
+    ``sample`` numbers the draws of one prompt: (messages, sampling) fixes the text, so that two different draws
+    differ in ``sample`` (or ``seed``) and a repeated call can be answered from the store.
+    """
+
+    max_tokens: int = 2048
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    sample: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A model's answer: untrusted text plus what it cost.
+
+    ``finish`` is ``"stop"`` (the model ended its turn) or ``"length"`` (cut at ``max_tokens``);
+    ``prompt_truncated`` says that the prompt was cut to fit the context.
+    """
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finish: Literal["stop", "length"] = "stop"
+    seconds: float = 0.0
+    prompt_truncated: bool = False
+    extra: Mapping[str, float] = field(default_factory=dict)
