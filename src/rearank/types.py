@@ -49,9 +49,7 @@ class Candidates:
 
     def __post_init__(self) -> None:
         if self.scores and len(self.scores) != len(self.passages):
-            raise ValueError(
-                f"query {self.query.id!r}: {len(self.scores)} scores for {len(self.passages)} passages"
-            )
+            raise ValueError(f"query {self.query.id!r}: {len(self.scores)} scores for {len(self.passages)} passages")
         if len({p.id for p in self.passages}) != len(self.passages):
             raise ValueError(f"query {self.query.id!r}: a passage id occurs twice among its candidates")
 
@@ -86,8 +84,7 @@ class JudgedWindow:
     def __post_init__(self) -> None:
         if len(self.relevance) != len(self.window.passages):
             raise ValueError(
-                f"query {self.window.query.id!r}: {len(self.relevance)} grades for "
-                f"{len(self.window.passages)} passages"
+                f"query {self.window.query.id!r}: {len(self.relevance)} grades for {len(self.window.passages)} passages"
             )
 
 

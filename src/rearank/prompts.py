@@ -1,0 +1,147 @@
+"""A window -> chat messages. The wording lives in ``conf/prompt``; this file only fills it in, safely.
+
+Passages and queries are untrusted text. Unless ``neutralise`` is off (the released checkpoints' exact input), what
+could close a tag, open a chat turn or forge an identifier is replaced by look-alikes that no template or parser reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from rearank.types import Message, Passage, Window
+
+_TAG = re.compile(r"[<＜](?=\s*[/|｜<＜!\w])")
+_TAG_END = re.compile(r"(?<=[|｜])[>＞]")
+_IDENTIFIER = re.compile(r"[\[［【]\s*([-−]?\d+)\s*[\]］】]")
+_INSTRUCTION = re.compile(r"\[(?=\s*/?\s*(?:INST|SYS|SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS)\b)", re.IGNORECASE)
+# Zero-width and bidirectional marks hide text from a person's eye and split words for a tokenizer.
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+def neutralise(text: str) -> str:
+    """``text`` without the power to end a tag, open a chat turn or pose as an identifier; idempotent.
+
+    ``<`` before a tag name or ``|`` becomes ``‹``, ``[3]`` becomes ``(3)``, invisible marks go. A reader, and a model,
+    still see the same words.
+    """
+    text = _INVISIBLE.sub("", text)
+    text = _TAG_END.sub("›", _TAG.sub("‹", text))
+    return _INSTRUCTION.sub("(", _IDENTIFIER.sub(r"(\1)", text))
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """The two calls that truncation by tokens needs; Hugging Face tokenizers have both."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def decode(self, token_ids: list[int]) -> str: ...
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """What a prompt node builds to. ``tags`` says whether it asks for ``<answer>`` tags."""
+
+    tags: bool
+
+    def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]: ...
+
+
+def passage_text(passage: Passage) -> str:
+    """One line: ``Title: ... Content: ...`` where there is a title, white space folded (paper, appendix)."""
+    title, text = " ".join(passage.title.split()), " ".join(passage.text.split())
+    line = f"Title: {title} Content: {text}" if title else text
+    return line.removeprefix("Title: Content: ")
+
+
+def fill(template: str, values: Mapping[str, str | int]) -> str:
+    """``template`` with each ``{name}`` of ``values`` replaced in one pass: braces in the values stay as they are."""
+    return _FIELD.sub(lambda m: str(values.get(m.group(1), m.group(0))), template)
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    """Truncation and neutralisation, shared by the prompt forms."""
+
+    max_characters: int | None = None
+    max_tokens: int | None = None
+    neutralise: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_characters", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, or null for no cut, not {value}")
+
+    def _passage(self, passage: Passage, tokenizer: Tokenizer | None) -> str:
+        text = passage_text(passage)
+        if self.max_characters is not None:
+            text = text[: self.max_characters]
+        if self.max_tokens is not None:
+            if tokenizer is None:
+                raise ValueError("the prompt's max_tokens needs a tokenizer; use max_characters with this engine")
+            tokens = tokenizer.encode(text, add_special_tokens=False)
+            if len(tokens) > self.max_tokens:
+                text = tokenizer.decode(tokens[: self.max_tokens])
+        # Last, so that a cut can't bring a neutralised text back to life.
+        return neutralise(text) if self.neutralise else text
+
+    def _query(self, text: str) -> str:
+        text = " ".join(text.split()) if self.neutralise else text
+        return neutralise(text) if self.neutralise else text
+
+
+@dataclass(frozen=True)
+class ChatPrompt(_Cutting):
+    """A conversation: the passages come one a turn (the protocol of RankGPT, RankZephyr's data and REARANK).
+
+    ``{query}``, ``{num}``, ``{i}`` and ``{passage}`` are filled in. ``received`` is the assistant's turn after each
+    passage, ``null`` for none.
+    """
+
+    system: str = ""
+    opening: str = ""
+    acknowledgement: str = "Okay, please provide the passages."
+    passage: str = "[{i}] {passage}"
+    received: str | None = None
+    final: str = ""
+    tags: bool = True
+
+    def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]:
+        """The turns for ``window``: system, opening, acknowledgement, one or two a passage, the final request."""
+        values: dict[str, Any] = {"query": self._query(window.query.text), "num": len(window)}
+        messages = [Message("system", fill(self.system, values))] if self.system else []
+        messages.append(Message("user", fill(self.opening, values)))
+        messages.append(Message("assistant", fill(self.acknowledgement, values)))
+        for i, item in enumerate(window.passages, start=1):
+            here = {**values, "i": i, "passage": self._passage(item, tokenizer)}
+            messages.append(Message("user", fill(self.passage, here)))
+            if self.received is not None:
+                messages.append(Message("assistant", fill(self.received, here)))
+        messages.append(Message("user", fill(self.final, values)))
+        return tuple(messages)
+
+
+@dataclass(frozen=True)
+class CompactPrompt(_Cutting):
+    """Everything in one user turn: this project's own form, about a third of the chat form's tokens."""
+
+    system: str = ""
+    opening: str = "Query: {query}"
+    passage: str = "[{i}] {passage}"
+    final: str = "Think about each passage in <think> tags, then rank all {num} in <answer> tags: [2] > [1]"
+    tags: bool = True
+
+    def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]:
+        """One user message, a line a passage (with a system message before it where ``system`` is not empty)."""
+        values: dict[str, Any] = {"query": self._query(window.query.text), "num": len(window)}
+        lines = [fill(self.opening, values)]
+        for i, item in enumerate(window.passages, start=1):
+            lines.append(fill(self.passage, {**values, "i": i, "passage": self._passage(item, tokenizer)}))
+        lines.append(fill(self.final, values))
+        user = Message("user", "\n".join(lines))
+        return (Message("system", fill(self.system, values)), user) if self.system else (user,)
