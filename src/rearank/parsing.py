@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from rearank.types import Permutation
 
@@ -27,7 +27,7 @@ _CANONICAL = re.compile(r"\s*+\[\d++\](?:\s*+>\s*+\[\d++\])*+\s*+")
 _LONGEST_NUMBER = 9  # digits; longer ones are out of any window's range, and int() refuses thousands of digits
 
 
-class ParseStatus(str, Enum):
+class ParseStatus(StrEnum):
     """How an answer was read: the first that applies, from worst to best."""
 
     EMPTY = "empty"

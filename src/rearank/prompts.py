@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rearank.types import Message, Passage, Window
 
-_TAG = re.compile(r"[<＜](?=\s*[/|｜<＜!\w])")
+_TAG = re.compile(r"[<＜](?=[/|｜<＜!\w])")
 _TAG_END = re.compile(r"(?<=[|｜])[>＞]")
 _IDENTIFIER = re.compile(r"[\[［【]\s*([-−]?\d+)\s*[\]］】]")
 _INSTRUCTION = re.compile(r"\[(?=\s*/?\s*(?:INST|SYS|SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS)\b)", re.IGNORECASE)

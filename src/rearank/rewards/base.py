@@ -1,0 +1,153 @@
+"""What every reward shares: reading the completion, measuring the windows, scoring the format.
+
+A variant is a subclass with one method, ``rank_score``: the value of an order, given the measurements. The paper's total is
+``0.8 rank + 0.1 format_tags + 0.1 format_list`` (section 3.3).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+from rearank.metrics import ndcg
+from rearank.parsing import ParsedRanking, ParseStatus, parse_ranking
+from rearank.types import JudgedWindow
+
+_SAME = 1e-12  # two nDCG values closer than this are the same order's value, summed differently
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBreakdown:
+    """A reward and what it is made of; nDCG values are of the whole permutation, at the reward's ``k``."""
+
+    total: float
+    rank: float
+    format_tags: float
+    format_list: float
+    ndcg_initial: float
+    ndcg_reranked: float
+    ndcg_best: float
+    status: ParseStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An answer beside its judged window: what ``rank_score`` decides on.
+
+    ``named_relevance`` are the grades of the named passages in the order named: all there is to score when an answer
+    is partial, so that leaving passages out never earns what the given order would have.
+    """
+
+    judged: JudgedWindow
+    parsed: ParsedRanking
+    ideal: tuple[int, ...]
+    named_relevance: tuple[int, ...]
+    initial: float
+    reranked: float
+    best: float
+
+    @property
+    def degenerate(self) -> bool:
+        """Nothing to gain: the given order is already the best (or nothing is relevant)."""
+        return self.best - self.initial <= _SAME
+
+    @property
+    def optimal(self) -> bool:
+        return self.best - self.reranked <= _SAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward(ABC):
+    """A completion and a judged window -> a score with a named breakdown. Stateless, so safe in any thread.
+
+    Args:
+        k: cut-off of nDCG.
+        ideal: ``query`` takes the ideal list from all judged grades of the query where the window carries them,
+            ``window`` from the window's own grades (the paper's text and its sets can be read either way).
+        partial: what an answer that names only some passages earns: ``score`` values the named passages alone,
+            ``unparsed`` treats it like an answer without an order.
+        unparsed: the rank term of an answer that gives no order.
+        tags: whether the prompt asks for ``<think>`` and ``<answer>``.
+    """
+
+    weight_rank: float = 0.8
+    weight_tags: float = 0.1
+    weight_list: float = 0.1
+    k: int = 10
+    ideal: Literal["query", "window"] = "query"
+    partial: Literal["score", "unparsed"] = "unparsed"
+    unparsed: float = 0.0
+    tags: bool = True
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k is the nDCG cut-off and must be at least 1, not {self.k}")
+        if self.ideal not in ("query", "window"):
+            raise ValueError(f"ideal must be 'query' or 'window', not {self.ideal!r}")
+        if self.partial not in ("score", "unparsed"):
+            raise ValueError(f"partial must be 'score' or 'unparsed', not {self.partial!r}")
+        if min(self.weight_rank, self.weight_tags, self.weight_list) < 0:
+            raise ValueError("weight_rank, weight_tags and weight_list must not be negative")
+
+    @abstractmethod
+    def rank_score(self, measured: Measured) -> float:
+        """The rank term of an answer that gives an order."""
+
+    def __call__(self, completion: str, judged: JudgedWindow) -> RewardBreakdown:
+        """Score ``completion``, any string, as an answer to ``judged``; a window may hold any number of passages."""
+        measured = self.measure(completion, judged)
+        tags, form = self.format_scores(measured.parsed)
+        rank = self.rank_score(measured) if self.has_order(measured.parsed) else self.unparsed
+        return RewardBreakdown(
+            total=self.total(rank, tags, form, measured),
+            rank=rank,
+            format_tags=tags,
+            format_list=form,
+            ndcg_initial=measured.initial,
+            ndcg_reranked=measured.reranked,
+            ndcg_best=measured.best,
+            status=measured.parsed.status,
+        )
+
+    def total(self, rank: float, tags: float, form: float, measured: Measured) -> float:
+        """The weighted sum of section 3.3; a variant with another sum overrides it."""
+        return self.weight_rank * rank + self.weight_tags * tags + self.weight_list * form
+
+    def measure(self, completion: str, judged: JudgedWindow) -> Measured:
+        grades = judged.relevance
+        ideal = judged.ideal if self.ideal == "query" and judged.ideal is not None else grades
+        parsed = parse_ranking(completion, len(grades), tags=self.tags)
+        order = parsed.permutation.order
+        named = tuple(grades[i] for i in order[: parsed.named])
+        full = parsed.named == len(grades)
+        ranked = named if full else tuple(grades[i] for i in order)
+        best = sorted(grades, reverse=True)
+        return Measured(
+            judged=judged,
+            parsed=parsed,
+            ideal=ideal,
+            named_relevance=named,
+            initial=ndcg(grades, ideal, self.k),
+            reranked=ndcg(ranked, ideal, self.k),
+            best=ndcg(best, ideal, self.k),
+        )
+
+    def has_order(self, parsed: ParsedRanking) -> bool:
+        """Whether the rank term is computed, or ``unparsed`` stands for it."""
+        if parsed.named == 0:
+            return False
+        return parsed.named == len(parsed.permutation) or self.partial == "score"
+
+    def value(self, measured: Measured) -> float:
+        """nDCG of what was named, in the order named."""
+        return ndcg(measured.named_relevance, measured.ideal, self.k)
+
+    def format_scores(self, parsed: ParsedRanking) -> tuple[float, float]:
+        """(tags, list): the paper's two format rewards.
+
+        Tags: a finished reasoning and a finished answer. List: a *complete* permutation written ``[3] > [1] > ...``;
+        the paper asks for the form only, which would pay for an answer of ``[1]`` alone.
+        """
+        tags = 1.0 if not self.tags or (parsed.think is not None and parsed.answer is not None) else 0.0
+        return tags, 1.0 if parsed.is_canonical else 0.0

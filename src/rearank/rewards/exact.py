@@ -1,0 +1,20 @@
+"""Rank-R1's reward: right or wrong about the single best passage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rearank.rewards.base import Measured, Reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactReward(Reward):
+    """1 if the passage named first has the window's highest grade (any of several), else 0.
+
+    0 too where nothing is relevant: there is no best passage to name. A setwise prompt, whose answer is one
+    identifier, needs ``partial: score``.
+    """
+
+    def rank_score(self, measured: Measured) -> float:
+        best = max(measured.judged.relevance)
+        return 1.0 if best > 0 and measured.named_relevance[0] == best else 0.0

@@ -1,0 +1,40 @@
+"""ReasonRank's reward: nDCG with recall and rank-biased overlap beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rearank.metrics import rank_biased_overlap, recall
+from rearank.rewards.base import Measured, Reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiviewReward(Reward):
+    """``nDCG@k + 0.2 Recall@k + 0.1 RBO``; 0 unless the answer is a permutation, -1 if the tags are missing.
+
+    The format enters as a gate, so the three weights of the paper's sum are not used. The gold order for RBO is by
+    grade, ties as given.
+    """
+
+    weight_recall: float = 0.2
+    weight_overlap: float = 0.1
+    overlap_p: float = 0.9
+    missing_tags: float = -1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.overlap_p < 1:
+            raise ValueError(f"overlap_p must lie strictly between 0 and 1, not {self.overlap_p}")
+
+    def rank_score(self, measured: Measured) -> float:
+        grades = measured.judged.relevance
+        order = measured.parsed.permutation.order
+        gold = sorted(range(len(grades)), key=lambda i: -grades[i])
+        return (
+            self.value(measured)
+            + self.weight_recall * recall(measured.named_relevance, grades, self.k)
+            + self.weight_overlap * rank_biased_overlap(order, gold, self.overlap_p)
+        )
+
+    def total(self, rank: float, tags: float, form: float, measured: Measured) -> float:
+        return rank if tags else self.missing_tags
