@@ -1,6 +1,6 @@
 """What every reward shares: reading the completion, measuring the windows, scoring the format.
 
-A variant is a subclass with one method, ``rank_score``: the value of an order, given the measurements. The paper's total is
+A variant is a subclass with one method, ``rank_score``: the value of an order, given the measurements. The paper's sum is
 ``0.8 rank + 0.1 format_tags + 0.1 format_list`` (section 3.3).
 """
 
@@ -14,7 +14,7 @@ from rearank.metrics import ndcg
 from rearank.parsing import ParsedRanking, ParseStatus, parse_ranking
 from rearank.types import JudgedWindow
 
-_SAME = 1e-12  # two nDCG values closer than this are the same order's value, summed differently
+SAME = 1e-12  # two nDCG values closer than this are the same order's value, summed differently
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,7 @@ class Measured:
     @property
     def degenerate(self) -> bool:
         """Nothing to gain: the given order is already the best (or nothing is relevant)."""
-        return self.best - self.initial <= _SAME
-
-    @property
-    def optimal(self) -> bool:
-        return self.best - self.reranked <= _SAME
+        return self.best - self.initial <= SAME
 
 
 @dataclass(frozen=True, kw_only=True)

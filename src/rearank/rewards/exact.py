@@ -15,6 +15,10 @@ class ExactReward(Reward):
     identifier, needs ``partial: score``.
     """
 
+    weight_rank: float = 1.0
+    weight_tags: float = 0.0
+    weight_list: float = 0.0
+
     def rank_score(self, measured: Measured) -> float:
         best = max(measured.judged.relevance)
         return 1.0 if best > 0 and measured.named_relevance[0] == best else 0.0

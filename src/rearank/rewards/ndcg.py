@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rearank.rewards.base import Measured, Reward
+from rearank.rewards.base import SAME, Measured, Reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,6 @@ class NdcgReward(Reward):
     def rank_score(self, measured: Measured) -> float:
         value = self.value(measured)
         if measured.degenerate:
-            return self.degenerate if measured.best - value <= 1e-12 else 0.0
+            return self.degenerate if measured.best - value <= SAME else 0.0
         ratio = (value - measured.initial) / (measured.best - measured.initial)
         return ratio if self.floor is None else max(self.floor, ratio)

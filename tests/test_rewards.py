@@ -1,0 +1,112 @@
+"""Five variants over one reading of the answer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rearank.metrics import ndcg
+from rearank.parsing import ParseStatus
+from rearank.rewards import AbsoluteReward, DifferenceReward, ExactReward, MultiviewReward, NdcgReward, Reward
+from rearank.types import JudgedWindow, Passage, Query, Window
+
+VARIANTS: list[Reward] = [NdcgReward(), AbsoluteReward(), DifferenceReward(), MultiviewReward(), ExactReward()]
+
+
+def judged(grades: tuple[int, ...], ideal: tuple[int, ...] | None = None) -> JudgedWindow:
+    passages = tuple(Passage(f"d{i}", "text") for i in range(len(grades)))
+    return JudgedWindow(Window(Query("q", "query"), passages), grades, ideal)
+
+
+def answer(order: list[int] | tuple[int, ...]) -> str:
+    return f"<think>notes</think> <answer>{' > '.join(f'[{i + 1}]' for i in order)}</answer>"
+
+
+GRADES = st.lists(st.integers(-1, 3), min_size=1, max_size=20).map(tuple)
+
+
+@given(GRADES, st.randoms())
+def test_ndcg_is_the_share_of_the_reachable_improvement(grades: tuple[int, ...], random: object) -> None:
+    order = list(range(len(grades)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    got = NdcgReward(floor=None)(answer(order), judged(grades))
+    start, best = ndcg(grades, grades), ndcg(sorted(grades, reverse=True), grades)
+    end = ndcg([grades[i] for i in order], grades)
+    if best - start > 1e-9:
+        assert got.rank == pytest.approx((end - start) / (best - start))
+    else:
+        assert got.rank == (1.0 if best - end <= 1e-12 else 0.0)
+    assert got.total == pytest.approx(0.8 * got.rank + 0.2)
+
+
+def test_the_ideal_cancels_in_the_ratio_only() -> None:
+    small, large = judged((0, 1, 2)), judged((0, 1, 2), (3, 3, 3, 2, 1))
+    text = answer((1, 2, 0))
+    assert NdcgReward()(text, small).rank == pytest.approx(NdcgReward()(text, large).rank)
+    assert AbsoluteReward()(text, small).rank > AbsoluteReward()(text, large).rank
+    assert AbsoluteReward(ideal="window")(text, large).rank == AbsoluteReward()(text, small).rank
+
+
+def test_floor() -> None:
+    window = judged((3, 2, 0, 1))
+    worst = answer((2, 3, 1, 0))
+    assert NdcgReward(floor=None)(worst, window).rank < -1
+    assert NdcgReward()(worst, window).rank == -1
+
+
+@pytest.mark.parametrize("reward", VARIANTS, ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(
+    "text", ["", "<think>x</think> <answer></answer>", "<think>x</think> <answer>no</answer>", answer([0])]
+)
+@pytest.mark.parametrize("grades", [(2, 1, 0), (1, 0, 2), (0, 0, 1), (1, 1, 1)])
+def test_naming_nothing_or_only_the_first_is_no_free_lunch(reward: Reward, text: str, grades: tuple[int, ...]) -> None:
+    kept = reward(answer(range(3)), judged(grades))  # type: ignore[arg-type]
+    got = reward(text, judged(grades))
+    assert got.format_list == 0
+    assert got.rank <= reward.unparsed
+    assert got.total < kept.total or kept.total == kept.rank == 0 == got.total
+
+
+def test_partial_scores_what_was_named_alone() -> None:
+    reward = AbsoluteReward(partial="score")
+    window = judged((1, 3, 2, 2))
+    assert reward(answer([0]), window).rank < reward(answer([0, 1, 2, 3]), window).rank
+    assert reward(answer([0]), window).rank == pytest.approx(ndcg([1], [1, 3, 2, 2]))
+
+
+def test_format_terms() -> None:
+    reward, window = NdcgReward(), judged((0, 1))
+    assert reward("<answer>[2] > [1]</answer>", window).format_tags == 0
+    json_list = reward("<think>x</think><answer>[2, 1]</answer>", window)
+    assert (json_list.rank, json_list.format_tags, json_list.format_list) == (1, 1, 0)
+    assert reward(answer([1, 1, 0]), window).status is ParseStatus.DUPLICATES
+    assert reward(answer([1, 1, 0]), window).format_list == 0
+
+
+def test_multiview_is_gated_by_format() -> None:
+    reward, window = MultiviewReward(), judged((0, 1, 2))
+    assert reward(answer([2, 1, 0]), window).total == pytest.approx(1.3)
+    assert reward(answer([2, 1]), window).total == 0
+    assert reward("<answer>[3] > [2] > [1]</answer>", window).total == -1
+
+
+def test_exact_names_the_best() -> None:
+    reward = ExactReward()
+    assert reward(answer([2, 0, 1]), judged((0, 1, 2))).total == 1
+    assert reward(answer([1, 2, 0]), judged((0, 1, 2))).total == 0
+    assert reward(answer([0, 1, 2]), judged((0, 0, 0))).total == 0
+    assert ExactReward(partial="score")(answer([2]), judged((0, 1, 2))).total == 1
+
+
+@given(st.text(), GRADES)
+def test_any_completion_is_scored(text: str, grades: tuple[int, ...]) -> None:
+    for reward in VARIANTS:
+        got = reward(text, judged(grades))
+        assert -1.0 <= got.total <= 1.3 + 1e-9
+
+
+@pytest.mark.parametrize(("field", "value"), [("k", 0), ("ideal", "all"), ("partial", "x"), ("weight_rank", -1.0)])
+def test_bad_parameters_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        NdcgReward(**{field: value})  # type: ignore[arg-type]
