@@ -1,6 +1,6 @@
 """What every reward shares: reading the completion, measuring the windows, scoring the format.
 
-A variant is a subclass with one method, ``rank_score``: the value of an order, given the measurements. The paper's sum is
+A variant is a subclass with one method, ``rank_score``: the value of an order, given the measurements. The paper's sum:
 ``0.8 rank + 0.1 format_tags + 0.1 format_list`` (section 3.3).
 """
 
