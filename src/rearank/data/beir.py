@@ -1,0 +1,50 @@
+"""BEIR's folder layout: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from rearank.data.base import DataError, lookup
+from rearank.data.files import content_hash, require_file
+from rearank.data.trec import read_documents, read_qrels, read_topics
+from rearank.types import Passage, Query
+
+
+@dataclass(frozen=True)
+class BeirFolder:
+    """A collection in BEIR's layout; files may be gzipped (``corpus.jsonl.gz``)."""
+
+    path: str
+    split: str = "test"
+    name: str = "beir"
+
+    def _file(self, *parts: str) -> Path:
+        plain = Path(self.path, *parts)
+        packed = plain.with_name(plain.name + ".gz")
+        return packed if packed.is_file() else require_file(plain, "file of a BEIR folder")
+
+    @cached_property
+    def _corpus(self) -> dict[str, Passage]:
+        path = self._file("corpus.jsonl")
+        found = {p.id: p for p in read_documents(path)}
+        if not found:
+            raise DataError(f"{path}:1: no document in it; an empty collection can't be searched")
+        return found
+
+    def queries(self) -> dict[str, Query]:
+        return read_topics(self._file("queries.jsonl"))
+
+    def qrels(self) -> dict[str, dict[str, int]]:
+        return read_qrels(self._file("qrels", f"{self.split}.tsv"))
+
+    def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
+        return lookup(self._corpus, ids, self._file("corpus.jsonl"))
+
+    def iter_passages(self) -> Iterator[Passage]:
+        return iter(self._corpus.values())
+
+    def fingerprint(self) -> str:
+        return content_hash(self._file("corpus.jsonl"))

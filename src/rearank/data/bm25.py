@@ -1,0 +1,124 @@
+"""BM25 as in Lucene: its English analyzer, its formula, an index that is built once and memory-mapped afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rearank.data.analyzer import ANALYZER_VERSION, EnglishAnalyzer
+from rearank.data.base import Collection, DataError, assemble, check_depth
+from rearank.types import Candidates, Query
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_IDS_FILE = "ids.json"
+
+
+@dataclass(frozen=True)
+class Bm25:
+    """First stage: BM25 over title and text.
+
+    The index lies under ``cache_dir`` by a hash of the passages, the analyzer and the parameters, so that a changed
+    collection never meets an old index. Equal scores are ordered as the collection is, as Lucene does: runs repeat
+    exactly. ``backend``: ``auto`` takes numba where it is installed (extra ``fast``) and numpy otherwise.
+    """
+
+    k1: float = 0.9
+    b: float = 0.4
+    cache_dir: str = "outputs/cache"
+    backend: Literal["auto", "numpy", "numba"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.k1 < 0:
+            raise ValueError(f"k1 must be 0 or more (Lucene's default here is 0.9), not {self.k1}")
+        if not 0 <= self.b <= 1:
+            raise ValueError(f"b must lie in [0, 1] (0.4 is the usual value for passages), not {self.b}")
+        if self.backend not in ("auto", "numpy", "numba"):
+            raise ValueError(f"backend must be auto, numpy or numba, not {self.backend!r}")
+
+    def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
+        check_depth(depth)
+        analyze = EnglishAnalyzer()
+        index, ids = self._index(collection, analyze)
+        vocabulary = index.vocab_dict
+        lists = {}
+        for qid, query in queries.items():
+            tokens = [int(vocabulary[t]) for t in analyze(query.text) if t in vocabulary]
+            lists[qid] = [(ids[i], score) for i, score in best(index.get_scores(tokens), depth)] if tokens else []
+        return assemble(collection, queries, lists)
+
+    def index_folder(self, collection: Collection) -> Path:
+        """Where the index of ``collection`` is kept."""
+        from importlib.metadata import version
+
+        key = "\n".join((collection.fingerprint(), ANALYZER_VERSION, repr(self.k1), repr(self.b), version("bm25s")))
+        return Path(self.cache_dir) / f"bm25-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
+
+    def _index(self, collection: Collection, analyze: EnglishAnalyzer) -> tuple[Any, list[str]]:
+        import bm25s
+
+        folder = self.index_folder(collection)
+        if not (folder / _IDS_FILE).is_file():
+            self._build(collection, analyze, folder)
+        # Memory-mapped: a large index costs what its queries touch.
+        index = bm25s.BM25.load(
+            str(folder), mmap=True, show_progress=False, override_params={"backend": self._engine()}
+        )
+        return index, json.loads((folder / _IDS_FILE).read_text(encoding="utf-8"))
+
+    def _build(self, collection: Collection, analyze: EnglishAnalyzer, folder: Path) -> None:
+        import bm25s
+
+        vocabulary: dict[str, int] = {}
+        ids, rows = [], []
+        for passage in collection.iter_passages():
+            tokens = analyze(f"{passage.title} {passage.text}" if passage.title else passage.text)
+            rows.append([vocabulary.setdefault(token, len(vocabulary)) for token in tokens])
+            ids.append(passage.id)
+        if not ids:
+            raise DataError(f"{collection.name}: the collection is empty; check the path of its documents")
+        if not vocabulary:
+            raise DataError(f"{collection.name}: no passage has an English word in it; check the text field")
+        index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene", backend=self._engine())
+        index.index((rows, vocabulary), show_progress=False)
+        # Built beside its place and moved there whole: a killed run leaves no half index behind.
+        part = folder.with_name(f".{folder.name}.{os.getpid()}")
+        part.mkdir(parents=True, exist_ok=True)
+        index.save(str(part), show_progress=False)
+        (part / _IDS_FILE).write_text(json.dumps(ids), encoding="utf-8")
+        try:
+            part.replace(folder)
+        except OSError:
+            if not (folder / _IDS_FILE).is_file():
+                raise
+            shutil.rmtree(part)  # another process was faster
+
+    def _engine(self) -> str:
+        from importlib.util import find_spec
+
+        if self.backend == "auto":
+            return "numba" if find_spec("numba") else "numpy"
+        return self.backend
+
+
+def best(scores: np.ndarray[Any, Any], depth: int) -> list[tuple[int, float]]:
+    """The ``depth`` highest positive scores with their positions; ties by position.
+
+    Only what matched is sorted: most passages of a large collection share no word with the query.
+    """
+    import numpy as np
+
+    hits = np.flatnonzero(scores > 0)
+    if len(hits) > depth:
+        found = scores[hits]
+        least = np.partition(found, len(found) - depth)[len(found) - depth]
+        hits = hits[found >= least]
+    order = np.lexsort((hits, -scores[hits]))[:depth]
+    return [(int(i), float(scores[i])) for i in hits[order]]

@@ -1,0 +1,89 @@
+"""Any collection of ``ir_datasets``, by its id.
+
+Passages are looked up by id in the package's own store: MS MARCO v2's 138 million passages are never indexed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rearank.data.base import Collection, DataError, HasScoredDocs, assemble, check_depth, lookup
+from rearank.types import Candidates, Passage, Query
+
+
+def _passage(doc: Any) -> Passage:
+    title = getattr(doc, "title", "") or ""
+    text = getattr(doc, "text", None)
+    return Passage(doc.doc_id, doc.default_text() if text is None else text, title if text is not None else "")
+
+
+@dataclass(frozen=True)
+class Irds:
+    """``id`` as in the ir_datasets catalogue, e.g. ``msmarco-passage/trec-dl-2019/judged``.
+
+    Files are downloaded by ir_datasets on first use, to ``IR_DATASETS_HOME``.
+    """
+
+    id: str
+
+    @property
+    def name(self) -> str:
+        return self.id
+
+    @cached_property
+    def _dataset(self) -> Any:
+        import ir_datasets
+
+        try:
+            return ir_datasets.load(self.id)
+        except KeyError as error:
+            raise DataError(f"ir_datasets has no {self.id!r}; see its catalogue for the ids it knows") from error
+
+    def _having(self, what: str) -> Any:
+        if not getattr(self._dataset, f"has_{what}")():
+            raise DataError(f"ir_datasets {self.id!r} has no {what}; choose an id that has, or another retriever")
+        return self._dataset
+
+    def queries(self) -> dict[str, Query]:
+        rows = self._having("queries").queries_iter()
+        return {q.query_id: Query(q.query_id, q.default_text()) for q in rows}
+
+    def qrels(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for row in self._having("qrels").qrels_iter():
+            found.setdefault(row.query_id, {})[row.doc_id] = int(row.relevance)
+        return found
+
+    def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
+        wanted = list(ids)
+        docs = self._having("docs").docs_store().get_many(wanted)
+        return lookup({i: _passage(doc) for i, doc in docs.items()}, wanted, self.id)
+
+    def iter_passages(self) -> Iterator[Passage]:
+        return (_passage(doc) for doc in self._having("docs").docs_iter())
+
+    def scoreddocs(self) -> dict[str, list[tuple[str, float]]]:
+        """The official first-stage lists, by falling score (the given order where scores are equal)."""
+        found: dict[str, list[tuple[str, float]]] = {}
+        for row in self._having("scoreddocs").scoreddocs_iter():
+            found.setdefault(row.query_id, []).append((row.doc_id, float(row.score)))
+        return {qid: sorted(rows, key=lambda row: -row[1]) for qid, rows in found.items()}
+
+    def fingerprint(self) -> str:
+        # The catalogue pins its sources by checksum: the documents' id and number say which texts they are.
+        return f"{self._having('docs').docs_namespace()}:{self._dataset.docs_count()}"
+
+
+@dataclass(frozen=True)
+class ScoredDocs:
+    """First stage: the lists that the collection itself publishes (TREC DL's official top 100 or 1000)."""
+
+    def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
+        check_depth(depth)
+        if not isinstance(collection, HasScoredDocs):
+            raise DataError(f"{collection.name} publishes no scored documents; choose retriever=bm25 or run_file")
+        lists = {qid: rows[:depth] for qid, rows in collection.scoreddocs().items() if qid in queries}
+        return assemble(collection, queries, lists)
