@@ -1,7 +1,7 @@
 """Judged candidates -> many training windows ("initial state expansion", paper section 3.2 and 4.1).
 
-``MultiSample`` draws random sets from each query's first-stage list; ``NoAugmentation`` takes its first window alone. What
-is drawn for a query depends on the seed and that query's id: adding a query changes no other's windows.
+``MultiSample`` draws random sets from each query's first-stage list; ``NoAugmentation`` takes its first window alone.
+What is drawn for a query depends on the seed and that query's id: adding a query changes no other's windows.
 """
 
 from __future__ import annotations

@@ -1,0 +1,61 @@
+"""Runs scored by trec_eval, through pytrec_eval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from rearank.types import Qrels
+
+
+def score(
+    run: Mapping[str, Sequence[str]],
+    qrels: Qrels,
+    measures: Sequence[str] = ("ndcg_cut_10",),
+    missing: Literal["zero", "skip"] = "zero",
+) -> dict[str, dict[str, float]]:
+    """Score rankings by trec_eval's measures.
+
+    Only the order counts: scores are written as whole numbers, so that neither trec_eval's float32 nor its tie
+    breaking (by passage id, descending) can change a result. Grades below 0 are raised to 0: they mean "not relevant"
+    to trec_eval too, but below -1 they crash it.
+
+    Args:
+        run: query id -> passage ids, best first. Queries without judgements are left out, as in trec_eval.
+        qrels: judgements; queries without a single judged passage are left out.
+        measures: trec_eval's names, ``ndcg_cut_10``, ``map``, ``recall_100``...
+        missing: what a judged query without results counts. ``zero``, or ``skip`` as the paper's scripts do.
+
+    Returns:
+        measure -> query id -> value.
+
+    Raises:
+        ValueError: for a measure trec_eval doesn't know, a passage ranked twice, or no judged query at all.
+    """
+    import pytrec_eval
+
+    unknown = [m for m in measures if not _known(m, pytrec_eval.supported_measures)]
+    if unknown or not measures:
+        raise ValueError(
+            f"not measures of trec_eval: {', '.join(unknown) or 'none given'}; try ndcg_cut_10, map, recall_100"
+        )
+    if missing not in ("zero", "skip"):
+        raise ValueError(f"missing must be 'zero' or 'skip', not {missing!r}")
+    judged = {q: {p: max(int(g), 0) for p, g in grades.items()} for q, grades in qrels.items() if grades}
+    if not judged:
+        raise ValueError("the judgements hold no judged query: nothing can be scored; check the qrels file and split")
+    scores: dict[str, dict[str, float]] = {}
+    for query, ranked in run.items():
+        if len(set(ranked)) != len(ranked):
+            raise ValueError(f"query {query!r}: a passage is ranked twice")
+        if query in judged and ranked:
+            scores[query] = {passage: float(len(ranked) - rank) for rank, passage in enumerate(ranked)}
+    values = pytrec_eval.RelevanceEvaluator(judged, set(measures)).evaluate(scores) if scores else {}
+    queries = sorted(judged) if missing == "zero" else sorted(scores)
+    return {m: {q: float(values.get(q, {}).get(m, 0.0)) for q in queries} for m in measures}
+
+
+def _known(measure: str, supported: set[str]) -> bool:
+    """trec_eval lists families (``ndcg_cut``); a cut-off follows as ``_10``."""
+    family, _, cut = measure.rpartition("_")
+    return measure in supported or (family in supported and cut.isdigit() and int(cut) > 0)
