@@ -6,7 +6,7 @@ joins them into what training and evaluation read.
 """
 
 from rearank.data.base import Collection, DataError, HasScoredDocs, Retriever
-from rearank.data.source import JudgedCandidates, JudgedSource, Joined, Source
+from rearank.data.source import Joined, JudgedCandidates, JudgedSource, Source
 
 __all__ = [
     "Collection",

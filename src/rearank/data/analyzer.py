@@ -14,8 +14,41 @@ ANALYZER_VERSION = "lucene-english-1"
 """Part of the key of cached indexes: raise it whenever the tokens change."""
 
 STOPWORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-    "to was will with".split()
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "but",
+        "by",
+        "for",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "no",
+        "not",
+        "of",
+        "on",
+        "or",
+        "such",
+        "that",
+        "the",
+        "their",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "to",
+        "was",
+        "will",
+        "with",
+    ]
 )
 _MAX_TOKEN = 255  # Lucene's StandardTokenizer cuts longer words into pieces of this length.
 _POSSESSIVES = ("'s", "'S", "’s", "’S", "＇s", "＇S")

@@ -14,7 +14,7 @@ from rearank.types import Candidates, Passage, Query
 
 
 class DataError(ValueError):
-    """Data that can't be used as it is. The message opens with ``file:line:`` where there is one, and names a remedy."""
+    """Data that can't be used as it is: the message opens with ``file:line:`` where there is one, and says how to mend it."""
 
 
 @runtime_checkable

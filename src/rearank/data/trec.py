@@ -43,7 +43,7 @@ def _format(path: str | Path, what: str) -> str:
 
 
 def _blocks(path: str | Path, tag: str) -> Iterator[tuple[int, str]]:
-    """First line number and content of each ``<tag> ... </tag>``, one tag opening or closing at most on a line's ends."""
+    """First line number and content of each ``<tag> ... </tag>``; a tag may share its line with others."""
     opening, closing = re.compile(rf"<{tag}>", re.I), re.compile(rf"</{tag}>", re.I)
     start, parts = 0, [""]
     for number, whole in read_lines(path):

@@ -1,0 +1,85 @@
+"""The analyzer's tokens, and BM25's order, cache and empty cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rearank.data.analyzer import EnglishAnalyzer
+from rearank.data.base import DataError
+from rearank.data.bm25 import Bm25, best
+from rearank.data.trec import TrecFiles
+from rearank.types import Query
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("The dog's running, the cats ran!", ["dog", "run", "cat", "ran"]),
+        ("vitamin C and O’Neill’s U.S.A. 3.14 e-mail", ["vitamin", "c", "o’neil", "u.s.a", "3.14", "e", "mail"]),
+        ("中文 _ -- …", ["中", "文"]),
+        ("to be or not", []),
+        ("x" * 256, ["x" * 255, "x"]),
+    ],
+)
+def test_tokens_are_lucenes(text: str, tokens: list[str]) -> None:
+    assert EnglishAnalyzer()(text) == tokens
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> TrecFiles:
+    docs, topics = tmp_path / "docs", tmp_path / "topics"
+    docs.write_text("z\tapples and pears\na\tapples and pears\nm\tapples\nn\tnothing else\n")
+    topics.write_text("q\tapple\nnone\tzebra\nstop\tto be\n")
+    return TrecFiles(str(docs), str(topics))
+
+
+def test_ranks_and_breaks_ties_as_the_collection_is_ordered(collection: TrecFiles, tmp_path: Path) -> None:
+    bm25 = Bm25(cache_dir=str(tmp_path / "cache"))
+    found = bm25.retrieve(collection, collection.queries(), 10)
+    assert [p.id for p in found["q"].passages] == ["m", "z", "a"]
+    assert found["none"].passages == found["stop"].passages == ()
+    top = bm25.retrieve(collection, collection.queries(), 2)
+    assert [p.id for p in top["q"].passages] == ["m", "z"]
+
+
+def test_index_is_built_once_and_follows_content(
+    collection: TrecFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bm25 = Bm25(cache_dir=str(tmp_path / "cache"))
+    first = bm25.retrieve(collection, collection.queries(), 5)
+    assert (bm25.index_folder(collection) / "ids.json").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(Bm25, "_build", lambda *_: pytest.fail("built twice"))
+        assert bm25.retrieve(collection, collection.queries(), 5) == first
+    assert replace(bm25, b=0.5).index_folder(collection) != bm25.index_folder(collection)
+    Path(collection.docs).write_text("x\tapple\n")
+    changed = TrecFiles(collection.docs, collection.topics)
+    assert [p.id for p in bm25.retrieve(changed, {"q": Query("q", "apples")}, 5)["q"].passages] == ["x"]
+    assert not list((tmp_path / "cache").glob(".bm25*"))
+
+
+def test_best_equals_a_full_stable_sort() -> None:
+    scores = np.random.default_rng(0).integers(0, 6, 400).astype(np.float32)
+    order = [i for i in np.argsort(-scores, kind="stable") if scores[i] > 0]
+    for depth in (1, 7, 100, 1000):
+        assert [i for i, _ in best(scores, depth)] == order[:depth]
+
+
+def test_bad_parameters_and_empty_collections(collection: TrecFiles, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="b must lie in"):
+        Bm25(b=2)
+    with pytest.raises(ValueError, match="k1 must be"):
+        Bm25(k1=-1)
+    with pytest.raises(ValueError, match="depth must be"):
+        Bm25().retrieve(collection, {}, 0)
+    bm25 = Bm25(cache_dir=str(tmp_path))
+    Path(collection.docs).write_text("")
+    with pytest.raises(DataError, match="no document in it"):
+        bm25.retrieve(collection, {"q": Query("q", "a")}, 5)
+    Path(collection.docs).write_text("d\t--\n")
+    with pytest.raises(DataError, match="no passage has an English word"):
+        bm25.retrieve(TrecFiles(collection.docs, collection.topics), {"q": Query("q", "a")}, 5)

@@ -1,0 +1,161 @@
+"""BEIR folders, ir_datasets, candidates files, and sources joined for training."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import ir_datasets
+import pytest
+
+from rearank.data import Collection, DataError, Joined, Retriever, Source
+from rearank.data.beir import BeirFolder
+from rearank.data.irds import Irds, ScoredDocs
+from rearank.data.rankllm import RankLlmCandidates, RankLlmFile
+from rearank.data.trec import RunFile, TrecFiles
+from rearank.types import Passage, Query
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> BeirFolder:
+    (tmp_path / "qrels").mkdir()
+    corpus = b'{"_id": "d1", "title": "Fruit", "text": "red apples"}\n{"_id": "d2", "title": "", "text": ""}\n'
+    (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress(corpus))
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "apples"}\n{"_id": "r", "text": "pears"}\n')
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
+    return BeirFolder(str(tmp_path))
+
+
+def test_beir_folder(beir: BeirFolder) -> None:
+    assert isinstance(beir, Collection)
+    assert list(beir.iter_passages()) == [Passage("d1", "red apples", "Fruit"), Passage("d2", "")]
+    assert beir.qrels() == {"q": {"d1": 1}}
+    with pytest.raises(DataError, match=r"dev\.tsv: no such file"):
+        BeirFolder(beir.path, split="dev").qrels()
+
+
+LINE = {
+    "query": {"text": "apples", "qid": 7},
+    "candidates": [
+        {"docid": "b", "score": 2.5, "doc": {"title": "Fruit", "segment": "red apples"}},
+        {"docid": "a", "score": 1.5, "doc": {"contents": "green apples"}},
+    ],
+}
+
+
+def test_rankllm_lines_are_a_collection_and_a_first_stage(tmp_path: Path) -> None:
+    path, qrels = tmp_path / "c.jsonl", tmp_path / "qrels"
+    path.write_text(json.dumps(LINE) + "\n")
+    qrels.write_text("7 0 a 3\n7 0 elsewhere 1\n8 0 x 1\n")
+    file, lists = RankLlmFile(str(path), str(qrels)), RankLlmCandidates(str(path))
+    assert isinstance(file, Collection)
+    assert isinstance(lists, Retriever)
+    (row,) = Source("s", file, lists).judged(10)
+    assert row.candidates.passages == (Passage("b", "red apples", "Fruit"), Passage("a", "green apples"))
+    assert row.candidates.scores == (2.5, 1.5)
+    assert row.grades == {"a": 3, "elsewhere": 1}
+    assert Source("s", file, ScoredDocs()).judged(10) == [row]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"query": "q"}, "c:1: no list 'candidates'"),
+        ({"query": "q", "candidates": []}, "c:1: no query id"),
+        ({**LINE, "candidates": [LINE["candidates"][0]] * 2}, "c:1: query '7': a passage id occurs twice"),
+        ({**LINE, "candidates": ["text"]}, "c:1: a candidate must be a JSON object"),
+        ({**LINE, "candidates": [{"docid": "a", "score": "high", "doc": "text"}]}, "c:1: score 'high'"),
+        ({**LINE, "candidates": [{"docid": "a", "doc": {}}]}, "c:1: none of the fields text"),
+    ],
+)
+def test_bad_candidates_files(tmp_path: Path, row: object, message: str) -> None:
+    (tmp_path / "c").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=message):
+        RankLlmFile(str(tmp_path / "c")).queries()
+
+
+def test_candidates_file_faults(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    path.write_text((json.dumps(LINE) + "\n") * 2)
+    with pytest.raises(DataError, match="c:2: query id '7' occurs twice"):
+        RankLlmFile(str(path)).queries()
+    path.write_text('[{"query":\n')
+    with pytest.raises(DataError, match="not JSON"):
+        RankLlmFile(str(path)).queries()
+    path.write_text("")
+    with pytest.raises(DataError, match="no candidate in it"):
+        list(RankLlmFile(str(path)).iter_passages())
+
+
+@pytest.fixture
+def trec(tmp_path: Path) -> TrecFiles:
+    (tmp_path / "docs").write_text("d1\tred apples\nd2\tgreen pears\n")
+    (tmp_path / "topics").write_text("1\tapples\n2\tpears\n3\tunjudged\n")
+    (tmp_path / "qrels").write_text("1 0 d1 1\n2 0 d2 -2\n")
+    (tmp_path / "run").write_text("1 Q0 d2 1 2 t\n1 Q0 d1 2 1 t\n3 Q0 d1 1 1 t\n")
+    return TrecFiles(*(str(tmp_path / name) for name in ("docs", "topics", "qrels")))
+
+
+def test_queries_without_candidates_or_judgements(trec: TrecFiles, tmp_path: Path) -> None:
+    run = RunFile(str(tmp_path / "run"))
+    with pytest.raises(DataError, match=r"1 of 2 judged queries have no candidate, the first is '2'.*on_empty"):
+        Source("s", trec, run).judged(10)
+    assert [r.candidates.query.id for r in Source("s", trec, run, on_empty="skip").judged(10)] == ["1"]
+    kept = Source("s", trec, run, on_empty="keep").judged(10)
+    assert kept[1].candidates.passages == ()
+    assert kept[1].grades == {"d2": -2}
+    Path(trec.qrels_file).write_text("9 0 d1 1\n")
+    with pytest.raises(DataError, match="no query has a judgement.*1 queries are judged"):
+        Source("s", trec, run).judged(10)
+
+
+def test_joined_sources_keep_query_ids_apart(trec: TrecFiles, tmp_path: Path) -> None:
+    run = RunFile(str(tmp_path / "run"))
+    members = tuple(Source(name, trec, run, on_empty="skip") for name in ("dl21", "dl22"))
+    rows = Joined("both", members).judged(10)
+    assert [r.candidates.query for r in rows] == [Query("dl21/1", "apples"), Query("dl22/1", "apples")]
+    with pytest.raises(ValueError, match="two members are named 'dl21'"):
+        Joined("both", (members[0], members[0]))
+    with pytest.raises(ValueError, match="at least one"):
+        Joined("none", ())
+
+
+@pytest.fixture
+def registered(trec: TrecFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An ir_datasets entry over local files, as a user registers their own."""
+    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "irds"))
+    dataset = ir_datasets.create_dataset(
+        docs_tsv=trec.docs, queries_tsv=trec.topics, qrels_trec=trec.qrels_file, docs_namespace="rearank-test"
+    )
+    name = f"rearank-test-{tmp_path.name}"
+    ir_datasets.registry.register(name, dataset)
+    yield name
+
+
+def test_ir_datasets_by_id(registered: str) -> None:
+    collection = Irds(registered)
+    assert collection.queries()["1"] == Query("1", "apples")
+    assert collection.qrels() == {"1": {"d1": 1}, "2": {"d2": -2}}
+    assert collection.passages(["d2"]) == {"d2": Passage("d2", "green pears")}
+    assert [p.id for p in collection.iter_passages()] == ["d1", "d2"]
+    with pytest.raises(DataError, match="'d9'"):
+        collection.passages(["d1", "d9"])
+    with pytest.raises(DataError, match="has no scoreddocs"):
+        ScoredDocs().retrieve(collection, collection.queries(), 5)
+    with pytest.raises(DataError, match="ir_datasets has no 'nope'"):
+        Irds("nope").queries()
+
+
+def test_paper_members_exist_with_everything_needed() -> None:
+    for year in (2021, 2022, 2023):
+        dataset = ir_datasets.load(f"msmarco-passage-v2/trec-dl-{year}/judged")
+        assert dataset.has_scoreddocs()
+        assert dataset.has_qrels()
+        assert dataset.has_docs()
+
+
+def test_scoreddocs_need_a_collection_that_has_them(trec: TrecFiles) -> None:
+    with pytest.raises(DataError, match="publishes no scored documents"):
+        ScoredDocs().retrieve(trec, trec.queries(), 5)
