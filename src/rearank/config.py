@@ -1,0 +1,117 @@
+"""A strict node -> a typed object.
+
+A node is ``_target_`` plus the fields of a frozen dataclass. ``build`` checks the node against the dataclass's
+structured schema before it constructs anything: Hydra's own ``instantiate`` would take a wrong type in silence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any, Literal, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+TARGET = "_target_"
+_LITERAL = Literal
+
+
+class ConfigError(ValueError):
+    """A config that can't be built; the message names the key and what to write instead."""
+
+
+def build(node: Any, key: str = "") -> Any:
+    """The object that ``node`` describes, nested nodes first.
+
+    Args:
+        node: a mapping (or ``DictConfig``) with ``_target_: package.module.Class``, interpolations resolvable.
+        key: the node's place in the config, ``reward`` say, for error messages.
+
+    Raises:
+        ConfigError: for an unknown target, key or type, a missing field, or a value out of range.
+    """
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    if not isinstance(plain, Mapping) or TARGET not in plain:
+        raise ConfigError(f"{key or 'the node'}: no {TARGET} here, so nothing says which class to build")
+    cls = _resolve(str(plain[TARGET]), key)
+    values = {str(name): value for name, value in plain.items() if name != TARGET}
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    _check_names(values, fields, key)
+    built = {name: _build_nested(value, _join(key, name)) for name, value in values.items()}
+    # What was built from a nested node is checked already; plain values go through the structured schema.
+    simple = {name: value for name, value in values.items() if built[name] is value}
+    checked = _check_types(cls, simple, key)
+    try:
+        return cls(**{name: checked.get(name, value) for name, value in built.items()})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{key or cls.__name__}: {error}") from error
+
+
+def _resolve(target: str, key: str) -> type[Any]:
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{_join(key, TARGET)}: can't import {target!r} ({error})") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ConfigError(f"{_join(key, TARGET)}: {target!r} is not a dataclass, so its fields can't be checked")
+    return found
+
+
+def _check_names(values: Mapping[str, Any], fields: Mapping[str, dataclasses.Field[Any]], key: str) -> None:
+    for name in values:
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=3, cutoff=0.5) or sorted(fields)
+            raise ConfigError(f"{_join(key, name)}: no such key; did you mean {' or '.join(close)}?")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if (required and name not in values) or values.get(name) == "???":
+            raise ConfigError(f"{_join(key, name)}: a value is missing; set {_join(key, name)}=...")
+
+
+def _build_nested(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping) and TARGET in value:
+        return build(value, key)
+    if isinstance(value, list) and any(isinstance(item, Mapping) and TARGET in item for item in value):
+        return tuple(build(item, f"{key}[{i}]") for i, item in enumerate(value))
+    return value
+
+
+def _check_types(cls: type[Any], values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """``values`` converted by a structured schema made of the dataclass's field types."""
+    hints = get_type_hints(cls)
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        hint = hints[name]
+        choices = getattr(hint, "__args__", ()) if getattr(hint, "__origin__", None) is _LITERAL else None
+        if choices is not None:
+            if value not in choices:
+                close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+                hint_text = f"; did you mean {close[0]}?" if close else ""
+                raise ConfigError(f"{_join(key, name)}: {value!r} is none of {', '.join(map(str, choices))}{hint_text}")
+            checked[name] = value
+            continue
+        try:
+            schema = OmegaConf.structured(dataclasses.make_dataclass("Field", [(name, hint)]))
+        except OmegaConfBaseException:
+            checked[name] = value  # a type outside OmegaConf's (a Protocol, a Mapping of objects): the class checks it
+            continue
+        try:
+            merged = OmegaConf.merge(schema, {name: value})
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{_join(key, name)}: {reason} (expected {_type_name(hint)})") from error
+        converted = OmegaConf.to_container(merged)[name]  # type: ignore[call-overload,index]
+        checked[name] = tuple(converted) if getattr(hint, "__origin__", None) is tuple else converted
+    return checked
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name

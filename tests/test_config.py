@@ -1,0 +1,73 @@
+"""Every shipped yaml builds; whatever is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from rearank.config import ConfigError, build
+from rearank.rewards import NdcgReward
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+NODES = sorted(path for path in CONF.glob("*/*.yaml") if "_target_" in path.read_text())
+
+
+def load(path: Path) -> DictConfig:
+    root = OmegaConf.create(
+        {"seed": 1, "output_dir": "outputs/test", "paths": {"cache": "outputs/cache"}, "node": OmegaConf.load(path)}
+    )
+    node = root.node
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def answer_missing(node: Any) -> Any:
+    """What a user must give (``???``) answered with a path: such nodes build without touching the disk."""
+    if isinstance(node, dict):
+        return {key: answer_missing(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [answer_missing(value) for value in node]
+    return "some/path" if node == "???" else node
+
+
+@pytest.mark.parametrize("path", NODES, ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_every_yaml_builds(path: Path) -> None:
+    node = load(path)
+    built = build(answer_missing(OmegaConf.to_container(node, resolve=True)), path.parent.name)
+    assert type(built).__name__ == node._target_.rsplit(".", 1)[1]
+    assert path.read_text().startswith("#"), "a yaml opens by saying what it is"
+
+
+REWARD: dict[str, Any] = {"_target_": "rearank.rewards.ndcg.NdcgReward"}
+
+
+def test_a_node_becomes_its_object() -> None:
+    assert build({**REWARD, "floor": None, "k": 5}) == NdcgReward(floor=None, k=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"flor": -2}, r"reward\.flor: no such key; did you mean floor"),
+        ({"k": "ten"}, r"reward\.k: .*ten.*int"),
+        ({"k": 0}, r"reward: k is the nDCG cut-off and must be at least 1"),
+        ({"partial": "scored"}, r"reward\.partial: 'scored' is none of score, unparsed; did you mean score"),
+        ({"tags": "perhaps"}, r"reward\.tags"),
+        ({"_target_": "rearank.rewards.ndcg.Ndcg"}, r"reward\._target_: can't import"),
+        ({"_target_": "rearank.metrics.ndcg"}, r"reward\._target_: .*not a dataclass"),
+        ({"k": "???"}, r"reward\.k: a value is missing"),
+    ],
+)
+def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build({**REWARD, **change}, "reward")
+
+
+def test_nested_nodes_are_named_by_their_path() -> None:
+    node = load(CONF / "augmentation" / "multisample.yaml")
+    node.filter.minimum = 2.0
+    with pytest.raises(ConfigError, match=r"augmentation\.filter: filter\.minimum is an nDCG"):
+        build(node, "augmentation")
