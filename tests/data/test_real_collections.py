@@ -79,6 +79,5 @@ def test_dl21_top_100_through_a_source(shared_data: Path, tmp_path: Path) -> Non
 
 
 def test_negative_grades_count_as_not_relevant() -> None:
-    assert mean_ndcg({"q": ["a", "b"]}, {"q": {"a": -2, "b": 1}}) == mean_ndcg(
-        {"q": ["a", "b"]}, {"q": {"a": 0, "b": 1}}
-    )
+    run = {"q": ["a", "b"]}
+    assert mean_ndcg(run, {"q": {"a": -2, "b": 1}}) == mean_ndcg(run, {"q": {"a": 0, "b": 1}})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import ir_datasets
@@ -107,7 +106,7 @@ def test_queries_without_candidates_or_judgements(trec: TrecFiles, tmp_path: Pat
     assert kept[1].candidates.passages == ()
     assert kept[1].grades == {"d2": -2}
     Path(trec.qrels_file).write_text("9 0 d1 1\n")
-    with pytest.raises(DataError, match="no query has a judgement.*1 queries are judged"):
+    with pytest.raises(DataError, match=r"no query has a judgement.*1 queries are judged"):
         Source("s", trec, run).judged(10)
 
 
@@ -123,23 +122,24 @@ def test_joined_sources_keep_query_ids_apart(trec: TrecFiles, tmp_path: Path) ->
 
 
 @pytest.fixture
-def registered(trec: TrecFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def registered(trec: TrecFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An ir_datasets entry over local files, as a user registers their own."""
     monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "irds"))
-    dataset = ir_datasets.create_dataset(
-        docs_tsv=trec.docs, queries_tsv=trec.topics, qrels_trec=trec.qrels_file, docs_namespace="rearank-test"
-    )
+    dataset = ir_datasets.create_dataset(docs_tsv=trec.docs, queries_tsv=trec.topics, qrels_trec=trec.qrels_file)
     name = f"rearank-test-{tmp_path.name}"
     ir_datasets.registry.register(name, dataset)
-    yield name
+    return name
 
 
-def test_ir_datasets_by_id(registered: str) -> None:
+def test_ir_datasets_by_id(registered: str, trec: TrecFiles) -> None:
     collection = Irds(registered)
     assert collection.queries()["1"] == Query("1", "apples")
     assert collection.qrels() == {"1": {"d1": 1}, "2": {"d2": -2}}
     assert collection.passages(["d2"]) == {"d2": Passage("d2", "green pears")}
     assert [p.id for p in collection.iter_passages()] == ["d1", "d2"]
+    before = collection.fingerprint()
+    Path(trec.docs).write_text("d1\tred apples\nd2\tyellow pears\n")
+    assert Irds(registered).fingerprint() != before
     with pytest.raises(DataError, match="'d9'"):
         collection.passages(["d1", "d9"])
     with pytest.raises(DataError, match="has no scoreddocs"):

@@ -14,7 +14,8 @@ ANALYZER_VERSION = "lucene-english-1"
 """Part of the key of cached indexes: raise it whenever the tokens change."""
 
 STOPWORDS = frozenset(
-    [
+    # fmt: off
+    {
         "a",
         "an",
         "and",
@@ -48,7 +49,8 @@ STOPWORDS = frozenset(
         "was",
         "will",
         "with",
-    ]
+    }
+    # fmt: on
 )
 _MAX_TOKEN = 255  # Lucene's StandardTokenizer cuts longer words into pieces of this length.
 _POSSESSIVES = ("'s", "'S", "’s", "’S", "＇s", "＇S")

@@ -14,7 +14,7 @@ from rearank.types import Candidates, Passage, Query
 
 
 class DataError(ValueError):
-    """Data that can't be used as it is: the message opens with ``file:line:`` where there is one, and says how to mend it."""
+    """Data that can't be used as it is: the message opens with ``file:line:`` where it can, and says the remedy."""
 
 
 @runtime_checkable

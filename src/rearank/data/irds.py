@@ -5,6 +5,7 @@ Passages are looked up by id in the package's own store: MS MARCO v2's 138 milli
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,7 +75,13 @@ class Irds:
 
     def fingerprint(self) -> str:
         # The catalogue pins its sources by checksum: the documents' id and number say which texts they are.
-        return f"{self._having('docs').docs_namespace()}:{self._dataset.docs_count()}"
+        if namespace := self._having("docs").docs_namespace():
+            return f"{namespace}:{self._dataset.docs_count()}"
+        # A user's own entry may be edited in place.
+        digest = hashlib.sha256()
+        for passage in self.iter_passages():
+            digest.update(repr(passage).encode())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
