@@ -131,15 +131,13 @@ def registered(trec: TrecFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return name
 
 
-def test_ir_datasets_by_id(registered: str, trec: TrecFiles) -> None:
+def test_ir_datasets_by_id(registered: str) -> None:
     collection = Irds(registered)
     assert collection.queries()["1"] == Query("1", "apples")
     assert collection.qrels() == {"1": {"d1": 1}, "2": {"d2": -2}}
     assert collection.passages(["d2"]) == {"d2": Passage("d2", "green pears")}
     assert [p.id for p in collection.iter_passages()] == ["d1", "d2"]
-    before = collection.fingerprint()
-    Path(trec.docs).write_text("d1\tred apples\nd2\tyellow pears\n")
-    assert Irds(registered).fingerprint() != before
+    assert Irds(registered).fingerprint() == collection.fingerprint()
     with pytest.raises(DataError, match="'d9'"):
         collection.passages(["d1", "d9"])
     with pytest.raises(DataError, match="has no scoreddocs"):

@@ -13,45 +13,12 @@ from typing import Any
 ANALYZER_VERSION = "lucene-english-1"
 """Part of the key of cached indexes: raise it whenever the tokens change."""
 
-STOPWORDS = frozenset(
-    # fmt: off
-    {
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "but",
-        "by",
-        "for",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "no",
-        "not",
-        "of",
-        "on",
-        "or",
-        "such",
-        "that",
-        "the",
-        "their",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "to",
-        "was",
-        "will",
-        "with",
-    }
-    # fmt: on
-)
+# fmt: off
+STOPWORDS = frozenset({
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of",
+    "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
+})
+# fmt: on
 _MAX_TOKEN = 255  # Lucene's StandardTokenizer cuts longer words into pieces of this length.
 _POSSESSIVES = ("'s", "'S", "’s", "’S", "＇s", "＇S")
 _CACHED_STEMS = 1 << 20

@@ -77,7 +77,8 @@ class Irds:
         # The catalogue pins its sources by checksum: the documents' id and number say which texts they are.
         if namespace := self._having("docs").docs_namespace():
             return f"{namespace}:{self._dataset.docs_count()}"
-        # A user's own entry may be edited in place.
+        # A user's own entry has no pinned source: what ir_datasets serves is hashed. (It keeps a copy of its own:
+        # after an edit of the source file, delete the .pklz4 folder beside it.)
         digest = hashlib.sha256()
         for passage in self.iter_passages():
             digest.update(repr(passage).encode())
