@@ -1,0 +1,31 @@
+"""Engines: messages in, a completion out; and what stands between one and a strategy.
+
+``nodes`` what conf/engine builds to · ``transformers`` models on this machine · ``scripted`` a public fake ·
+``recording`` and ``store`` no call is paid for twice · ``ranker`` prompt, call, parse.
+"""
+
+from rearank.engines.base import Engine, EngineError, EngineNode, SeesWindows
+from rearank.engines.nodes import NoEngine, OpenAINode, ScriptedNode, TransformersNode, VllmNode
+from rearank.engines.ranker import PromptRanker, Recorder
+from rearank.engines.recording import RecordingEngine
+from rearank.engines.scripted import ScriptedEngine
+from rearank.engines.store import CompletionStore, StoreError, call_key
+
+__all__ = [
+    "CompletionStore",
+    "Engine",
+    "EngineError",
+    "EngineNode",
+    "NoEngine",
+    "OpenAINode",
+    "PromptRanker",
+    "Recorder",
+    "RecordingEngine",
+    "ScriptedEngine",
+    "ScriptedNode",
+    "SeesWindows",
+    "StoreError",
+    "TransformersNode",
+    "VllmNode",
+    "call_key",
+]

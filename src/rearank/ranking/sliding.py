@@ -27,6 +27,10 @@ class SlidingWindow:
         if self.passes < 1:
             raise ValueError(f"passes must be at least 1, not {self.passes}")
 
+    def calls(self, n: int) -> int:
+        """How many windows a list of ``n`` takes."""
+        return self.passes * len(plan_windows(n, self.size, self.step)) if n > 1 else 0
+
     async def rerank(self, query: Query, candidates: Sequence[Passage], ranker: Ranker) -> Ranking:
         """The reordered list of ``query``; what ``ranker`` raises passes through."""
         ranked = list(candidates)

@@ -1,0 +1,83 @@
+"""Any engine with the completions store in front of it: the same call is never paid for twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rearank.engines.base import Engine, SeesWindows
+from rearank.engines.store import CompletionStore, call_key
+from rearank.parsing import ParsedRanking
+from rearank.types import Completion, Message, Sampling, Window
+
+
+class RecordingEngine:
+    """Answers from ``store`` where it can, and from ``engine`` otherwise, recording what that says.
+
+    Equal calls under way at the same moment share one answer. A caller that gives up (a cancelled query) leaves the
+    call running: it is being paid for, so that its answer is kept. Closing closes the engine, not the store.
+    """
+
+    def __init__(self, engine: Engine, store: CompletionStore) -> None:
+        self.engine = engine
+        self.store = store
+        self.paid = 0
+        """Calls that went to the engine."""
+        self.recalled = 0
+        """Calls answered from the store or by an equal call under way."""
+        self._identity = dict(engine.identity)
+        self._under_way: dict[str, asyncio.Task[Completion]] = {}
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The engine's own: recording changes no answer."""
+        return self._identity
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """The recorded answer or a new one; raises what the engine raises (not recorded) or ``StoreError``."""
+        return await self._complete(None, messages, sampling)
+
+    async def complete_window(self, window: Window, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """As ``complete``, showing ``window`` to an engine that looks at windows."""
+        return await self._complete(window, messages, sampling)
+
+    def note(self, messages: Sequence[Message], sampling: Sampling, parsed: ParsedRanking) -> None:
+        """Record how the answer to this call was read."""
+        key = call_key(self._identity, messages, sampling)
+        self.store.annotate(key, parsed.status.value, parsed.permutation)
+
+    async def aclose(self) -> None:
+        """Wait for the calls under way, then close the engine."""
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        await self.engine.aclose()
+
+    async def _complete(self, window: Window | None, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        key = call_key(self._identity, messages, sampling)
+        task = self._under_way.get(key)
+        if task is None:
+            recorded = self.store.get(key)
+            if recorded is not None:
+                self.recalled += 1
+                return recorded
+            task = asyncio.create_task(self._pay(key, window, messages, sampling))
+            self._under_way[key] = task
+            task.add_done_callback(lambda done: self._forget(key, done))
+        else:
+            self.recalled += 1
+        return await asyncio.shield(task)
+
+    async def _pay(
+        self, key: str, window: Window | None, messages: Sequence[Message], sampling: Sampling
+    ) -> Completion:
+        self.paid += 1
+        if window is not None and isinstance(self.engine, SeesWindows):
+            completion = await self.engine.complete_window(window, messages, sampling)
+        else:
+            completion = await self.engine.complete(messages, sampling)
+        return self.store.put(key, messages, completion)
+
+    def _forget(self, key: str, task: asyncio.Task[Completion]) -> None:
+        del self._under_way[key]
+        if not task.cancelled():
+            task.exception()  # seen: a caller that was cancelled meanwhile won't collect it

@@ -1,0 +1,163 @@
+"""All queries at once: none waits for another's slowest answer, and a failed one is named, not hidden."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+from rearank.ranking.base import Ranker, Strategy
+from rearank.types import Candidates, Permutation, Ranking, Window
+
+
+class AbortRunError(Exception):
+    """Stops every query, not one: going on would only pay for what can't be kept (a full disk, say)."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A query without a ranking, and why."""
+
+    query_id: str
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"query {self.query_id}: {type(self.error).__name__}: {self.error}"
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A strategy that knows beforehand how many calls a list of ``n`` takes."""
+
+    def calls(self, n: int) -> int: ...
+
+
+@runtime_checkable
+class CountsUnparsed(Protocol):
+    """A ranker that counts the answers which named no order at all."""
+
+    @property
+    def unparsed(self) -> int: ...
+
+
+async def rerank_all(
+    candidates: Iterable[Candidates],
+    strategy: Strategy,
+    ranker_for: Callable[[Candidates], Ranker],
+    *,
+    max_concurrent_queries: int | None = None,
+    max_concurrent_calls: int | None = None,
+    on_done: Callable[[Ranking | Failure], None] | None = None,
+) -> dict[str, Ranking | Failure]:
+    """Rerank every query's candidates concurrently.
+
+    Args:
+        candidates: one list a query; ids must differ.
+        strategy: how a list is read.
+        ranker_for: the ranker of one query (its own object, so that it counts that query's answers).
+        max_concurrent_queries: how many queries are under way at once; ``None`` for all.
+        max_concurrent_calls: how many calls the engine gets at once (its slots); the query with most calls still to
+            come goes first, which keeps the tail of a run short. ``None`` hands over every window that is ready, as
+            an engine wants that batches by itself.
+        on_done: told each result as it comes, for progress.
+
+    Returns:
+        A ranking or a failure for each query, in the order given. A call that raises fails its query with that cause;
+        it never means "keep the order".
+
+    Raises:
+        ValueError: for a query id that occurs twice, or a limit below 1.
+        AbortRunError: from a ranker, passed on after every other query was cancelled.
+    """
+    work = list(candidates)
+    if len({item.query.id for item in work}) != len(work):
+        raise ValueError("a query id occurs twice; rerank each query once")
+    for name, limit in (("queries", max_concurrent_queries), ("calls", max_concurrent_calls)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"max_concurrent_{name} must be at least 1, or null for no limit, not {limit}")
+    places = asyncio.Semaphore(max_concurrent_queries or max(len(work), 1))
+    gate = _PriorityGate(max_concurrent_calls) if max_concurrent_calls else None
+    results: dict[str, Ranking | Failure] = {}
+
+    async def one(item: Candidates) -> None:
+        async with places:
+            result = await _rerank_one(item, strategy, ranker_for, gate)
+        results[item.query.id] = result
+        if on_done is not None:
+            on_done(result)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for item in work:
+                group.create_task(one(item))
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return {item.query.id: results[item.query.id] for item in work}
+
+
+async def _rerank_one(
+    item: Candidates, strategy: Strategy, ranker_for: Callable[[Candidates], Ranker], gate: _PriorityGate | None
+) -> Ranking | Failure:
+    try:
+        ranker = ranker_for(item)
+        planned = strategy.calls(len(item.passages)) if isinstance(strategy, Planned) else 0
+        gated = ranker if gate is None else _Gated(ranker, gate, planned)
+        ranking = await strategy.rerank(item.query, item.passages, gated)
+    except AbortRunError:
+        raise
+    except Exception as error:
+        return Failure(item.query.id, error)
+    return replace(ranking, unparsed=ranker.unparsed) if isinstance(ranker, CountsUnparsed) else ranking
+
+
+@dataclass
+class _PriorityGate:
+    """A semaphore whose free place goes to the most urgent waiter; among equals, to the first that came."""
+
+    free: int
+    _waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
+    _arrivals: int = 0
+
+    @asynccontextmanager
+    async def place(self, urgency: int) -> AsyncIterator[None]:
+        if self.free > 0:
+            self.free -= 1
+        else:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._arrivals += 1
+            heapq.heappush(self._waiting, (-urgency, self._arrivals, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():  # the place was given in the same moment; it must not be lost
+                    self._release()
+                raise
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        while self._waiting:
+            turn = heapq.heappop(self._waiting)[-1]
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.free += 1
+
+
+@dataclass
+class _Gated:
+    """A ranker that waits for its place; ``remaining`` counts the calls its query still has before it."""
+
+    ranker: Ranker
+    gate: _PriorityGate
+    remaining: int
+
+    async def order(self, window: Window) -> Permutation:
+        async with self.gate.place(self.remaining):
+            self.remaining -= 1
+            return await self.ranker.order(window)
