@@ -34,11 +34,7 @@ def score(
     """
     import pytrec_eval
 
-    unknown = [m for m in measures if not _known(m, pytrec_eval.supported_measures)]
-    if unknown or not measures:
-        raise ValueError(
-            f"not measures of trec_eval: {', '.join(unknown) or 'none given'}; try ndcg_cut_10, map, recall_100"
-        )
+    check_measures(measures)
     if missing not in ("zero", "skip"):
         raise ValueError(f"missing must be 'zero' or 'skip', not {missing!r}")
     judged = {q: {p: max(int(g), 0) for p, g in grades.items()} for q, grades in qrels.items() if grades}
@@ -53,6 +49,17 @@ def score(
     values = pytrec_eval.RelevanceEvaluator(judged, set(measures)).evaluate(scores) if scores else {}
     queries = sorted(judged) if missing == "zero" else sorted(scores)
     return {m: {q: float(values.get(q, {}).get(m, 0.0)) for q in queries} for m in measures}
+
+
+def check_measures(measures: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``measures`` are names that trec_eval knows, one at least."""
+    import pytrec_eval
+
+    unknown = [m for m in measures if not _known(m, pytrec_eval.supported_measures)]
+    if unknown or not measures:
+        raise ValueError(
+            f"not measures of trec_eval: {', '.join(unknown) or 'none given'}; try ndcg_cut_10, map, recall_100"
+        )
 
 
 def _known(measure: str, supported: set[str]) -> bool:

@@ -1,0 +1,38 @@
+"""Markdown tables of results."""
+
+from __future__ import annotations
+
+import pytest
+
+from rearank.evaluation import render_table, summary_row
+
+
+def test_a_table_is_aligned_markdown() -> None:
+    got = render_table(
+        [{"system": "BM25", "nDCG@10": 0.7261, "p": None}, {"system": "a|b\nc", "nDCG@10": 1, "p": 1e-24}]
+    )
+    assert got.splitlines() == [
+        "| system | nDCG@10 |       p |",
+        "| ------ | ------: | ------: |",
+        "| BM25   |  0.7261 |         |",
+        "| a\\|b c |       1 | 1.0e-24 |",
+    ]
+
+
+def test_odd_tables() -> None:
+    assert render_table([]) == ""
+    assert render_table([{"x": 0.0}, {"y": float("inf")}]).splitlines()[2:] == ["| 0.0000 |     |", "|        | inf |"]
+
+
+def test_a_row_says_how_sure_it_is() -> None:
+    base = {str(i): 0.5 + i % 7 / 20 for i in range(50)}
+    better = {q: v + 0.05 + 0.01 * (int(q) % 3) for q, v in base.items()}
+    alone, compared = summary_row("base", base), summary_row("better", better, base)
+    assert alone["nDCG@10"] == pytest.approx(sum(base.values()) / 50)
+    assert "p (t-test)" not in alone
+    assert compared["wins/ties/losses"] == "50/0/0"
+    assert str(compared["difference"]).startswith("+0.05")
+    low, high = (float(x) for x in str(alone["95% interval"]).split(" to "))
+    assert low < float(str(alone["nDCG@10"])) < high
+    with pytest.raises(ValueError, match="at least one value"):
+        summary_row("none", {})
