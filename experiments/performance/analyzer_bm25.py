@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import Result, seconds, words
+from common import Result, in_turns, seconds, words
 
 from rearank.data.analyzer import EnglishAnalyzer
 from rearank.data.bm25 import Bm25
@@ -82,11 +82,11 @@ def run() -> list[Result]:
         bm25s_search(asked[:1], beside)
         analyzing, _ = seconds(lambda: list(map(EnglishAnalyzer(), texts)))
         tokenizing, _ = seconds(lambda: bm25s.tokenize(texts, show_progress=False))
-        indexing, their_indexing = alternate(
+        indexing, their_indexing = in_turns(
             lambda: Bm25(cache_dir=str(next(caches))).retrieve(collection, one, DEPTH),
             lambda: bm25s_index(texts, next(caches)),
         )
-        searching, their_searching = alternate(
+        searching, their_searching = in_turns(
             lambda: searcher.retrieve(collection, queries, DEPTH), lambda: bm25s_search(asked, beside)
         )
     slower_index, slower_search = indexing / their_indexing, searching / their_searching
@@ -100,9 +100,3 @@ def run() -> list[Result]:
         Result("bm25", "search, bm25s", QUERIES / their_searching, "queries/s"),
         Result("bm25", "search time over bm25s's", slower_search, "x", "at most 1.2", slower_search <= SEARCH_BAR),
     ]
-
-
-def alternate(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 3) -> tuple[float, float]:
-    """The shortest time of each, measured in turns: a busy moment of the machine then hits both."""
-    pairs = [(seconds(ours, 1)[0], seconds(theirs, 1)[0]) for _ in range(rounds)]
-    return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)

@@ -32,6 +32,12 @@ def seconds(work: Callable[[], T], repeats: int = 3) -> tuple[float, T]:
     return best, result
 
 
+def in_turns(*works: Callable[[], object], rounds: int = 3) -> list[float]:
+    """The shortest time of each, measured in turns: a busy moment of the machine then hits all alike."""
+    times = [[seconds(work, 1)[0] for work in works] for _ in range(rounds)]
+    return [min(column) for column in zip(*times, strict=True)]
+
+
 def words(count: int, vocabulary: int, draw: Callable[[], float]) -> str:
     """``count`` words of Zipf-like frequency from ``vocabulary`` word forms; ``draw`` gives numbers in [0, 1)."""
     syllables = (
