@@ -10,7 +10,7 @@ from common import Result, seconds, words
 
 from rearank.augmentation import MultiSample, WindowFilter
 from rearank.prompts import CompactPrompt
-from rearank.types import Candidates, Passage, Query
+from rearank.types import Candidates, JudgedWindow, Passage, Query
 
 QUERIES, WINDOWS, SIZE, DEPTH = 179, 50, 20, 100
 
@@ -32,9 +32,9 @@ def run() -> list[Result]:
     source = judged_candidates()
     # Nothing is filtered out: all 8,950 windows are written.
     sample = MultiSample(WINDOWS, SIZE, DEPTH, filter=WindowFilter(minimum=0.0, min_relevant=0))
-    prompt = CompactPrompt()
+    prompt = CompactPrompt(max_characters=400)  # conf/prompt/compact.yaml
 
-    def draw_all() -> list[object]:
+    def draw_all() -> list[JudgedWindow]:
         return [window for candidates, grades in source for window in sample.augment(candidates, grades).windows]
 
     drawing, windows = seconds(draw_all)
