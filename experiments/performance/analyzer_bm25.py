@@ -8,6 +8,7 @@ only slow it down.
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,11 +17,11 @@ from pathlib import Path
 
 from common import Result, in_turns, seconds, words
 
-from rearank.data.analyzer import EnglishAnalyzer
+from rearank.data.analyzer import EnglishAnalyzer, english_analyzer
 from rearank.data.bm25 import Bm25
 from rearank.types import Passage, Query
 
-DOCUMENTS, QUERIES, DEPTH, VOCABULARY = 30_000, 1000, 100, 50_000
+DOCUMENTS, QUERIES, DEPTH, VOCABULARY = 60_000, 1000, 100, 50_000
 INDEX_BAR, SEARCH_BAR = 2.0, 1.2
 
 
@@ -47,20 +48,29 @@ class InMemory:
         return self.name
 
 
-def bm25s_index(texts: list[str], folder: Path) -> None:
+def bm25s_index(collection: InMemory, folder: Path) -> None:
     import bm25s
 
+    texts = [passage.text for passage in collection.iter_passages()]
     index = bm25s.BM25(k1=0.9, b=0.4, method="lucene", backend="auto")
     index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
     index.save(str(folder), show_progress=False)
+    (folder / "ids.json").write_text(json.dumps(list(collection.texts)), encoding="utf-8")
 
 
 def bm25s_search(texts: list[str], folder: Path) -> int:
     import bm25s
 
     index = bm25s.BM25.load(str(folder), mmap=True, show_progress=False, override_params={"backend": "auto"})
-    found = index.retrieve(bm25s.tokenize(texts, show_progress=False), k=DEPTH, show_progress=False)
-    return len(found.documents)
+    ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
+    tokens = bm25s.tokenize(texts, show_progress=False)
+    return len(index.retrieve(tokens, corpus=ids, k=DEPTH, show_progress=False).documents)
+
+
+def index_cold(collection: InMemory, queries: dict[str, Query], folder: Path) -> None:
+    """With no word stemmed before, as a first run finds it."""
+    english_analyzer.cache_clear()
+    Bm25(cache_dir=str(folder)).search(collection, queries, DEPTH)
 
 
 def run() -> list[Result]:
@@ -77,17 +87,17 @@ def run() -> list[Result]:
         caches = (Path(folder) / f"cache-{i}" for i in itertools.count())
         kept, beside = Path(folder) / "kept", Path(folder) / "bm25s"
         searcher = Bm25(cache_dir=str(kept))
-        searcher.retrieve(collection, one, DEPTH)  # builds the index that is searched, and compiles
-        bm25s_index(texts, beside)
+        searcher.search(collection, one, DEPTH)  # builds the index that is searched, and compiles
+        bm25s_index(collection, beside)
         bm25s_search(asked[:1], beside)
         analyzing, _ = seconds(lambda: list(map(EnglishAnalyzer(), texts)))
         tokenizing, _ = seconds(lambda: bm25s.tokenize(texts, show_progress=False))
         indexing, their_indexing = in_turns(
-            lambda: Bm25(cache_dir=str(next(caches))).retrieve(collection, one, DEPTH),
-            lambda: bm25s_index(texts, next(caches)),
+            lambda: index_cold(collection, one, next(caches)),
+            lambda: bm25s_index(collection, next(caches)),
         )
         searching, their_searching = in_turns(
-            lambda: searcher.retrieve(collection, queries, DEPTH), lambda: bm25s_search(asked, beside)
+            lambda: searcher.search(collection, queries, DEPTH), lambda: bm25s_search(asked, beside)
         )
     slower_index, slower_search = indexing / their_indexing, searching / their_searching
     return [

@@ -7,6 +7,7 @@ compare with published BM25 runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -24,11 +25,25 @@ _POSSESSIVES = ("'s", "'S", "’s", "’S", "＇s", "＇S")
 _CACHED_STEMS = 1 << 20
 
 
+class _Tokens(dict[str, str]):
+    """Piece of text -> its token, worked out on first sight: words repeat, and a dictionary's lookup runs in C."""
+
+    def __init__(self, work_out: Callable[[str], str]) -> None:
+        super().__init__()
+        self._work_out = work_out
+
+    def __missing__(self, piece: str) -> str:
+        if len(self) >= _CACHED_STEMS:
+            self.clear()
+        token = self[piece] = self._work_out(piece)
+        return token
+
+
 class EnglishAnalyzer:
-    """Callable: text -> tokens. Words repeat, so the path from word to token is cached."""
+    """Callable: text -> tokens."""
 
     def __init__(self) -> None:
-        self._token = lru_cache(maxsize=_CACHED_STEMS)(self._uncached_token)
+        self._tokens = _Tokens(self._token)
 
     @cached_property
     def _boundary(self) -> Any:
@@ -48,7 +63,7 @@ class EnglishAnalyzer:
 
         return PorterStemmer(mode=PorterStemmer.MARTIN_EXTENSIONS)
 
-    def _uncached_token(self, piece: str) -> str:
+    def _token(self, piece: str) -> str:
         """The token of one segment between word boundaries; empty if it is none."""
         if not self._word.search(piece):
             return ""
@@ -59,13 +74,13 @@ class EnglishAnalyzer:
 
     def __call__(self, text: str) -> list[str]:
         """The tokens of ``text``, in order, with repetitions."""
-        token = self._token
-        found = []
-        for piece in self._boundary.split(text):
-            if len(piece) <= _MAX_TOKEN:
-                if stem := token(piece):
-                    found.append(stem)
-            else:
-                cuts = (piece[i : i + _MAX_TOKEN] for i in range(0, len(piece), _MAX_TOKEN))
-                found.extend(stem for cut in cuts if (stem := token(cut)))
-        return found
+        pieces = self._boundary.split(text)
+        if max(map(len, pieces), default=0) > _MAX_TOKEN:
+            pieces = [p[i : i + _MAX_TOKEN] for p in pieces for i in range(0, len(p), _MAX_TOKEN)]
+        return list(filter(None, map(self._tokens.__getitem__, pieces)))
+
+
+@lru_cache(maxsize=1)
+def english_analyzer() -> EnglishAnalyzer:
+    """The analyzer that this process shares: a word is stemmed once, whether documents or queries hold it."""
+    return EnglishAnalyzer()

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rearank.data.analyzer import ANALYZER_VERSION, EnglishAnalyzer
+from rearank.data.analyzer import ANALYZER_VERSION, EnglishAnalyzer, english_analyzer
 from rearank.data.base import Collection, DataError, assemble, check_depth
 from rearank.types import Candidates, Query
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _IDS_FILE = "ids.json"
+_SPARE_PLACES = 20
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,22 @@ class Bm25:
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         check_depth(depth)
-        analyze = EnglishAnalyzer()
+        return assemble(collection, queries, self.search(collection, queries, depth))
+
+    def search(
+        self, collection: Collection, queries: Mapping[str, Query], depth: int
+    ) -> dict[str, list[tuple[str, float]]]:
+        """Query id -> (passage id, score), best first: the ranking alone, no text is looked up."""
+        check_depth(depth)
+        analyze = english_analyzer()
         index, ids = self._index(collection, analyze)
         vocabulary = index.vocab_dict
-        lists = {}
-        for qid, query in queries.items():
-            tokens = [int(vocabulary[t]) for t in analyze(query.text) if t in vocabulary]
-            lists[qid] = [(ids[i], score) for i, score in best(index.get_scores(tokens), depth)] if tokens else []
-        return assemble(collection, queries, lists)
+        tokens = [[int(vocabulary[t]) for t in analyze(query.text) if t in vocabulary] for query in queries.values()]
+        found = _ranked(index, tokens, depth)
+        return {
+            qid: list(zip(map(ids.__getitem__, positions), scores, strict=True))
+            for qid, (positions, scores) in zip(queries, found, strict=True)
+        }
 
     def index_folder(self, collection: Collection) -> Path:
         """Where the index of ``collection`` is kept."""
@@ -76,18 +86,19 @@ class Bm25:
     def _build(self, collection: Collection, analyze: EnglishAnalyzer, folder: Path) -> None:
         import bm25s
 
-        vocabulary: dict[str, int] = {}
+        vocabulary: defaultdict[str, int] = defaultdict()
+        vocabulary.default_factory = vocabulary.__len__  # a new token gets the next number
         ids, rows = [], []
         for passage in collection.iter_passages():
             tokens = analyze(f"{passage.title} {passage.text}" if passage.title else passage.text)
-            rows.append([vocabulary.setdefault(token, len(vocabulary)) for token in tokens])
+            rows.append(list(map(vocabulary.__getitem__, tokens)))
             ids.append(passage.id)
         if not ids:
             raise DataError(f"{collection.name}: the collection is empty; check the path of its documents")
         if not vocabulary:
             raise DataError(f"{collection.name}: no passage has an English word in it; check the text field")
         index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene", backend=self._engine())
-        index.index((rows, vocabulary), show_progress=False)
+        index.index((rows, dict(vocabulary)), show_progress=False)
         # Built beside its place and moved there whole: a killed run leaves no half index behind.
         part = folder.with_name(f".{folder.name}.{os.getpid()}")
         part.mkdir(parents=True, exist_ok=True)
@@ -108,8 +119,41 @@ class Bm25:
         return self.backend
 
 
-def best(scores: np.ndarray[Any, Any], depth: int) -> list[tuple[int, float]]:
-    """The ``depth`` highest positive scores with their positions; ties by position.
+def _ranked(index: Any, tokens: list[list[int]], depth: int) -> list[tuple[list[int], list[float]]]:
+    """Positions and scores for each query's tokens.
+
+    numba ranks all queries in compiled code but breaks ties anyhow. A few places more than asked show whether all
+    passages that tie with the last place are there; if not the query is ranked again, deeper.
+    """
+    found: list[tuple[list[int], list[float]]] = [([], []) for _ in tokens]
+    open_ = [number for number, row in enumerate(tokens) if row]
+    documents, k = int(index.scores["num_docs"]), depth + _SPARE_PLACES
+    while open_ and index.backend == "numba" and k < documents:
+        deeper = []
+        ranked = index.retrieve([tokens[number] for number in open_], k=k, show_progress=False)
+        for number, positions, values in zip(open_, ranked.documents, ranked.scores, strict=True):
+            if values[-1] > 0 and values[-1] == values[depth - 1]:
+                deeper.append(number)
+            else:
+                found[number] = _in_order(positions, values, depth)
+        open_, k = deeper, k * 4
+    for number in open_:
+        found[number] = best(index.get_scores(tokens[number]), depth)
+    return found
+
+
+def _in_order(
+    positions: np.ndarray[Any, Any], values: np.ndarray[Any, Any], depth: int
+) -> tuple[list[int], list[float]]:
+    """The first ``depth`` of what scored above zero, by falling score, ties by position."""
+    import numpy as np
+
+    order = np.lexsort((positions, -values))[: min(depth, np.count_nonzero(values > 0))]
+    return positions[order].tolist(), values[order].tolist()
+
+
+def best(scores: np.ndarray[Any, Any], depth: int) -> tuple[list[int], list[float]]:
+    """Positions and values of the ``depth`` highest positive scores; ties by position.
 
     Only what matched is sorted: most passages of a large collection share no word with the query.
     """
@@ -120,5 +164,4 @@ def best(scores: np.ndarray[Any, Any], depth: int) -> list[tuple[int, float]]:
         found = scores[hits]
         least = np.partition(found, len(found) - depth)[len(found) - depth]
         hits = hits[found >= least]
-    order = np.lexsort((hits, -scores[hits]))[:depth]
-    return [(int(i), float(scores[i])) for i in hits[order]]
+    return _in_order(hits, scores[hits], depth)

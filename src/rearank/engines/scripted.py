@@ -124,7 +124,7 @@ class ScriptedEngine:
                     "through PromptRanker, or choose behaviour=reverse or random"
                 )
             grades = self._judgements.get(window.query.id, {})
-            order.sort(key=lambda i: -grades.get(window.passages[i].id, 0))
+            order.sort(key=lambda i: -max(grades.get(window.passages[i].id, 0), 0))  # below 0 is not relevant, as 0
         elif self.behaviour == "reverse":
             order.reverse()
         elif self.behaviour == "random":

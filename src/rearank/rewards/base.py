@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-from rearank.metrics import ndcg
+from rearank.metrics import dcg, ideal_dcg, ndcg
 from rearank.parsing import ParsedRanking, ParseStatus, parse_ranking
 from rearank.types import JudgedWindow
 
@@ -115,18 +116,16 @@ class Reward(ABC):
         ideal = judged.ideal if self.ideal == "query" and judged.ideal is not None else grades
         parsed = parse_ranking(completion, len(grades), tags=self.tags)
         order = parsed.permutation.order
-        named = tuple(grades[i] for i in order[: parsed.named])
-        full = parsed.named == len(grades)
-        ranked = named if full else tuple(grades[i] for i in order)
-        best = sorted(grades, reverse=True)
+        ranked = tuple(map(grades.__getitem__, order))
+        scale, initial, best = _bounds(grades, ideal, self.k)
         return Measured(
             judged=judged,
             parsed=parsed,
             ideal=ideal,
-            named_relevance=named,
-            initial=ndcg(grades, ideal, self.k),
-            reranked=ndcg(ranked, ideal, self.k),
-            best=ndcg(best, ideal, self.k),
+            named_relevance=ranked[: parsed.named],
+            initial=initial,
+            reranked=dcg(ranked, self.k) / scale if scale > 0 else 0.0,
+            best=best,
         )
 
     def has_order(self, parsed: ParsedRanking) -> bool:
@@ -137,6 +136,8 @@ class Reward(ABC):
 
     def value(self, measured: Measured) -> float:
         """nDCG of what was named, in the order named."""
+        if len(measured.named_relevance) == len(measured.parsed.permutation):
+            return measured.reranked
         return ndcg(measured.named_relevance, measured.ideal, self.k)
 
     def format_scores(self, parsed: ParsedRanking) -> tuple[float, float]:
@@ -147,3 +148,10 @@ class Reward(ABC):
         """
         tags = 1.0 if not self.tags or (parsed.think is not None and parsed.answer is not None) else 0.0
         return tags, 1.0 if parsed.is_canonical else 0.0
+
+
+@lru_cache(maxsize=4096)
+def _bounds(relevance: tuple[int, ...], ideal: tuple[int, ...], k: int) -> tuple[float, float, float]:
+    """(the ideal list's DCG, nDCG of the given order, nDCG of the best one): the same for all samples of a window."""
+    best = sorted(relevance, reverse=True)
+    return ideal_dcg(ideal, k), ndcg(relevance, ideal, k), ndcg(best, ideal, k)

@@ -1,0 +1,161 @@
+"""No call is paid for twice: not in one run, not after a kill, not when two ask at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from rearank.engines import CompletionStore, EngineError, PromptRanker, RecordingEngine, ScriptedEngine, StoreError
+from rearank.prompts import CompactPrompt
+from rearank.ranking import Failure, SlidingWindow, rerank_all
+from rearank.types import Candidates, Completion, Message, Passage, Query, Ranking, Sampling
+
+ASK = (Message("user", "[1] a"),)
+PASSAGES = tuple(Passage(f"d{i}", f"text {i}") for i in range(30))
+JUDGED = {str(q): {f"d{(7 * q + i) % 30}": i for i in range(5)} for q in range(8)}
+
+
+def rerank(engine: RecordingEngine, queries: int = 8) -> dict[str, Ranking | Failure]:
+    lists = [Candidates(Query(str(q), f"query {q}"), PASSAGES) for q in range(queries)]
+    return asyncio.run(
+        rerank_all(lists, SlidingWindow(10, 5), lambda _: PromptRanker(engine, CompactPrompt(), recorder=engine))
+    )
+
+
+def test_a_second_run_pays_for_nothing(tmp_path: Path) -> None:
+    store = CompletionStore(tmp_path / "c.sqlite")
+    first, second = (RecordingEngine(ScriptedEngine(judgements=JUDGED), store) for _ in range(2))
+    results = rerank(first)
+    assert rerank(second) == results
+    assert (first.paid, first.recalled, len(store)) == (40, 0, 40)
+    assert (second.paid, second.recalled, len(store)) == (0, 40, 40)
+    other = RecordingEngine(ScriptedEngine("reverse"), store)
+    assert rerank(other) != results
+    assert other.paid == 40
+    store.close()
+
+
+def test_what_was_made_of_an_answer_is_kept_beside_it(tmp_path: Path) -> None:
+    store = CompletionStore(tmp_path / "c.sqlite")
+    rerank(RecordingEngine(ScriptedEngine("malformed"), store))
+    store.close()
+    with sqlite3.connect(tmp_path / "c.sqlite") as db:
+        rows = db.execute("select parse_status, permutation from completions").fetchall()
+    db.close()
+    assert len({status for status, _ in rows}) > 2
+    assert all(sorted(json.loads(permutation)) == list(range(10)) for _, permutation in rows)
+
+
+class Counting:
+    """An engine that is slow enough for two to ask at once."""
+
+    identity = {"engine": "counting"}  # noqa: RUF012
+
+    def __init__(self, fails: bool = False) -> None:
+        self.calls = 0
+        self.fails = fails
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        self.calls += 1
+        await asyncio.sleep(0.01)
+        if self.fails:
+            raise EngineError("down")
+        return Completion("fine \ud800")
+
+    async def aclose(self) -> None: ...
+
+
+def test_equal_calls_under_way_are_one(tmp_path: Path) -> None:
+    store, inner = CompletionStore(tmp_path / "c.sqlite"), Counting()
+    engine = RecordingEngine(inner, store)
+
+    async def main() -> list[Completion]:
+        same = [engine.complete(ASK, Sampling()) for _ in range(5)]
+        return await asyncio.gather(*same, engine.complete(ASK, Sampling(sample=1)))
+
+    # A run that pays and a run that recalls read the same text, lone surrogates included.
+    assert {c.text for c in asyncio.run(main())} == {"fine ?"}
+    assert (inner.calls, engine.paid, engine.recalled, len(store)) == (2, 2, 4, 2)
+    store.close()
+
+
+def test_a_failure_is_shared_but_not_recorded(tmp_path: Path) -> None:
+    store, inner = CompletionStore(tmp_path / "c.sqlite"), Counting(fails=True)
+    engine = RecordingEngine(inner, store)
+
+    async def main() -> None:
+        calls = [engine.complete(ASK, Sampling()) for _ in range(3)]
+        assert all(isinstance(r, EngineError) for r in await asyncio.gather(*calls, return_exceptions=True))
+        inner.fails = False
+        await engine.complete(ASK, Sampling())
+
+    asyncio.run(main())
+    assert inner.calls == 2
+    assert len(store) == 1
+    store.close()
+
+
+def test_an_answer_nobody_waits_for_is_kept(tmp_path: Path) -> None:
+    store, inner = CompletionStore(tmp_path / "c.sqlite"), Counting()
+    engine = RecordingEngine(inner, store)
+
+    async def main() -> None:
+        call = asyncio.create_task(engine.complete(ASK, Sampling()))
+        await asyncio.sleep(0.001)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await engine.aclose()
+
+    asyncio.run(main())
+    assert len(store) == 1
+    store.close()
+
+
+def test_a_full_disk_stops_the_run(tmp_path: Path) -> None:
+    store = CompletionStore(tmp_path / "c.sqlite")
+    pages = store._db.execute("pragma page_count").fetchone()[0]
+    store._db.execute(f"pragma max_page_count = {pages + 1}")  # SQLite then says "database or disk is full"
+    engine = RecordingEngine(ScriptedEngine("reverse"), store)
+    with pytest.raises(StoreError, match=r"c\.sqlite: can't record a completion .*full.*free some disk space"):
+        rerank(engine)
+    assert engine.paid < 40
+    kept = len(store)
+    assert kept > 0
+    store._db.execute("pragma max_page_count = 10000")
+    again = RecordingEngine(ScriptedEngine("reverse"), store)
+    assert all(isinstance(r, Ranking) for r in rerank(again).values())
+    assert again.paid == 40 - kept
+    store.close()
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from rearank.engines import *
+from tests.engines.test_recording import JUDGED, rerank
+class Dying(ScriptedEngine):
+    async def complete_window(self, *call):
+        if self.calls == 17:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().complete_window(*call)
+rerank(RecordingEngine(Dying(judgements=JUDGED), CompletionStore(sys.argv[1])))
+"""
+
+
+def test_a_killed_run_continues(tmp_path: Path, root: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=root, check=False).returncode == -9
+    store, clean = CompletionStore(path), CompletionStore(tmp_path / "clean.sqlite")
+    kept = len(store)
+    assert 0 < kept <= 17
+    resumed = RecordingEngine(ScriptedEngine(judgements=JUDGED), store)
+    assert rerank(resumed) == rerank(RecordingEngine(ScriptedEngine(judgements=JUDGED), clean))
+    assert resumed.paid == 40 - kept
+    store.close()
+    clean.close()

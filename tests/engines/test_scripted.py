@@ -1,0 +1,119 @@
+"""The fake keeps its promises, through a real prompt and the real parser."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from rearank.config import build
+from rearank.engines import Engine, EngineError, EngineNode, PromptRanker, ScriptedEngine, SeesWindows
+from rearank.engines.virtual_time import run_virtual
+from rearank.parsing import ParseStatus
+from rearank.prompts import CompactPrompt
+from rearank.ranking import Failure, SlidingWindow, rerank_all
+from rearank.types import Candidates, Message, Passage, Query, Ranking, Sampling, Window
+
+WINDOW = Window(Query("q", "what"), tuple(Passage(f"d{i}", f"text {i}") for i in range(4)))
+JUDGED = {"q": {"d1": 1, "d3": 3, "d0": -1}}
+
+
+def order(engine: Engine, prompt: Any = None) -> tuple[tuple[int, ...], PromptRanker]:
+    ranker = PromptRanker(engine, prompt or CompactPrompt())
+    return asyncio.run(ranker.order(WINDOW)).order, ranker
+
+
+@pytest.mark.parametrize("prompt", ["rearank", "rankgpt", "compact"])
+def test_orders(prompt: str, root: Path) -> None:
+    node = build(OmegaConf.to_container(OmegaConf.load(root / f"conf/prompt/{prompt}.yaml")))
+    assert order(ScriptedEngine("oracle", judgements=JUDGED), node)[0] == (3, 1, 0, 2)
+    assert order(ScriptedEngine("reverse"), node)[0] == (3, 2, 1, 0)
+    assert order(ScriptedEngine("given"), node)[0] == (0, 1, 2, 3)
+    shuffled, ranker = order(ScriptedEngine("random", seed=4), node)
+    assert shuffled == order(ScriptedEngine("random", seed=4), node)[0]
+    assert ranker.statuses == {ParseStatus.OK: 1}
+    # Without the window, its size is read off the messages.
+    bare = asyncio.run(ScriptedEngine("reverse").complete(node.render(WINDOW), Sampling()))
+    assert "[4] > [3] > [2] > [1]" in bare.text
+
+
+def test_a_malformed_answer_is_counted() -> None:
+    counts = [order(ScriptedEngine("malformed", seed=seed))[1] for seed in range(60)]
+    seen = {status for ranker in counts for status in ranker.statuses}
+    assert seen == set(ParseStatus) - {ParseStatus.OK}
+    assert {ranker.unparsed for ranker in counts} == {0, 1}
+
+
+def test_slow_with_slots() -> None:
+    engine = ScriptedEngine("given", seconds=1.0, sigma=0.0, slots=2)
+
+    async def six() -> None:
+        await asyncio.gather(*(engine.complete((Message("user", str(i)),), Sampling()) for i in range(6)))
+
+    start = time.perf_counter()
+    _, seconds = run_virtual(six())
+    assert seconds == pytest.approx(3.0)
+    assert time.perf_counter() - start < 1.0
+    assert engine.calls == 6
+
+
+def test_virtual_time_says_when_nothing_is_due() -> None:
+    async def stuck() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(RuntimeError, match="nothing is due"):
+        run_virtual(stuck())
+
+
+def test_failing_fails_the_same_calls_again_and_no_order_is_kept() -> None:
+    lists = [Candidates(Query(str(q), f"query {q}"), WINDOW.passages) for q in range(200)]
+
+    def failed() -> set[str]:
+        engine = ScriptedEngine("reverse", failing=0.25)
+        results = asyncio.run(rerank_all(lists, SlidingWindow(), lambda _: PromptRanker(engine, CompactPrompt())))
+        assert all(r.passage_ids == ("d3", "d2", "d1", "d0") for r in results.values() if isinstance(r, Ranking))
+        return {r.query_id for r in results.values() if isinstance(r, Failure) and isinstance(r.error, EngineError)}
+
+    assert 25 < len(failed()) < 75
+    assert failed() == failed()
+
+
+def test_an_oracle_without_judgements_says_so() -> None:
+    with pytest.raises(EngineError, match="needs judgements"):
+        order(ScriptedEngine("oracle"))
+
+
+@pytest.mark.parametrize("wrong", [{"slots": 0}, {"failing": 1.5}, {"seconds": -1}, {"sigma": -0.1}])
+def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ScriptedEngine(**wrong)
+
+
+def test_identity_distinguishes_answers_not_speed() -> None:
+    fast, slow = ScriptedEngine("random"), ScriptedEngine("random", seconds=9, failing=0.5, slots=3)
+    assert fast.identity == slow.identity
+    assert fast.identity != ScriptedEngine("random", seed=1).identity
+    assert ScriptedEngine(judgements=JUDGED).identity != ScriptedEngine(judgements={}).identity
+    assert isinstance(fast, Engine)
+    assert isinstance(fast, SeesWindows)
+
+
+def test_nodes_say_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = {p.stem: build(OmegaConf.to_container(OmegaConf.load(p))) for p in (root / "conf/engine").glob("*.yaml")}
+    assert set(nodes) >= {"transformers", "scripted", "vllm", "openai", "none"}
+    assert all(isinstance(node, EngineNode) for node in nodes.values())
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert nodes["transformers"].preflight() == []
+    assert "NVIDIA GPU" in " ".join(nodes["vllm"].preflight())
+    assert "OPENAI_API_KEY" in nodes["openai"].preflight()[0]
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert "OPENAI_API_KEY" not in " ".join(nodes["openai"].preflight())
+    for name in ("vllm", "openai", "none"):
+        with pytest.raises(EngineError, match="engine=transformers"):
+            nodes[name].create("some/model")
+    assert nodes["scripted"].preflight() == nodes["none"].preflight() == []
