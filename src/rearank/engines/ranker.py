@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from rearank.engines.base import Engine, SeesWindows
 from rearank.parsing import ParsedRanking, ParseStatus, parse_ranking
 from rearank.prompts import Prompt, Tokenizer
-from rearank.types import Message, Permutation, Sampling, Window
+from rearank.types import Completion, Message, Permutation, Sampling, Window
 
 
 class Recorder(Protocol):
@@ -32,6 +32,8 @@ class PromptRanker:
     sampling: Sampling = field(default_factory=Sampling)
     recorder: Recorder | None = None
     tokenizer: Tokenizer | None = None
+    on_answer: Callable[[Completion], None] | None = None
+    """Told each answer as it comes, for progress."""
     statuses: Counter[ParseStatus] = field(default_factory=Counter, init=False)
     unparsed: int = field(default=0, init=False)
     """Answers that named no passage of the window."""
@@ -57,4 +59,6 @@ class PromptRanker:
         self.cut_answers += completion.finish == "length"
         self.prompt_tokens += completion.prompt_tokens
         self.completion_tokens += completion.completion_tokens
+        if self.on_answer is not None:
+            self.on_answer(completion)
         return parsed.permutation

@@ -1,0 +1,22 @@
+"""The entry point: ``python run.py --help``. Composes the config, builds the task, runs it."""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> None:
+    """Run the task that ``config`` describes."""
+    from rearank.tasks.command import run_task
+
+    run_task(config)
+
+
+if __name__ == "__main__":
+    from rearank.tasks.command import guarded
+
+    sys.exit(guarded(main))

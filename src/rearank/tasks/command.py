@@ -1,0 +1,136 @@
+"""From the command line to a task, and from an exception to a few lines that help."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rearank.config import ConfigError
+from rearank.tasks.environment import environment
+from rearank.tasks.experiment import make_run
+from rearank.tasks.preflight import preflight
+from rearank.tasks.stage import locked
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+_OVERRIDE = re.compile(r"^[+~]{0,2}([\w/@.]+)=(.*)$")
+
+
+def run_task(config: DictConfig) -> None:
+    """Build the experiment, check the machine, run the task; the folder is locked meanwhile."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    run = make_run({str(key): value for key, value in plain.items()}, HydraConfig.get().runtime.choices)
+    preflight(run)
+    # Shared cores: idle OpenMP threads must sleep, not spin. Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with locked(run.folder):
+        from rearank.training.base import write_json
+
+        write_json(run.folder / "environment.json", {**environment(), "seed": run.experiment.seed})
+        run.experiment.task.run(run)
+
+
+def guarded(main: Callable[[], Any], conf: Path = CONF) -> int:
+    """Run ``main``; what goes wrong is said in a few lines, and the exit status says it too.
+
+    A bug of ours, or of a library, keeps its traceback: set REARANK_TRACE=1 to see every error's.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own summary
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        said = explain(error, sys.argv[1:], conf)
+        if said is None or os.environ.get("REARANK_TRACE"):
+            raise
+        print(f"rearank: {said}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -> str | None:
+    """A few lines that say what is wrong and what to write instead; ``None`` for what looks like a bug."""
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        return f"{str(error).splitlines()[0]}; write key=value, and quote values with spaces or brackets"
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, wanted = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={wanted}: there is no such {group}; {_closest(wanted, error.options)}"
+    if isinstance(error, HydraException):
+        return _explain_override(error, overrides, conf)
+    if isinstance(error, OmegaConfBaseException):
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        return f"{key}{str(error).splitlines()[0]}"
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}; {_REMEDIES[error.errno]}"
+    return str(error) if _is_ours(error) else None
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some disk space and run the same command again: it goes on from here",
+    errno.EDQUOT: "free some disk space and run the same command again: it goes on from here",
+    errno.EACCES: "choose a folder you may write to (output_dir=...)",
+    errno.EPERM: "choose a folder you may write to (output_dir=...)",
+    errno.EROFS: "choose a folder you may write to (output_dir=...)",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another output_dir=...",
+    errno.EEXIST: "a file stands where a folder is needed; choose another output_dir=...",
+}
+
+
+def _is_ours(error: BaseException) -> bool:
+    return type(error).__module__.startswith("rearank.") or isinstance(error, (ConfigError, FileNotFoundError))
+
+
+def _explain_override(error: Exception, overrides: Iterable[str], conf: Path) -> str:
+    """Hydra names one override that has no place in the config: say what comes closest."""
+    message = str(error.__cause__ or error) if "Could not override" not in str(error) else str(error)
+    found = re.search(r"Could not override '([^']+)'", message)
+    if found is None:
+        return str(error).splitlines()[0]
+    key = found.group(1)
+    groups = sorted(path.name for path in conf.iterdir() if path.is_dir())
+    if "." not in key:
+        return f"{key}: there is no such group or key; {_closest(key, [*groups, *_keys(conf, '', overrides)])}"
+    parent, _, name = key.rpartition(".")
+    siblings = _keys(conf, parent, overrides)
+    if not siblings:
+        return f"{key}: there is no such key; {_closest(key.split('.')[0], [*groups, *_keys(conf, '', overrides)])}"
+    return f"{key}: {parent} has no such key; {_closest(name, siblings)}"
+
+
+def _keys(conf: Path, parent: str, overrides: Iterable[str]) -> list[str]:
+    """The keys under ``parent`` in the config composed of the groups alone that ``overrides`` choose."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    choices = [o for o in overrides if (m := _OVERRIDE.match(o)) and (conf / m.group(1)).is_dir() and "," not in o]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            node = OmegaConf.select(compose("config", choices), parent) if parent else compose("config", choices)
+    except Exception:  # another error in the same command line: it will be named next
+        return []
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+
+
+def _closest(wanted: str, options: Iterable[str]) -> str:
+    known = sorted({option for option in options if not option.startswith("_")})
+    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}"

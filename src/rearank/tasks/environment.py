@@ -1,0 +1,52 @@
+"""What a number was computed with: versions, commit, machine, command line."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    *("rearank", "hydra-core", "omegaconf", "numpy", "torch", "transformers", "trl", "peft", "verl", "ray", "vllm"),
+    *("wandb", "bm25s", "ir_datasets", "pytrec-eval-terrier", "pyarrow", "numba"),
+)
+
+
+def environment() -> dict[str, Any]:
+    """As plain values, for a JSON file."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit, ``-dirty`` where files differ from it; ``None`` outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    try:
+        head = _git(folder, "rev-parse", "HEAD")
+        return head + ("-dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

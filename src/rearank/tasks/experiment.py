@@ -1,0 +1,133 @@
+"""The whole config as one typed object: what ``conf/config.yaml`` builds to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from rearank.augmentation import Augmentation
+from rearank.config import ConfigError, build
+from rearank.engines import EngineNode
+from rearank.engines.model import Model
+from rearank.prompts import Prompt
+from rearank.ranking import Strategy
+from rearank.rewards import Reward
+from rearank.tasks.benchmark import Benchmark, BenchmarkList
+from rearank.tasks.settings import Evaluation, Preparation
+from rearank.tracking import TrackingNode
+from rearank.training.base import Trainer
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a node of ``conf/task`` builds to. ``needs`` names the nodes it uses: those are preflighted."""
+
+    needs: tuple[str, ...]
+
+    def run(self, run: Run) -> None: ...
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every choice of a run; the fields are the groups of ``conf/`` and the sections of ``conf/config.yaml``.
+
+    Args:
+        name: of the run; its folder is named after it.
+        output_dir: where everything the run makes goes; the same folder again continues.
+        seed: of everything random.
+        retriever: a first stage for dataset and benchmark alike, ``null`` for each collection's own.
+        validation: a dataset for the held-out windows, ``null`` for a share of the training queries.
+    """
+
+    name: str
+    output_dir: str
+    seed: int
+    paths: dict[str, str]
+    task: Any
+    model: Any
+    dataset: Any
+    validation: Any
+    augmentation: Any
+    reward: Any
+    prompt: Any
+    algorithm: Any
+    trainer: Any
+    engine: Any
+    strategy: Any
+    retriever: Any
+    benchmark: Any
+    tracking: Any
+    prepare: Any
+    sft: Any
+    evaluation: Any
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name must not be empty: the output folder is named after it")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, not {self.seed}")
+        for key, expected in _EXPECTED.items():
+            if not isinstance(getattr(self, key), expected):
+                found = type(getattr(self, key)).__name__
+                raise ConfigError(f"{key}: {found} is not what this place takes; choose one of conf/{key}/")
+
+
+_EXPECTED: Mapping[str, Any] = {
+    "task": Task,
+    "model": Model,
+    "augmentation": Augmentation,
+    "reward": Reward,
+    "prompt": Prompt,
+    "trainer": Trainer,
+    "engine": EngineNode,
+    "strategy": Strategy,
+    "benchmark": (Benchmark, BenchmarkList),
+    "tracking": TrackingNode,
+    "prepare": Preparation,
+    "evaluation": Evaluation,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment under way: its object, its plain config, the options chosen, and its folder."""
+
+    experiment: Experiment
+    config: Mapping[str, Any]
+    choices: Mapping[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return Path(self.experiment.output_dir)
+
+    def settings(self, *keys: str) -> dict[str, Any]:
+        """The plain config of these keys: what a stage's result depends on."""
+        return {key: self.config[key] for key in keys}
+
+
+def make_run(config: Mapping[str, Any], choices: Mapping[str, str]) -> Run:
+    """Build and check everything; nothing heavy is imported and nothing is loaded.
+
+    Raises ``ConfigError`` naming the key.
+    """
+    experiment: Experiment = build(config)
+    if experiment.retriever is not None:
+        replaced = {key: _with_retriever(getattr(experiment, key), experiment.retriever) for key in _FIRST_STAGES}
+        experiment = replace(experiment, **replaced)
+    return Run(experiment, config, choices)
+
+
+_FIRST_STAGES = ("dataset", "validation", "benchmark")
+
+
+def _with_retriever(node: Any, retriever: Any) -> Any:
+    """``node`` (a source, a benchmark, or several of them) with another first stage."""
+    if node is None:
+        return None
+    names = {field.name for field in fields(node)}
+    if "members" in names:
+        return replace(node, members=tuple(_with_retriever(member, retriever) for member in node.members))
+    return replace(node, retriever=retriever) if "retriever" in names else node

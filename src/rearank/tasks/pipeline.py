@@ -1,0 +1,22 @@
+"""``task=pipeline``: prepare, train, evaluate; each step picks up what it finds done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rearank.tasks.evaluate import evaluate
+from rearank.tasks.experiment import Run
+from rearank.tasks.train import train
+
+
+@dataclass(frozen=True)
+class PipelineTask:
+    """The main job: from judged candidates to a trained, measured reranker."""
+
+    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "tracking", "benchmark", "engine")
+
+    def run(self, run: Run) -> None:
+        """Rows, training, evaluation."""
+        train(run)
+        evaluate(run)

@@ -1,0 +1,41 @@
+"""What this machine lacks for a run, all of it at once, before anything heavy starts or anything is downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rearank.tasks.experiment import Run
+
+QUICKSTART = "python run.py experiment=quickstart"
+
+
+class PreflightError(RuntimeError):
+    """The run can't start here; the message lists every reason with its remedy."""
+
+
+@dataclass(frozen=True)
+class PreflightTask:
+    """Say whether the pipeline could start here, and start nothing."""
+
+    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "tracking", "benchmark", "engine")
+
+    def run(self, run: Run) -> None:
+        """Reached only where nothing is missing."""
+        print("preflight: nothing is missing")
+
+
+def preflight(run: Run) -> None:
+    """Raises ``PreflightError`` where something that the task needs is missing."""
+    experiment, found = run.experiment, []
+    for need in experiment.task.needs:
+        if need == "model":
+            found += experiment.model.preflight(run.choices.get("prompt"))
+        elif hasattr(node := getattr(experiment, need), "preflight"):
+            found += node.preflight()
+    if found:
+        lines = "\n".join(f"  - {line}" for line in dict.fromkeys(found))
+        raise PreflightError(
+            f"this run can't start on this machine:\n{lines}\n"
+            f"To see the whole pipeline here, without a GPU or a download: {QUICKSTART}"
+        )

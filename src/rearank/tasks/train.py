@@ -1,0 +1,111 @@
+"""``task=train`` and ``task=sft``: rows -> a trained model in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rearank.tasks.experiment import Run
+from rearank.tasks.figures import draw_curves
+from rearank.tasks.prepare import TRAIN, VALIDATION, prepare, prepared_settings
+from rearank.tasks.stage import open_stage
+from rearank.training.base import TrainingJob, TrainingResult, result_of
+from rearank.training.rows import RowError, read_rows
+
+# What changes neither the weights nor which of them is the best.
+_INCIDENTAL = {"save_every", "keep", "rollout_samples", "validation_batch"}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """Train by reinforcement; prepares the rows first where they aren't there."""
+
+    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "tracking")
+
+    def run(self, run: Run) -> None:
+        """Into ``<output_dir>/training``."""
+        train(run)
+
+
+@dataclass(frozen=True)
+class SftTask:
+    """Supervised fine-tuning on the ideal orders of the same rows (the paper's ablation)."""
+
+    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "tracking")
+
+    def run(self, run: Run) -> None:
+        """Into ``<output_dir>/sft``."""
+        sft(run)
+
+
+def training_folder(run: Run) -> Path:
+    """Where ``train`` works."""
+    return run.folder / "training"
+
+
+def train(run: Run) -> TrainingResult:
+    """Train, continue, or return what a finished training of the same settings left."""
+    experiment = run.experiment
+
+    def work(job: TrainingJob) -> TrainingResult:
+        result: TrainingResult = experiment.trainer.train(job, experiment.algorithm)
+        return result
+
+    return _stage(run, "training", ("model", "reward", "algorithm", "trainer"), work)
+
+
+def sft(run: Run) -> TrainingResult:
+    """As ``train``, on targets instead of rewards."""
+    experiment = run.experiment
+
+    def work(job: TrainingJob) -> TrainingResult:
+        result: TrainingResult = experiment.sft.train(job, experiment.trainer, tags=experiment.prompt.tags)
+        return result
+
+    return _stage(run, "sft", ("model", "reward", "sft", "trainer"), work)
+
+
+def _stage(run: Run, name: str, keys: tuple[str, ...], work: Callable[[TrainingJob], TrainingResult]) -> TrainingResult:
+    experiment = run.experiment
+    rows = prepare(run)
+    settings: dict[str, Any] = {**prepared_settings(run), **run.settings(*keys)}
+    settings["trainer"] = {k: v for k, v in settings["trainer"].items() if k not in _INCIDENTAL}
+    folder = open_stage(run.folder / name, settings)
+    if (finished := result_of(folder)) is not None:
+        _log.info("a finished %s found in %s: %s", name, folder, json.dumps(vars(finished)))
+        return finished
+    tracker = experiment.tracking.open(folder, experiment.name, run.config, "train" if name == "training" else name)
+    try:
+        result = work(
+            TrainingJob(
+                model=experiment.model.location,
+                revision=experiment.model.revision,
+                max_tokens=experiment.model.max_tokens,
+                train=read_rows(rows / TRAIN),
+                validation=_optional_rows(rows / VALIDATION),
+                reward=experiment.reward,
+                folder=folder,
+                tracker=tracker,
+                seed=experiment.seed,
+            )
+        )
+    finally:
+        tracker.close()
+    draw_curves(tracker.jsonl.path, folder / "figures")
+    _log.info("%s: %s", folder, json.dumps(vars(result)))
+    return result
+
+
+def _optional_rows(path: Path) -> Any:
+    """Validation rows; none at all is a choice, a bad one is an error."""
+    try:
+        return read_rows(path)
+    except RowError as error:
+        if "no row" in str(error):
+            return []
+        raise

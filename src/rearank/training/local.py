@@ -1,0 +1,155 @@
+"""What the one-machine trainers share: loading, checking prompts against the context, checkpoints, adapters."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rearank.training.base import Best, Lora, TrainingError, TrainingJob
+from rearank.training.rows import TrainingRow
+
+_COMPLETE = "complete"
+_log = logging.getLogger(__name__)
+
+
+def missing_packages(what: str, names: Sequence[str]) -> list[str]:
+    """One line for each package that isn't installed."""
+    return [
+        f"{what}: the package {name} is missing; pip install -e '.[train]'" for name in names if find_spec(name) is None
+    ]
+
+
+def quiet() -> None:
+    """No bars of transformers' own: ours say what is going on."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def load_tokenizer(model: str, revision: str | None) -> Any:
+    """The model's tokenizer; raises ``TrainingError`` where it can't be trained with."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"model.path={model}: no tokenizer can be loaded ({str(error).splitlines()[0]})") from error
+    if tokenizer.chat_template is None:
+        raise TrainingError(f"model.path={model}: its tokenizer has no chat template; choose an instruction model")
+    if tokenizer.eos_token_id is None:
+        raise TrainingError(f"model.path={model}: its tokenizer has no end token, so no answer would ever end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def checked_rows(
+    job: TrainingJob, tokenizer: Any, rows: Sequence[TrainingRow], what: str, room: int | None = None
+) -> list[TrainingRow]:
+    """The rows whose prompt leaves an answer room in the model's context; the others are counted and left out.
+
+    Raises ``TrainingError`` where none does.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(job.model, revision=job.revision)
+    context = int(getattr(config, "max_position_embeddings", 0) or 0)
+    room = job.max_tokens if room is None else room
+    if not context:
+        return list(rows)
+    lengths = [len(_encode(tokenizer, row)) for row in rows]
+    kept = [row for row, length in zip(rows, lengths, strict=True) if length + room <= context]
+    advice = "shorten passages (prompt.max_characters), windows (augmentation.size) or answers (model.max_tokens)"
+    if not kept:
+        raise TrainingError(
+            f"every {what} prompt ({min(lengths)} tokens at least) with an answer of {room} is longer than the "
+            f"model's context of {context}; {advice}"
+        )
+    if len(kept) < len(rows):
+        _log.warning(
+            "%d of %d %s windows left out: prompt and answer exceed the model's context of %d; %s",
+            *(len(rows) - len(kept), len(rows), what, context, advice),
+        )
+    return kept
+
+
+def _encode(tokenizer: Any, row: TrainingRow) -> list[int]:
+    turns = [asdict(message) for message in row.prompt]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def device_settings(device: str, revision: str | None) -> dict[str, Any]:
+    """bfloat16 on a GPU, float32 on a CPU."""
+    import torch
+
+    gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    dtype = "bfloat16" if gpu else "float32"
+    return {"use_cpu": not gpu, "bf16": gpu, "model_init_kwargs": {"dtype": dtype, "revision": revision or "main"}}
+
+
+def lora_config(lora: Lora) -> Any:
+    """peft's form of ``lora``."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha or 2 * lora.rank,
+        lora_dropout=lora.dropout,
+        target_modules=lora.modules if lora.modules == "all-linear" else lora.modules.split(","),
+        task_type="CAUSAL_LM",
+    )
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Called when everything of a checkpoint is written: one without this mark was cut short by a kill."""
+    (checkpoint / _COMPLETE).touch()
+
+
+def complete_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint that is whole; those that aren't are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in found:
+        if not (path / _COMPLETE).is_file():
+            shutil.rmtree(path)
+    whole = [path for path in found if path.is_dir()]
+    return whole[-1] if whole else None
+
+
+def keep_best(trainer: Any, tokenizer: Any, folder: Path, step: int, ndcg: float | None, best: Best) -> None:
+    """Write the present weights (the adapter, with LoRA) to ``<folder>/best-<step>`` and make it the best.
+
+    The file that names the best one changes only when its folder is whole; the one before goes last.
+    """
+    scratch, place = folder / "best.partial", folder / f"best-{step}"
+    for path in (scratch, place):
+        shutil.rmtree(path, ignore_errors=True)
+    trainer.model.save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
+    scratch.replace(place)
+    best.update(step, ndcg)
+    for path in folder.glob("best-*"):
+        if path != place:
+            shutil.rmtree(path)
+
+
+def publish_best(job: TrainingJob, lora: Lora | None, best: Best) -> Path:
+    """The best checkpoint as ``<folder>/model``, which any tool loads; a LoRA adapter is merged into its base."""
+    kept, model = job.folder / f"best-{best.step}", job.folder / "model"
+    if lora is None:
+        if kept.is_dir():
+            shutil.rmtree(model, ignore_errors=True)
+            kept.replace(model)
+        return model
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(job.model, revision=job.revision, dtype="auto")
+    PeftModel.from_pretrained(base, kept).merge_and_unload().save_pretrained(model)
+    AutoTokenizer.from_pretrained(kept).save_pretrained(model)
+    return model

@@ -1,0 +1,171 @@
+"""Training rows: judged windows as parquet in verl's schema, which both trainers read.
+
+Columns: ``data_source`` · ``prompt`` (messages) · ``ability`` · ``reward_model`` (``style``, and as ``ground_truth``
+the grades in window order with the query's ideal ones) · ``extra_info`` (``index``, ``split``, ``query_id``, ``query``,
+``passage_ids`` in window order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from rearank.prompts import Prompt, Tokenizer
+from rearank.types import JudgedWindow, Message, Passage, Query, Window
+
+ABILITY = "rerank"
+VERSION = "1"
+_VERSION_KEY = b"rearank.rows"
+_ROLES = ("system", "user", "assistant")
+
+
+class RowError(ValueError):
+    """A row that can't be trained on; the message names the file and the row's index."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One prompt and what its answers are judged by; the window's passages carry ids, their text is in ``prompt``."""
+
+    index: int
+    data_source: str
+    split: str
+    prompt: tuple[Message, ...]
+    judged: JudgedWindow
+
+
+def write_rows(
+    path: str | Path,
+    windows: Sequence[JudgedWindow],
+    prompt: Prompt,
+    data_source: str,
+    split: str,
+    *,
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Render ``windows`` and write them; the file appears whole or not at all.
+
+    Args:
+        path: the parquet file; its folder is made.
+        windows: in the order in which the rows are numbered.
+        prompt: the wording.
+        data_source: where they come from; verl reports per source.
+        split: ``train`` or ``validation``.
+        tokenizer: needed by a prompt that cuts by tokens.
+
+    Raises:
+        OSError: where the file can't be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rendered = [prompt.render(judged.window, tokenizer) for judged in windows]
+    turns = [message for messages in rendered for message in messages]
+    messages = pa.StructArray.from_arrays(
+        [pa.array([m.role for m in turns], pa.string()), pa.array([_valid(m.content) for m in turns], pa.string())],
+        names=["role", "content"],
+    )
+    relevance = _lists([judged.relevance for judged in windows], pa.int32())
+    ideal = _lists([judged.ideal if judged.ideal is not None else () for judged in windows], pa.int32())
+    has_ideal = pa.array([judged.ideal is not None for judged in windows], pa.bool_())
+    truth = pa.StructArray.from_arrays([relevance, ideal, has_ideal], names=["relevance", "ideal", "has_ideal"])
+    extra = pa.StructArray.from_arrays(
+        [
+            pa.array(range(len(windows)), pa.int64()),
+            pa.array([split] * len(windows), pa.string()),
+            pa.array([judged.window.query.id for judged in windows], pa.string()),
+            pa.array([_valid(judged.window.query.text) for judged in windows], pa.string()),
+            _lists([[passage.id for passage in judged.window.passages] for judged in windows], pa.string()),
+        ],
+        names=["index", "split", "query_id", "query", "passage_ids"],
+    )
+    style = pa.array(["rule"] * len(windows), pa.string())
+    table = pa.table(
+        {
+            "data_source": pa.array([data_source] * len(windows), pa.string()),
+            "prompt": pa.ListArray.from_arrays(_offsets(rendered), messages),
+            "ability": pa.array([ABILITY] * len(windows), pa.string()),
+            "reward_model": pa.StructArray.from_arrays([style, truth], names=["style", "ground_truth"]),
+            "extra_info": extra,
+        }
+    ).replace_schema_metadata({_VERSION_KEY: VERSION.encode()})
+    scratch = path.with_name(path.name + ".partial")
+    pq.write_table(table, scratch, compression="zstd", compression_level=1, use_dictionary=False)
+    scratch.replace(path)
+
+
+def read_rows(path: str | Path) -> list[TrainingRow]:
+    """Every row of the file, checked.
+
+    Raises:
+        RowError: naming the file, the row's index and what is wrong with it.
+        FileNotFoundError: where there is no such file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no training rows here; run task=prepare first")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise RowError(f"{path}: not a parquet file ({error}); run task=prepare again") from error
+    missing = {"data_source", "prompt", "reward_model", "extra_info"} - set(table.column_names)
+    if missing:
+        raise RowError(f"{path}: no column {', '.join(sorted(missing))}; rows come from task=prepare")
+    if not table.num_rows:
+        raise RowError(f"{path}: no row; loosen augmentation.filter, or give more judged queries")
+    rows = []
+    for number, record in enumerate(table.to_pylist()):
+        try:
+            rows.append(_row(number, record))
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            raise RowError(f"{path}: row {number}: {reason}") from error
+    return rows
+
+
+def _row(number: int, record: Mapping[str, Any]) -> TrainingRow:
+    extra, truth = record["extra_info"], record["reward_model"]["ground_truth"]
+    relevance = tuple(int(grade) for grade in truth["relevance"])
+    if len(relevance) < 2:
+        raise ValueError(f"{len(relevance)} graded passages; a window to rank has at least 2")
+    ids = extra["passage_ids"]
+    messages = tuple(Message(turn["role"], turn["content"]) for turn in record["prompt"])
+    if not messages or any(m.role not in _ROLES or not isinstance(m.content, str) for m in messages):
+        raise ValueError(f"prompt must be chat messages with a role of {', '.join(_ROLES)} and a text")
+    if messages[-1].role == "assistant":
+        raise ValueError("prompt ends with the assistant's turn, which leaves nothing to answer")
+    window = Window(Query(extra["query_id"], extra["query"]), tuple(Passage(i, "") for i in ids))
+    ideal = tuple(int(grade) for grade in truth["ideal"]) if truth["has_ideal"] else None
+    return TrainingRow(
+        index=number,
+        data_source=record["data_source"],
+        split=extra["split"],
+        prompt=messages,
+        judged=JudgedWindow(window, relevance, ideal),
+    )
+
+
+def _offsets(lists: Iterable[Sequence[Any]]) -> Any:
+    import pyarrow as pa
+
+    return pa.array([0, *accumulate(map(len, lists))], pa.int32())
+
+
+def _lists(lists: Sequence[Sequence[Any]], kind: Any) -> Any:
+    """A column of lists, built flat: a Python object for each inner value would take most of the time."""
+    import pyarrow as pa
+
+    return pa.ListArray.from_arrays(_offsets(lists), pa.array([v for values in lists for v in values], kind))
+
+
+def _valid(text: str) -> str:
+    """Parquet stores valid Unicode only; a lone surrogate in a passage becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,192 @@
+"""Supervised fine-tuning with TRL's SFTTrainer on the ideal order of each window (the paper's SFT ablation)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rearank.progress import progress
+from rearank.training.base import (
+    Best,
+    TrainingError,
+    TrainingJob,
+    TrainingResult,
+    describe,
+    result_of,
+    write_result,
+)
+from rearank.training.grpo import TrlTrainer, attach, greedy
+from rearank.training.local import (
+    checked_rows,
+    complete_checkpoint,
+    device_settings,
+    keep_best,
+    load_tokenizer,
+    lora_config,
+    publish_best,
+    quiet,
+)
+from rearank.training.rows import TrainingRow
+from rearank.types import JudgedWindow
+
+_CURVES = {
+    "loss": "train/loss",
+    "grad_norm": "train/grad_norm",
+    "learning_rate": "train/learning_rate",
+    "entropy": "train/entropy",
+    "mean_token_accuracy": "train/token_accuracy",
+}
+
+
+def ideal_answer(judged: JudgedWindow, *, notes: bool, tags: bool = True) -> str:
+    """The best order of a window as an answer: by grade, ties as given.
+
+    Args:
+        judged: the window and its grades.
+        notes: reason by naming each passage's grade; the paper's ablation gives no reasoning.
+        tags: wrap it in ``<think>`` and ``<answer>``.
+    """
+    grades = [max(grade, 0) for grade in judged.relevance]
+    order = sorted(range(len(grades)), key=lambda i: -grades[i])
+    ranking = " > ".join(f"[{i + 1}]" for i in order)
+    if not tags:
+        return ranking
+    thoughts = " ".join(f"[{i}] {grade}" for i, grade in enumerate(grades, start=1)) if notes else ""
+    return f"<think> {thoughts} </think> <answer> {ranking} </answer>"
+
+
+@dataclass(frozen=True)
+class Sft:
+    """How ``task=sft`` trains; the trainer's device, adapters, checkpoints and validation apply here too.
+
+    Args:
+        steps: optimiser steps; ``null`` for ``epochs`` over the rows.
+        epochs: used where ``steps`` is null.
+        batch: windows a step.
+        micro_batch: windows in one pass; ``null`` for a whole batch.
+        learning_rate: peak, then down to 0 along a cosine.
+        warmup_steps: linear.
+        notes: ``grades`` reasons by naming each passage's grade, ``none`` is the paper's ablation.
+    """
+
+    steps: int | None = None
+    epochs: float = 1.0
+    batch: int = 64
+    micro_batch: int | None = None
+    learning_rate: float = 1e-5
+    warmup_steps: int = 0
+    notes: Literal["none", "grades"] = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "micro_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            raise ValueError(f"micro_batch ({self.micro_batch}) must divide batch ({self.batch})")
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"learning_rate must lie between 0 and 1 (1e-5 is usual), not {self.learning_rate}")
+        if self.epochs <= 0 or self.warmup_steps < 0:
+            raise ValueError("epochs must be above 0 and warmup_steps must not be negative")
+
+    def train(self, job: TrainingJob, trainer: Any, *, tags: bool = True) -> TrainingResult:
+        """Train, or go on from the last checkpoint, or return what a finished run left.
+
+        Raises:
+            TrainingError: for a trainer that isn't TRL's, or a model that can't be trained.
+        """
+        if not isinstance(trainer, TrlTrainer):
+            raise TrainingError("task=sft runs on one machine in this version: set trainer=trl")
+        if (finished := result_of(job.folder)) is not None:
+            return finished
+        with progress("loading torch, transformers and trl"):
+            import torch
+            import trl
+
+        quiet()
+        if trainer.threads is not None:
+            torch.set_num_threads(trainer.threads)
+        tokenizer = load_tokenizer(job.model, job.revision)
+        train = checked_rows(job, tokenizer, job.train, "training")
+        steps = self.steps or max(1, round(self.epochs * len(train) / self.batch))
+        with progress(f"loading {job.model}"):
+            fitter = trl.SFTTrainer(
+                model=job.model,
+                args=self._arguments(job, trainer, steps),
+                train_dataset=_dataset(train, self.notes == "grades", tags),
+                processing_class=tokenizer,
+                peft_config=lora_config(trainer.lora) if trainer.lora else None,
+            )
+        best = Best.load(job.folder / "best.json")
+        last = complete_checkpoint(job.folder / "checkpoints")
+        with progress("fine-tuning", steps, "steps") as shown:
+            done = int(last.name.rpartition("-")[2]) if last is not None else 0
+            job.tracker.jsonl.rewind(done if done else -1)
+            shown.advance(done)
+
+            def validate(step: int) -> None:
+                if not job.validation:
+                    return
+                prompts = [row.prompt for row in job.validation]
+                answers = greedy(fitter.model, tokenizer, prompts, job.max_tokens, trainer.validation_batch)
+                scored = [job.reward(text, row.judged) for (text, _), row in zip(answers, job.validation, strict=True)]
+                figures = {f"val/{name}": value for name, value in describe(scored).items()}
+                job.tracker.log(figures, step)
+                shown.advance(0, f"validation nDCG@10 {figures['val/ndcg@10']:.4f}")
+                if best.beaten_by(figures["val/ndcg@10"]):
+                    keep_best(fitter, tokenizer, job.folder, step, figures["val/ndcg@10"], best)
+
+            def step_end(step: int, final: int) -> None:
+                shown.advance()
+                if step % trainer.validate_every == 0 or step == final:
+                    validate(step)
+
+            def log(logs: dict[str, Any], step: int) -> None:
+                figures = {_CURVES[name]: float(value) for name, value in logs.items() if name in _CURVES}
+                if "train/loss" in figures:
+                    job.tracker.log(figures, step)
+
+            attach(fitter, begin=lambda step: None if step else validate(0), step_end=step_end, log=log)
+            fitter.train(resume_from_checkpoint=str(last) if last is not None else None)
+        if best.step < 0:
+            keep_best(fitter, tokenizer, job.folder, steps, None, best)
+        model = publish_best(job, trainer.lora, best)
+        return write_result(job.folder, TrainingResult(str(model), steps, best.step, best.ndcg))
+
+    def _arguments(self, job: TrainingJob, trainer: TrlTrainer, steps: int) -> Any:
+        import trl
+
+        micro = self.micro_batch or self.batch
+        return trl.SFTConfig(
+            output_dir=str(job.folder / "checkpoints"),
+            max_steps=steps,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=self.batch // micro,
+            learning_rate=self.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=self.warmup_steps,
+            max_length=None,  # rows that exceed the context were left out; a cut answer would teach half an order
+            completion_only_loss=True,
+            save_steps=trainer.save_every,
+            save_total_limit=trainer.keep,
+            logging_steps=1,
+            disable_tqdm=True,
+            report_to="none",
+            seed=job.seed,
+            gradient_checkpointing=trainer.gradient_checkpointing,
+            dataloader_pin_memory=False,
+            **device_settings(trainer.device, job.revision),
+        )
+
+
+def _dataset(rows: Sequence[TrainingRow], notes: bool, tags: bool) -> Any:
+    import datasets
+
+    answers = [ideal_answer(row.judged, notes=notes, tags=tags) for row in rows]
+    return datasets.Dataset.from_dict(
+        {
+            "prompt": [[asdict(message) for message in row.prompt] for row in rows],
+            "completion": [[{"role": "assistant", "content": answer}] for answer in answers],
+        }
+    )

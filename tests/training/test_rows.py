@@ -1,0 +1,74 @@
+"""Rows come back as they were written; a bad one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rearank.prompts import CompactPrompt
+from rearank.training.rows import RowError, read_rows, write_rows
+from rearank.types import JudgedWindow, Passage, Query, Window
+
+PROMPT = CompactPrompt()
+
+
+def windows() -> list[JudgedWindow]:
+    passages = tuple(Passage(f"d{i}", f"text {i} \ud800") for i in range(3))
+    window = Window(Query("q1", "what"), passages)
+    return [JudgedWindow(window, (0, 2, 1), (3, 2, 1)), JudgedWindow(Window(window.query, passages[:2]), (1, -1))]
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "rows" / "train.parquet"
+    write_rows(path, windows(), PROMPT, "here", "train")
+    rows = read_rows(path)
+    assert [row.judged.relevance for row in rows] == [(0, 2, 1), (1, -1)]
+    assert [row.judged.ideal for row in rows] == [(3, 2, 1), None]
+    assert [p.id for p in rows[0].judged.window.passages] == ["d0", "d1", "d2"]
+    assert rows[1].index == 1
+    assert rows[1].split == "train"
+    assert "[2] text 1 ?" in rows[0].prompt[-1].content
+    assert {"data_source", "prompt", "ability", "reward_model", "extra_info"} == set(pq.read_table(path).column_names)
+    assert [p.name for p in path.parent.iterdir()] == ["train.parquet"]
+
+
+def damage(path: Path, change: Any) -> Path:
+    write_rows(path, windows(), PROMPT, "here", "train")
+    records = pq.read_table(path).to_pylist()
+    change(records[1])
+    pq.write_table(pa.Table.from_pylist(records), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["reward_model"]["ground_truth"].update(relevance=[1]), "row 1: 1 graded passages"),
+        (lambda r: r["reward_model"]["ground_truth"].update(relevance=[1, 0, 2]), "row 1: .*3 grades for 2 passages"),
+        (lambda r: r.update(prompt=[]), "row 1: prompt must be chat messages"),
+        (lambda r: r["prompt"][0].update(role="tool"), "row 1: prompt must be chat messages"),
+        (lambda r: r["prompt"][0].update(role="assistant"), "row 1: prompt ends with the assistant's turn"),
+        (lambda r: r["extra_info"].update(passage_ids=None), "row 1: "),
+    ],
+)
+def test_a_malformed_row_is_named(tmp_path: Path, change: Any, message: str) -> None:
+    with pytest.raises(RowError, match=r"train\.parquet: " + message):
+        read_rows(damage(tmp_path / "train.parquet", change))
+
+
+def test_files_that_are_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="task=prepare"):
+        read_rows(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("not parquet")
+    with pytest.raises(RowError, match="not a parquet file"):
+        read_rows(tmp_path / "text.parquet")
+    write_rows(tmp_path / "empty.parquet", [], PROMPT, "here", "train")
+    with pytest.raises(RowError, match="no row; loosen"):
+        read_rows(tmp_path / "empty.parquet")
+    pq.write_table(pa.table({"prompt": ["x"]}), tmp_path / "odd.parquet")
+    with pytest.raises(RowError, match="no column data_source"):
+        read_rows(tmp_path / "odd.parquet")
