@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -90,7 +91,7 @@ class _WandbTracker:
         self._run.log({name: table}, step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 class Trackers:
@@ -164,6 +165,8 @@ class WandbTracking:
             mode = "online"
         folder.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
+            id=_run_id(folder / "wandb-id.txt"),
+            resume="allow" if mode == "online" else None,
             project=self.project,
             entity=self.entity,
             group=self.group or name,
@@ -176,6 +179,13 @@ class WandbTracking:
             settings=wandb.Settings(console="off", silent=True),
         )
         return Trackers(JsonlTracker(folder, job), _WandbTracker(run, wandb))
+
+
+def _run_id(path: Path) -> str:
+    """The same run again after a stop: what a continued run logs belongs to the first one."""
+    if not path.is_file():
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()
 
 
 def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

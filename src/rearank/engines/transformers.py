@@ -100,7 +100,8 @@ class TransformersEngine:
         self.context = _context(self.tokenizer, self._model)
         self._identity = {
             "engine": "transformers",
-            "model": str(model),
+            # A folder is known by what is in it: moving it changes no answer.
+            "model": "" if Path(model).expanduser().is_dir() else str(model),
             "revision": revision,
             "fingerprint": fingerprint(str(model), self._model),
             "dtype": self._dtype,
@@ -336,7 +337,9 @@ def _shorten(text: str, length: int) -> str:
 def _load(model: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # what loads is said by those who load it
     torch_dtype = getattr(torch, dtype, None)
     if not isinstance(torch_dtype, torch.dtype):
         raise EngineError(f"engine.dtype: torch has no {dtype!r}; write auto, float32 or bfloat16")

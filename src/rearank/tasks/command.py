@@ -84,11 +84,11 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
 _REMEDIES = {
     errno.ENOSPC: "free some disk space and run the same command again: it goes on from here",
     errno.EDQUOT: "free some disk space and run the same command again: it goes on from here",
-    errno.EACCES: "choose a folder you may write to (output_dir=...)",
-    errno.EPERM: "choose a folder you may write to (output_dir=...)",
-    errno.EROFS: "choose a folder you may write to (output_dir=...)",
-    errno.ENOTDIR: "a file stands where a folder is needed; choose another output_dir=...",
-    errno.EEXIST: "a file stands where a folder is needed; choose another output_dir=...",
+    errno.EACCES: "choose a folder you may write to (paths.outputs=...)",
+    errno.EPERM: "choose a folder you may write to (paths.outputs=...)",
+    errno.EROFS: "choose a folder you may write to (paths.outputs=...)",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another name=... or paths.outputs=...",
+    errno.EEXIST: "a file stands where a folder is needed; choose another name=... or paths.outputs=...",
 }
 
 

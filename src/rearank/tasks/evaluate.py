@@ -93,7 +93,7 @@ def systems(run: Run) -> list[System]:
     if settings.samples:
         drawn = replace(model.sampling, temperature=settings.sample_temperature, seed=experiment.seed)
         samples = tuple(replace(drawn, sample=number) for number in range(settings.samples))
-        label = f"{model.name}, mean of {settings.samples} samples"
+        label = f"{model.name}, mean of {len(samples)} samples" if len(samples) > 1 else f"{model.name}, one sample"
         found.append(System("base_sampled", label, model.location, model.revision, samples))
     trained = result_of(training_folder(run)) if settings.trained else None
     if trained is not None:

@@ -35,7 +35,7 @@ class Experiment:
 
     Args:
         name: of the run; its folder is named after it.
-        output_dir: where everything the run makes goes; the same folder again continues.
+        output_dir: where everything the run makes goes (Hydra's output folder); the same folder again continues.
         seed: of everything random.
         retriever: a first stage for dataset and benchmark alike, ``null`` for each collection's own.
         validation: a dataset for the held-out windows, ``null`` for a share of the training queries.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
@@ -57,7 +57,10 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where the best checkpoint lies, by nDCG on the validation rows (the last one, where there are none)."""
+    """Where the best checkpoint lies, by nDCG on the validation rows (the last one, where there are none).
+
+    On disk ``model`` is relative to the training's folder, which may be moved.
+    """
 
     model: str
     steps: int
@@ -121,10 +124,13 @@ def write_json(path: Path, value: Any) -> None:
 def result_of(folder: Path) -> TrainingResult | None:
     """The result a finished training left in ``folder``."""
     path = folder / "result.json"
-    return TrainingResult(**json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    stored = TrainingResult(**json.loads(path.read_text()))
+    return replace(stored, model=str(folder / stored.model))
 
 
 def write_result(folder: Path, result: TrainingResult) -> TrainingResult:
     """Mark ``folder`` as finished."""
-    write_json(folder / "result.json", asdict(result))
+    write_json(folder / "result.json", asdict(replace(result, model=Path(result.model).name)))
     return result

@@ -6,6 +6,7 @@ What a run leaves in its folder: ``checkpoints/`` (the last few, to resume from)
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,7 @@ _CURVES = {
     "completions/clipped_ratio": "rollout/cut_off",
     "step_time": "train/seconds",
 }
+_log = logging.getLogger(__name__)
 _LOSSES = {"token": "dapo", "sequence": "grpo", "constant": "dr_grpo"}
 
 
@@ -296,7 +298,8 @@ class _Watch:
     def continue_from(self, step: int) -> None:
         """A checkpoint of ``step`` is resumed: what was logged after it will be logged again."""
         self._job.tracker.jsonl.rewind(step)
-        self._shown.advance(step, f"continued from step {step}")
+        _log.info("continued from step %d", step)
+        self._shown.advance(step)
         self._done = step
 
     def begin(self, step: int) -> None:
