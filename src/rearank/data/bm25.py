@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections import defaultdict
@@ -74,6 +75,8 @@ class Bm25:
     def _index(self, collection: Collection, analyze: EnglishAnalyzer) -> tuple[Any, list[str]]:
         import bm25s
 
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells its inner steps at DEBUG, unasked
+
         folder = self.index_folder(collection)
         if not (folder / _IDS_FILE).is_file():
             self._build(collection, analyze, folder)
@@ -85,6 +88,8 @@ class Bm25:
 
     def _build(self, collection: Collection, analyze: EnglishAnalyzer, folder: Path) -> None:
         import bm25s
+
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells its inner steps at DEBUG, unasked
 
         vocabulary: defaultdict[str, int] = defaultdict()
         vocabulary.default_factory = vocabulary.__len__  # a new token gets the next number

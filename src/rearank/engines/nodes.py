@@ -24,8 +24,8 @@ class TransformersNode:
 
     device: str = "auto"
     dtype: str = "auto"
-    max_batch: int = 32
-    max_batch_tokens: int = 131072
+    max_batch: int = 128
+    max_batch_tokens: int = 65536
     overflow: Literal["truncate", "refuse"] = "truncate"
 
     def __post_init__(self) -> None:

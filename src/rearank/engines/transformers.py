@@ -80,8 +80,8 @@ class TransformersEngine:
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        max_batch: int = 32,
-        max_batch_tokens: int = 131072,
+        max_batch: int = 128,
+        max_batch_tokens: int = 65536,
         overflow: Overflow = "truncate",
         gather_seconds: float = 0.005,
     ) -> None:

@@ -75,15 +75,22 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
     if isinstance(error, OmegaConfBaseException):
         key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
         return f"{key}{str(error).splitlines()[0]}"
+    if _is_ours(error):
+        return str(error)
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}; {_REMEDIES[error.errno]}"
-    return str(error) if _is_ours(error) else None
+        return f"{place}{os.strerror(error.errno)}; {_REMEDIES[error.errno]}"
+    # Libraries that write weights and parquet pass the system's words on in errors of their own.
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if os.strerror(number) in str(error):
+            return f"{str(error).splitlines()[0]}; {_REMEDIES[number]}"
+    return None
 
 
 _REMEDIES = {
     errno.ENOSPC: "free some disk space and run the same command again: it goes on from here",
     errno.EDQUOT: "free some disk space and run the same command again: it goes on from here",
+    errno.EFBIG: "the limit on file sizes (ulimit -f) is too low; raise it and run the same command again",
     errno.EACCES: "choose a folder you may write to (paths.outputs=...)",
     errno.EPERM: "choose a folder you may write to (paths.outputs=...)",
     errno.EROFS: "choose a folder you may write to (paths.outputs=...)",

@@ -149,7 +149,7 @@ class TrlTrainer:
     save_every: int = 10
     keep: int = 2
     validate_every: int = 10
-    validation_batch: int = 32
+    validation_batch: int = 64
     rollout_samples: int = 4
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gradient_checkpointing: bool = False
