@@ -34,14 +34,8 @@ SMALL = (
 
 def command(outputs: Path, *overrides: str) -> list[str]:
     """``python run.py`` with the small settings; later overrides win."""
-    return [
-        sys.executable,
-        str(ROOT / "run.py"),
-        *SMALL,
-        f"paths.outputs={outputs}",
-        f"paths.cache={outputs.parent}/cache",
-        *overrides,
-    ]
+    places = [f"paths.outputs={outputs}", f"paths.cache={outputs.parent}/cache"]
+    return [sys.executable, str(ROOT / "run.py"), *SMALL, *places, *overrides]
 
 
 def environment() -> dict[str, str]:

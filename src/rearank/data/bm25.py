@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _IDS_FILE = "ids.json"
+_WORTH_COMPILING = 40_000_000  # passages scored: numpy takes about as long for them as numba to compile
 _SPARE_PLACES = 20
 
 
@@ -30,7 +31,8 @@ class Bm25:
 
     The index lies under ``cache_dir`` by a hash of the passages, the analyzer and the parameters, so that a changed
     collection never meets an old index. Equal scores are ordered as the collection is, as Lucene does: runs repeat
-    exactly. ``backend``: ``auto`` takes numba where it is installed (extra ``fast``) and numpy otherwise.
+    exactly. ``backend``: ``auto`` takes numba where it is installed (extra ``fast``) and there is so much to score that
+    its compilation, some six seconds, pays; numpy otherwise.
     """
 
     k1: float = 0.9
@@ -57,6 +59,7 @@ class Bm25:
         check_depth(depth)
         analyze = english_analyzer()
         index, ids = self._index(collection, analyze)
+        index.backend = self._engine(len(ids) * len(queries))
         vocabulary = index.vocab_dict
         tokens = [[int(vocabulary[t]) for t in analyze(query.text) if t in vocabulary] for query in queries.values()]
         found = _ranked(index, tokens, depth)
@@ -73,24 +76,16 @@ class Bm25:
         return Path(self.cache_dir) / f"bm25-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
     def _index(self, collection: Collection, analyze: EnglishAnalyzer) -> tuple[Any, list[str]]:
-        import bm25s
-
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells its inner steps at DEBUG, unasked
-
+        bm25s = _bm25s()
         folder = self.index_folder(collection)
         if not (folder / _IDS_FILE).is_file():
             self._build(collection, analyze, folder)
         # Memory-mapped: a large index costs what its queries touch.
-        index = bm25s.BM25.load(
-            str(folder), mmap=True, show_progress=False, override_params={"backend": self._engine()}
-        )
+        index = bm25s.BM25.load(str(folder), mmap=True, show_progress=False, override_params={"backend": "numpy"})
         return index, json.loads((folder / _IDS_FILE).read_text(encoding="utf-8"))
 
     def _build(self, collection: Collection, analyze: EnglishAnalyzer, folder: Path) -> None:
-        import bm25s
-
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells its inner steps at DEBUG, unasked
-
+        bm25s = _bm25s()
         vocabulary: defaultdict[str, int] = defaultdict()
         vocabulary.default_factory = vocabulary.__len__  # a new token gets the next number
         ids, rows = [], []
@@ -102,7 +97,7 @@ class Bm25:
             raise DataError(f"{collection.name}: the collection is empty; check the path of its documents")
         if not vocabulary:
             raise DataError(f"{collection.name}: no passage has an English word in it; check the text field")
-        index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene", backend=self._engine())
+        index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene", backend="numpy")
         index.index((rows, dict(vocabulary)), show_progress=False)
         # Built beside its place and moved there whole: a killed run leaves no half index behind.
         part = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -116,12 +111,20 @@ class Bm25:
                 raise
             shutil.rmtree(part)  # another process was faster
 
-    def _engine(self) -> str:
+    def _engine(self, scored: int) -> str:
+        """The backend for a search that scores so many passages, all queries together."""
         from importlib.util import find_spec
 
         if self.backend == "auto":
-            return "numba" if find_spec("numba") else "numpy"
+            return "numba" if scored > _WORTH_COMPILING and find_spec("numba") else "numpy"
         return self.backend
+
+
+def _bm25s() -> Any:
+    import bm25s
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells its inner steps at DEBUG, unasked
+    return bm25s
 
 
 def _ranked(index: Any, tokens: list[list[int]], depth: int) -> list[tuple[list[int], list[float]]]:

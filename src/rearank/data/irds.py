@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -48,29 +49,48 @@ class Irds:
             raise DataError(f"ir_datasets {self.id!r} has no {what}; choose an id that has, or another retriever")
         return self._dataset
 
+    @contextmanager
+    def _fetching(self) -> Iterator[None]:
+        """A download that fails is said in a line; what ir_datasets raises is a page of attempts."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "download" not in str(error).lower():
+                raise
+            raise DataError(
+                f"ir_datasets can't fetch the files of {self.id!r}; check the network, or put them by hand where "
+                "ir_datasets looks for them (IR_DATASETS_HOME)"
+            ) from error
+
     def queries(self) -> dict[str, Query]:
-        rows = self._having("queries").queries_iter()
-        return {q.query_id: Query(q.query_id, q.default_text()) for q in rows}
+        with self._fetching():
+            rows = self._having("queries").queries_iter()
+            return {q.query_id: Query(q.query_id, q.default_text()) for q in rows}
 
     def qrels(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}
-        for row in self._having("qrels").qrels_iter():
-            found.setdefault(row.query_id, {})[row.doc_id] = int(row.relevance)
+        with self._fetching():
+            for row in self._having("qrels").qrels_iter():
+                found.setdefault(row.query_id, {})[row.doc_id] = int(row.relevance)
         return found
 
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
         wanted = list(ids)
-        docs = self._having("docs").docs_store().get_many(wanted)
+        with self._fetching():
+            docs = self._having("docs").docs_store().get_many(wanted)
         return lookup({i: _passage(doc) for i, doc in docs.items()}, wanted, self.id)
 
     def iter_passages(self) -> Iterator[Passage]:
-        return (_passage(doc) for doc in self._having("docs").docs_iter())
+        with self._fetching():
+            for doc in self._having("docs").docs_iter():
+                yield _passage(doc)
 
     def scoreddocs(self) -> dict[str, list[tuple[str, float]]]:
         """The official first-stage lists, by falling score (the given order where scores are equal)."""
         found: dict[str, list[tuple[str, float]]] = {}
-        for row in self._having("scoreddocs").scoreddocs_iter():
-            found.setdefault(row.query_id, []).append((row.doc_id, float(row.score)))
+        with self._fetching():
+            for row in self._having("scoreddocs").scoreddocs_iter():
+                found.setdefault(row.query_id, []).append((row.doc_id, float(row.score)))
         return {qid: sorted(rows, key=lambda row: -row[1]) for qid, rows in found.items()}
 
     def fingerprint(self) -> str:
