@@ -46,7 +46,7 @@ def test_every_group_of_the_design_is_there() -> None:
 def test_every_option_composes_and_builds(option: str) -> None:
     group, name = option.split("=")
     needed = GIVEN.get(option, [])
-    if option in ("dataset=local_trec", "benchmark=local"):
+    if option in ("dataset=local_trec", "dataset=local_rankllm", "benchmark=local"):
         node = OmegaConf.load(CONF / group / f"{name}.yaml")
         missing = [key for key, value in OmegaConf.to_container(node.collection).items() if value == "???"]  # type: ignore[union-attr]
         needed = [f"{group}.collection.{key}=some/path" for key in missing]

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from rearank.data import DataError, JudgedCandidates
 from rearank.data.trec import write_run
-from rearank.engines import CompletionStore, EngineError, NoEngine, PromptRanker, RecordingEngine
+from rearank.engines import CompletionStore, EngineError, NoEngine, PromptRanker, RecordingEngine, ScriptedNode
 from rearank.evaluation import Cell, bootstrap_interval, paired_test, render_table, summary_row
 from rearank.progress import progress
 from rearank.ranking import Failure, rerank_all
@@ -30,6 +30,7 @@ from rearank.tasks.train import training_folder
 from rearank.training.base import result_of, write_json
 from rearank.types import Candidates, Completion, Ranking, Sampling
 
+_MANY = 0.1  # share of answers without an order from which on a user is warned
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +88,9 @@ def systems(run: Run) -> list[System]:
     if isinstance(experiment.engine, NoEngine):
         return []
     model = experiment.model
+    if isinstance(experiment.engine, ScriptedNode):  # it looks at no model
+        label = f"scripted: {experiment.engine.behaviour}"
+        return [System("scripted", label, model.location, model.revision, (model.sampling,))]
     found = [System("base", f"{model.name}, greedy", model.location, model.revision, (model.sampling,))]
     if model.temperature:
         found = [replace(found[0], label=model.name)]
@@ -190,6 +194,13 @@ def _measure(
             _log.error("%s, %s: %s", benchmark.name, system.label, line)
         runs.append({q: list(r.passage_ids) for q, r in outcome.results.items() if isinstance(r, Ranking)})
         counts.append({**outcome.figures, "failed": len(lost)})
+    unread, asked = sum(c["unparsed"] for c in counts), sum(c["calls"] for c in counts)
+    if unread > _MANY * asked:
+        _log.warning(
+            "%s, %s: %d of %d answers named no order at all, so their windows stayed as given; what was wrong with "
+            "them is counted in metrics.json (status_...), the texts are in completions.sqlite",
+            *(benchmark.name, system.label, unread, asked),
+        )
     if not any(runs):
         raise EngineError(f"{benchmark.name}, {system.label}: every query failed, the first: {failed[0]}")
     _log.info("%s, %s: %s", benchmark.name, system.label, json.dumps(_total(counts)))

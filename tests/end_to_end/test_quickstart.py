@@ -1,0 +1,57 @@
+"""The main job as the README says it: GRPO lifts held-out nDCG@10 over the base model and over BM25."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.pipeline import ROOT, environment
+
+pytestmark = pytest.mark.slow
+
+GAIN = 0.07
+
+
+def test_the_quickstart(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "run.py", "experiment=quickstart", f"paths.outputs={tmp_path}"],
+        cwd=ROOT,
+        env={key: value for key, value in environment().items() if key != "WANDB_API_KEY"},
+        capture_output=True,
+        text=True,
+        timeout=590,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "quickstart"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["queries"] >= 300
+    assert summary["grpo"] >= summary["base"] + GAIN
+    assert summary["grpo"] >= summary["bm25"] + GAIN
+    assert summary["p_value"] < 0.001
+    assert summary["p_value_bm25"] < 0.001
+    assert summary["bm25"] < summary["base_sampled"] < summary["grpo"] < summary["ideal"] <= 1
+    assert summary["seed"] == 1
+    # The table on screen is the summary's.
+    for name in ("bm25", "base", "base_sampled", "grpo", "ideal"):
+        assert f"{summary[name]:.4f}" in done.stdout
+        metrics = json.loads((folder / "evaluation" / "synthetic" / name / "metrics.json").read_text())
+        assert metrics["mean"]["ndcg_cut_10"] == summary[name]
+        low, high = metrics["interval_95"]["ndcg_cut_10"]
+        assert low < summary[name] < high
+    # TREC runs hold every candidate once, whatever the model said.
+    ranked: dict[str, list[str]] = {}
+    for line in (folder / "evaluation/synthetic/grpo/run.trec").read_text().splitlines():
+        query, _, passage, *_ = line.split()
+        ranked.setdefault(query, []).append(passage)
+    assert len(ranked) == summary["queries"]
+    assert all(len(set(ids)) == len(ids) for ids in ranked.values())
+    assert list((folder / "training" / "wandb").glob("offline-run-*/*.wandb"))
+    assert (folder / "training" / "figures" / "reward.png").stat().st_size > 5_000
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # GiB; Linux counts in KiB
+    assert peak < 4
