@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.end_to_end.pipeline import ROOT, environment
 
 pytestmark = pytest.mark.slow

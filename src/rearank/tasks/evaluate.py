@@ -25,8 +25,8 @@ from rearank.ranking import Failure, rerank_all
 from rearank.tasks.benchmark import Benchmark
 from rearank.tasks.environment import environment
 from rearank.tasks.experiment import Run
-from rearank.tasks.stage import open_stage
-from rearank.tasks.train import training_folder
+from rearank.tasks.stage import changed_settings, open_stage
+from rearank.tasks.train import TRAINED_WITH, stage_settings, training_folder
 from rearank.training.base import result_of, write_json
 from rearank.types import Candidates, Completion, Ranking, Sampling
 
@@ -103,6 +103,8 @@ def systems(run: Run) -> list[System]:
     if trained is not None:
         name = type(experiment.algorithm).__name__.lower()
         label = f"{model.name} after {name.upper()} (step {trained.best_step})"
+        if changed := changed_settings(training_folder(run), stage_settings(run, *TRAINED_WITH)):
+            _log.warning("%s was trained with other settings than this command's: %s", trained.model, changed)
         found.append(System(name, label, trained.model, None, (model.sampling,)))
     return found
 
@@ -286,13 +288,18 @@ def _keep(
     return Measured(name, label, per_query[benchmark.measures[0]])
 
 
+def _heading(measure: str) -> str:
+    """``nDCG@10`` for ``ndcg_cut_10``; other names stay trec_eval's."""
+    return f"nDCG@{measure.removeprefix('ndcg_cut_')}" if measure.startswith("ndcg_cut_") else measure
+
+
 def _report(run: Run, benchmark: Benchmark, folder: Path, results: Sequence[Measured]) -> dict[str, Any]:
     """The table, on screen and in ``table.md``, and the summary."""
     first, ideal = results[0], results[-1]
     rows: list[dict[str, Cell]] = []
     for result in results:
         compared = first.values if result not in (first, ideal) else None
-        rows.append(summary_row(result.label, result.values, compared, measure=benchmark.measures[0]))
+        rows.append(summary_row(result.label, result.values, compared, measure=_heading(benchmark.measures[0])))
     table = render_table(rows)
     lines = [f"{benchmark.name}: {len(first.values)} queries, first {benchmark.depth} candidates; differences are to "
              f"the first stage, intervals are 95% bootstrap", "", table]  # fmt: skip

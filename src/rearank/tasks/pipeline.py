@@ -20,3 +20,4 @@ class PipelineTask:
         """Rows, training, evaluation."""
         train(run)
         evaluate(run)
+        print(f"everything is in {run.folder}; the curves: {run.folder / 'training' / 'figures'}", flush=True)

@@ -14,6 +14,7 @@ from typing import Any
 from rearank.training.base import write_json
 
 _SETTINGS = "settings.json"
+_SHOWN = 5
 _log = logging.getLogger(__name__)
 
 
@@ -26,17 +27,21 @@ def open_stage(folder: Path, settings: Mapping[str, Any]) -> Path:
 
     What other settings made there is moved aside (``<folder>.1``, ``.2``...), never overwritten.
     """
-    path = folder / _SETTINGS
-    wanted = json.loads(json.dumps(settings))
-    if path.is_file():
-        found = json.loads(path.read_text())
-        if found != wanted:
-            aside = _free_name(folder)
-            folder.rename(aside)
-            changed = ", ".join(differences(found, wanted)[:5])
-            _log.warning("%s was made with other settings (%s): kept as %s", folder, changed, aside)
-    write_json(path, wanted)
+    if changed := changed_settings(folder, settings):
+        aside = _free_name(folder)
+        folder.rename(aside)
+        _log.warning("%s was made with other settings (%s): kept as %s", folder, changed, aside)
+    write_json(folder / _SETTINGS, settings)
     return folder
+
+
+def changed_settings(folder: Path, settings: Mapping[str, Any]) -> str:
+    """How ``settings`` differ from those that ``folder`` was made with; empty if they don't, or nothing is there."""
+    path = folder / _SETTINGS
+    if not path.is_file():
+        return ""
+    lines = differences(json.loads(path.read_text()), json.loads(json.dumps(settings)))
+    return ", ".join(lines[:_SHOWN]) + (f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -18,6 +18,7 @@ from rearank.training.rows import RowError, read_rows
 
 # What changes neither the weights nor which of them is the best.
 _INCIDENTAL = {"save_every", "keep", "rollout_samples", "validation_batch"}
+TRAINED_WITH = ("model", "reward", "algorithm", "trainer")
 _log = logging.getLogger(__name__)
 
 
@@ -48,6 +49,13 @@ def training_folder(run: Run) -> Path:
     return run.folder / "training"
 
 
+def stage_settings(run: Run, *keys: str) -> dict[str, Any]:
+    """What a training's result depends on: the rows' settings and those of ``keys``."""
+    settings: dict[str, Any] = {**prepared_settings(run), **run.settings(*keys)}
+    settings["trainer"] = {k: v for k, v in settings["trainer"].items() if k not in _INCIDENTAL}
+    return settings
+
+
 def train(run: Run) -> TrainingResult:
     """Train, continue, or return what a finished training of the same settings left."""
     experiment = run.experiment
@@ -56,7 +64,7 @@ def train(run: Run) -> TrainingResult:
         result: TrainingResult = experiment.trainer.train(job, experiment.algorithm)
         return result
 
-    return _stage(run, "training", ("model", "reward", "algorithm", "trainer"), work)
+    return _stage(run, "training", TRAINED_WITH, work)
 
 
 def sft(run: Run) -> TrainingResult:
@@ -73,9 +81,7 @@ def sft(run: Run) -> TrainingResult:
 def _stage(run: Run, name: str, keys: tuple[str, ...], work: Callable[[TrainingJob], TrainingResult]) -> TrainingResult:
     experiment = run.experiment
     rows = prepare(run)
-    settings: dict[str, Any] = {**prepared_settings(run), **run.settings(*keys)}
-    settings["trainer"] = {k: v for k, v in settings["trainer"].items() if k not in _INCIDENTAL}
-    folder = open_stage(run.folder / name, settings)
+    folder = open_stage(run.folder / name, stage_settings(run, *keys))
     if (finished := result_of(folder)) is not None:
         _log.info("a finished %s found in %s: %s", name, folder, json.dumps(vars(finished)))
         return finished

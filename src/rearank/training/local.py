@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rearank.progress import counted
 from rearank.training.base import Best, Lora, TrainingError, TrainingJob
 from rearank.training.rows import TrainingRow
 
@@ -25,9 +26,11 @@ def missing_packages(what: str, names: Sequence[str]) -> list[str]:
 
 
 def quiet() -> None:
-    """No bars of transformers' own: ours say what is going on."""
+    """No bars of the libraries' own: ours say what is going on."""
+    import datasets
     from transformers.utils import logging as transformers_logging
 
+    datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
 
 
@@ -62,7 +65,8 @@ def checked_rows(
     room = job.max_tokens if room is None else room
     if not context:
         return list(rows)
-    lengths = [len(_encode(tokenizer, row)) for row in rows]
+    counting = counted(rows, f"measuring {what} prompts", len(rows), "windows")
+    lengths = [len(_encode(tokenizer, row)) for row in counting]
     kept = [row for row, length in zip(rows, lengths, strict=True) if length + room <= context]
     advice = "shorten passages (prompt.max_characters), windows (augmentation.size) or answers (model.max_tokens)"
     if not kept:

@@ -1,0 +1,57 @@
+"""Folders that continue, and lose nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rearank.tasks.environment import environment
+from rearank.tasks.figures import draw_curves
+from rearank.tasks.stage import FolderInUseError, changed_settings, differences, locked, open_stage
+from rearank.tracking import JsonlTracker
+
+
+def test_other_settings_move_the_old_result_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "stage"
+    (open_stage(folder, {"a": {"b": 1}, "t": (1, 2)}) / "result").write_text("old")
+    assert (open_stage(folder, {"a": {"b": 1}, "t": [1, 2]}) / "result").read_text() == "old"
+    assert changed_settings(folder, {"a": {"b": 2}, "t": [1, 2]}) == "a.b: 1 -> 2"
+    assert not (open_stage(folder, {"a": {"b": 2}, "t": [1, 2]}) / "result").exists()
+    assert (tmp_path / "stage.1" / "result").read_text() == "old"
+    open_stage(folder, {"a": {"b": 3}})
+    assert json.loads((tmp_path / "stage.2" / "settings.json").read_text())["a"] == {"b": 2}
+
+
+def test_differences() -> None:
+    assert differences({"a": 1, "b": {"c": None}}, {"b": {"c": "x"}, "d": []}) == [
+        "a: 1 -> null",
+        'b.c: null -> "x"',
+        "d: null -> []",
+    ]
+    assert changed_settings(Path("nowhere"), {"a": 1}) == ""
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    message = r"another run \(process \d+\) is at work here"
+    with locked(tmp_path / "run"), pytest.raises(FolderInUseError, match=message), locked(tmp_path / "run"):
+        pass
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_figures_of_what_was_logged(tmp_path: Path) -> None:
+    tracker = JsonlTracker(tmp_path, "train")
+    for step in range(3):
+        tracker.log({"rollout/reward/total": step / 3}, step)
+    drawn = draw_curves(tracker.path, tmp_path / "figures")
+    assert [path.name for path in drawn] == ["reward.png", "reward.svg"]
+    assert draw_curves(tmp_path / "none.jsonl", tmp_path / "figures") == []
+
+
+def test_environment_says_what_a_number_was_computed_with() -> None:
+    found = environment()
+    assert found["packages"]["numpy"]
+    assert found["python"]
+    json.dumps(found)
