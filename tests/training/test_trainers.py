@@ -19,7 +19,8 @@ from rearank.rewards import NdcgReward
 from rearank.tracking import NoTracking, read_jsonl
 from rearank.training import tiny
 from rearank.training.base import Lora, TrainingError, TrainingJob
-from rearank.training.grpo import Grpo, TrlTrainer, _RewardFunction, greedy
+from rearank.training.fit import greedy
+from rearank.training.grpo import Grpo, TrlTrainer, _RewardFunction
 from rearank.training.local import checked_rows, complete_checkpoint, load_tokenizer, mark_complete
 from rearank.training.rows import read_rows, write_rows
 from rearank.training.sft import Sft, ideal_answer

@@ -35,7 +35,6 @@ def preflight(run: Run) -> None:
             found += node.preflight()
     if found:
         lines = "\n".join(f"  - {line}" for line in dict.fromkeys(found))
-        raise PreflightError(
-            f"this run can't start on this machine:\n{lines}\n"
-            f"To see the whole pipeline here, without a GPU or a download: {QUICKSTART}"
-        )
+        elsewhere = run.choices.get("experiment") != "quickstart"
+        hint = f"\nTo see the whole pipeline here, without a GPU or a download: {QUICKSTART}" if elsewhere else ""
+        raise PreflightError(f"this run can't start on this machine:\n{lines}{hint}")

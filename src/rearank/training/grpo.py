@@ -6,39 +6,17 @@ What a run leaves in its folder: ``checkpoints/`` (the last few, to resume from)
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from rearank.progress import Progress, progress
 from rearank.rewards import RewardBreakdown
 from rearank.tracking import transcript
-from rearank.training.base import (
-    Best,
-    Lora,
-    TrainingError,
-    TrainingJob,
-    TrainingResult,
-    describe,
-    result_of,
-    write_result,
-)
-from rearank.training.local import (
-    checked_rows,
-    complete_checkpoint,
-    device_settings,
-    keep_best,
-    load_tokenizer,
-    lora_config,
-    mark_complete,
-    missing_packages,
-    publish_best,
-    quiet,
-)
+from rearank.training.base import Lora, TrainingError, TrainingJob, TrainingResult, describe
+from rearank.training.fit import Made, fit
+from rearank.training.local import device_settings, lora_config, missing_packages
 from rearank.training.rows import TrainingRow
 
 # TRL's names -> ours, which are the same for every trainer.
@@ -56,7 +34,6 @@ _CURVES = {
     "completions/clipped_ratio": "rollout/cut_off",
     "step_time": "train/seconds",
 }
-_log = logging.getLogger(__name__)
 _LOSSES = {"token": "dapo", "sequence": "grpo", "constant": "dr_grpo"}
 
 
@@ -183,40 +160,27 @@ class TrlTrainer:
             TrainingError: for settings that don't fit, or a model that can't be trained.
         """
         self.check(algorithm)
-        if (finished := result_of(job.folder)) is not None:
-            return finished
-        with progress("loading torch, transformers and trl"):
-            import torch
+
+        def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> Made:
             import trl
 
-        quiet()
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        tokenizer = load_tokenizer(job.model, job.revision)
-        train = checked_rows(job, tokenizer, job.train, "training")
-        validation = checked_rows(job, tokenizer, job.validation, "validation") if job.validation else []
-        steps = algorithm.total_steps(len(train))
-        with progress(f"loading {job.model}"):
+            steps = algorithm.total_steps(len(rows))
+            reward = _RewardFunction(job, rows)
             trainer = trl.GRPOTrainer(
                 model=job.model,
-                reward_funcs=_RewardFunction(job, train),
+                reward_funcs=reward,
                 args=self._arguments(job, algorithm, steps),
-                train_dataset=_dataset(train),
+                train_dataset=_dataset(rows),
                 processing_class=tokenizer,
                 peft_config=lora_config(self.lora) if self.lora else None,
             )
-        best = Best.load(job.folder / "best.json")
-        last = complete_checkpoint(job.folder / "checkpoints")
-        with progress("training", steps, "steps") as shown:
-            watch = _Watch(self, job, algorithm, trainer, tokenizer, validation, best, shown)
-            attach(trainer, begin=watch.begin, step_end=watch.step_end, log=watch.log)
-            if last is not None:
-                watch.continue_from(int(last.name.rpartition("-")[2]))
-            trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
-        if best.ndcg is None:  # nothing to compare by: the last step is what there is
-            watch.save_best(steps, None)
-        model = publish_best(job, self.lora, best)
-        return write_result(job.folder, TrainingResult(str(model), steps, best.step, best.ndcg))
+
+            def validated(step: int) -> None:
+                _write_rollouts(job, reward.scored[:: algorithm.group_size][: self.rollout_samples], step)
+
+            return Made(trainer, steps, _figures, validated)
+
+        return fit(job, self, "training", make)
 
     def _arguments(self, job: TrainingJob, algorithm: Grpo, steps: int) -> Any:
         import trl
@@ -277,115 +241,21 @@ class _RewardFunction:
         return [breakdown.total for *_, breakdown in self.scored]
 
 
-class _Watch:
-    """What happens beside the optimiser's steps: curves, validation, best checkpoint, progress."""
-
-    def __init__(
-        self,
-        settings: TrlTrainer,
-        job: TrainingJob,
-        algorithm: Grpo,
-        trainer: Any,
-        tokenizer: Any,
-        validation: Sequence[TrainingRow],
-        best: Best,
-        shown: Progress,
-    ) -> None:
-        self._settings, self._job, self._algorithm, self._trainer = settings, job, algorithm, trainer
-        self._tokenizer, self._validation, self._best, self._shown = tokenizer, validation, best, shown
-        self._done = 0
-
-    def continue_from(self, step: int) -> None:
-        """A checkpoint of ``step`` is resumed: what was logged after it will be logged again."""
-        self._job.tracker.jsonl.rewind(step)
-        _log.info("continued from step %d", step)
-        self._shown.advance(step)
-        self._done = step
-
-    def begin(self, step: int) -> None:
-        if step == 0:
-            self._job.tracker.jsonl.rewind(-1)
-            self._validate(0)
-
-    def step_end(self, step: int, last: int) -> None:
-        self._shown.advance(step - self._done)
-        self._done = step
-        if step % self._settings.validate_every == 0 or step == last:
-            self._validate(step)
-
-    def log(self, logs: Mapping[str, Any], step: int) -> None:
-        figures = {
-            _CURVES.get(name, name): value for name, value in logs.items() if name in _CURVES or "rollout/" in name
-        }
-        figures = {name: float(value) for name, value in figures.items() if value is not None}
-        if "rollout/reward/total" not in figures:  # the summary at the end, which repeats nothing of ours
-            return
-        self._job.tracker.log(figures, step)
-        self._shown.advance(0, f"reward {figures['rollout/reward/total']:.3f}, nDCG {figures['rollout/ndcg@10']:.3f}")
-
-    def save_best(self, step: int, ndcg: float | None) -> None:
-        keep_best(self._trainer, self._tokenizer, self._job.folder, step, ndcg, self._best)
-
-    def _validate(self, step: int) -> None:
-        self._write_rollouts(step)
-        if not self._validation:
-            return
-        answers = greedy(
-            self._trainer.model,
-            self._tokenizer,
-            [row.prompt for row in self._validation],
-            self._job.max_tokens,
-            self._settings.validation_batch,
-            lambda done: self._shown.advance(0, f"validating {done}/{len(self._validation)}"),
-        )
-        scored = [self._job.reward(text, row.judged) for (text, _), row in zip(answers, self._validation, strict=True)]
-        figures = {f"val/{name}": value for name, value in describe(scored).items()}
-        figures["val/length"] = sum(length for _, length in answers) / len(answers)
-        self._job.tracker.log(figures, step)
-        ndcg = figures["val/ndcg@10"]
-        self._shown.advance(0, f"validation nDCG@10 {ndcg:.4f} at step {step}")
-        if self._best.beaten_by(ndcg):
-            self.save_best(step, ndcg)
-
-    def _write_rollouts(self, step: int) -> None:
-        scored = self._trainer.reward_funcs[0].scored[:: self._algorithm.group_size]
-        rows = [
-            [row.judged.window.query.id, transcript(row.prompt), text, *map(str, asdict(breakdown).values())]
-            for row, text, breakdown in scored[: self._settings.rollout_samples]
-        ]
-        if rows:
-            columns = ["query", "prompt", "answer", *RewardBreakdown.__dataclass_fields__]
-            self._job.tracker.table("rollouts", columns, rows, step)
+def _figures(logs: Mapping[str, Any]) -> dict[str, float]:
+    """TRL's log of a step under our names; nothing of the summary at the end."""
+    named = {_CURVES.get(name, name): value for name, value in logs.items() if name in _CURVES or "rollout/" in name}
+    return {n: float(v) for n, v in named.items() if v is not None} if "rollout/reward/total" in named else {}
 
 
-def attach(
-    trainer: Any,
-    *,
-    begin: Callable[[int], None],
-    step_end: Callable[[int, int], None],
-    log: Callable[[dict[str, Any], int], None],
-) -> None:
-    """Call back in TRL's protocol: ``begin(step)``, ``step_end(step, last step)``, ``log(figures, step)``.
-
-    Every checkpoint is marked once it is whole. TRL's own printing of each log is taken out.
-    """
-    from transformers import PrinterCallback, TrainerCallback
-
-    class Callback(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            begin(state.global_step)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            step_end(state.global_step, state.max_steps)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            log(dict(logs or {}), state.global_step)
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Callback())
+def _write_rollouts(job: TrainingJob, scored: Sequence[tuple[TrainingRow, str, RewardBreakdown]], step: int) -> None:
+    """Some sampled answers as a table: what the model was paid for, to be read by a person."""
+    rows = [
+        [row.judged.window.query.id, transcript(row.prompt), text, *map(str, asdict(breakdown).values())]
+        for row, text, breakdown in scored
+    ]
+    if rows:
+        columns = ["query", "prompt", "answer", *RewardBreakdown.__dataclass_fields__]
+        job.tracker.table("rollouts", columns, rows, step)
 
 
 def _dataset(rows: Sequence[TrainingRow]) -> Any:
@@ -393,52 +263,3 @@ def _dataset(rows: Sequence[TrainingRow]) -> Any:
 
     prompts = [[asdict(message) for message in row.prompt] for row in rows]
     return datasets.Dataset.from_dict({"prompt": prompts, "row": list(range(len(rows)))})
-
-
-def greedy(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Any],
-    max_tokens: int,
-    batch: int,
-    told: Callable[[int], None] = lambda _: None,
-) -> list[tuple[str, int]]:
-    """The model's greedy answers and their lengths in tokens, computed in batches of like length."""
-    import torch
-
-    texts = [
-        tokenizer.apply_chat_template([asdict(m) for m in prompt], tokenize=False, add_generation_prompt=True)
-        for prompt in prompts
-    ]
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    answers: dict[int, tuple[str, int]] = {}
-    was_training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            inputs = tokenizer(
-                [texts[i] for i in chosen],
-                padding=True,
-                padding_side="left",
-                add_special_tokens=False,
-                return_tensors="pt",
-                return_token_type_ids=False,
-            ).to(model.device)
-            with torch.inference_mode():
-                ids = model.generate(
-                    **inputs,
-                    max_new_tokens=max_tokens,
-                    do_sample=False,
-                    use_cache=True,
-                    pad_token_id=tokenizer.pad_token_id,
-                    eos_token_id=tokenizer.eos_token_id,
-                )
-            said = ids[:, inputs["input_ids"].shape[1] :]
-            for i, tokens in zip(chosen, said.tolist(), strict=True):
-                ended = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
-                answers[i] = (tokenizer.decode(tokens[:ended], skip_special_tokens=True), ended)
-            told(len(answers))
-    finally:
-        model.train(was_training)
-    return [answers[i] for i in range(len(texts))]

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rearank.progress import progress
-from rearank.training.base import (
-    Best,
-    TrainingError,
-    TrainingJob,
-    TrainingResult,
-    describe,
-    result_of,
-    write_result,
-)
-from rearank.training.grpo import TrlTrainer, attach, greedy
-from rearank.training.local import (
-    checked_rows,
-    complete_checkpoint,
-    device_settings,
-    keep_best,
-    load_tokenizer,
-    lora_config,
-    publish_best,
-    quiet,
-)
+from rearank.training.base import TrainingError, TrainingJob, TrainingResult
+from rearank.training.fit import Made, fit
+from rearank.training.grpo import TrlTrainer
+from rearank.training.local import device_settings, lora_config
 from rearank.training.rows import TrainingRow
 from rearank.types import JudgedWindow
 
@@ -98,61 +81,21 @@ class Sft:
         """
         if not isinstance(trainer, TrlTrainer):
             raise TrainingError("task=sft runs on one machine in this version: set trainer=trl")
-        if (finished := result_of(job.folder)) is not None:
-            return finished
-        with progress("loading torch, transformers and trl"):
-            import torch
+
+        def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> Made:
             import trl
 
-        quiet()
-        if trainer.threads is not None:
-            torch.set_num_threads(trainer.threads)
-        tokenizer = load_tokenizer(job.model, job.revision)
-        train = checked_rows(job, tokenizer, job.train, "training")
-        steps = self.steps or max(1, round(self.epochs * len(train) / self.batch))
-        with progress(f"loading {job.model}"):
+            steps = self.steps or max(1, round(self.epochs * len(rows) / self.batch))
             fitter = trl.SFTTrainer(
                 model=job.model,
                 args=self._arguments(job, trainer, steps),
-                train_dataset=_dataset(train, self.notes == "grades", tags),
+                train_dataset=_dataset(rows, self.notes == "grades", tags),
                 processing_class=tokenizer,
                 peft_config=lora_config(trainer.lora) if trainer.lora else None,
             )
-        best = Best.load(job.folder / "best.json")
-        last = complete_checkpoint(job.folder / "checkpoints")
-        with progress("fine-tuning", steps, "steps") as shown:
-            done = int(last.name.rpartition("-")[2]) if last is not None else 0
-            job.tracker.jsonl.rewind(done if done else -1)
-            shown.advance(done)
+            return Made(fitter, steps, _figures)
 
-            def validate(step: int) -> None:
-                if not job.validation:
-                    return
-                prompts = [row.prompt for row in job.validation]
-                answers = greedy(fitter.model, tokenizer, prompts, job.max_tokens, trainer.validation_batch)
-                scored = [job.reward(text, row.judged) for (text, _), row in zip(answers, job.validation, strict=True)]
-                figures = {f"val/{name}": value for name, value in describe(scored).items()}
-                job.tracker.log(figures, step)
-                shown.advance(0, f"validation nDCG@10 {figures['val/ndcg@10']:.4f}")
-                if best.beaten_by(figures["val/ndcg@10"]):
-                    keep_best(fitter, tokenizer, job.folder, step, figures["val/ndcg@10"], best)
-
-            def step_end(step: int, final: int) -> None:
-                shown.advance()
-                if step % trainer.validate_every == 0 or step == final:
-                    validate(step)
-
-            def log(logs: dict[str, Any], step: int) -> None:
-                figures = {_CURVES[name]: float(value) for name, value in logs.items() if name in _CURVES}
-                if "train/loss" in figures:
-                    job.tracker.log(figures, step)
-
-            attach(fitter, begin=lambda step: None if step else validate(0), step_end=step_end, log=log)
-            fitter.train(resume_from_checkpoint=str(last) if last is not None else None)
-        if best.step < 0:
-            keep_best(fitter, tokenizer, job.folder, steps, None, best)
-        model = publish_best(job, trainer.lora, best)
-        return write_result(job.folder, TrainingResult(str(model), steps, best.step, best.ndcg))
+        return fit(job, trainer, "fine-tuning", make)
 
     def _arguments(self, job: TrainingJob, trainer: TrlTrainer, steps: int) -> Any:
         import trl
@@ -178,6 +121,12 @@ class Sft:
             dataloader_pin_memory=False,
             **device_settings(trainer.device, job.revision),
         )
+
+
+def _figures(logs: Mapping[str, Any]) -> dict[str, float]:
+    """TRL's log of a step under our names; nothing of the summary at the end."""
+    named = {_CURVES[name]: float(value) for name, value in logs.items() if name in _CURVES}
+    return named if "train/loss" in named else {}
 
 
 def _dataset(rows: Sequence[TrainingRow], notes: bool, tags: bool) -> Any:

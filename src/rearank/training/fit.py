@@ -1,0 +1,239 @@
+"""One training with one of TRL's trainers, from loading to the best checkpoint: what GRPO and SFT share.
+
+Beside the optimiser's steps: curves, validation, the best checkpoint, progress; and going on after a stop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rearank.progress import Progress, progress
+from rearank.training.base import Best, Lora, TrainingJob, TrainingResult, describe, result_of, write_result
+from rearank.training.local import (
+    checked_rows,
+    complete_checkpoint,
+    keep_best,
+    load_tokenizer,
+    mark_complete,
+    publish_best,
+    quiet,
+)
+from rearank.training.rows import TrainingRow
+
+_log = logging.getLogger(__name__)
+
+
+class OneMachine(Protocol):
+    """What ``fit`` asks of the trainer node."""
+
+    @property
+    def lora(self) -> Lora | None: ...
+
+    @property
+    def threads(self) -> int | None: ...
+
+    @property
+    def validate_every(self) -> int: ...
+
+    @property
+    def validation_batch(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Made:
+    """A trainer of TRL's, ready to run.
+
+    ``figures`` turns its log of a step into ours (empty for a log that isn't a step's); ``validated`` is told each
+    step at which the model is validated.
+    """
+
+    trainer: Any
+    steps: int
+    figures: Callable[[Mapping[str, Any]], dict[str, float]]
+    validated: Callable[[int], None] = lambda step: None
+
+
+def fit(
+    job: TrainingJob, settings: OneMachine, what: str, make: Callable[[Any, Sequence[TrainingRow]], Made]
+) -> TrainingResult:
+    """Train, or go on from the last checkpoint in ``job.folder``, or return what a finished run left there.
+
+    Args:
+        job: what to train, on what.
+        settings: the trainer node.
+        what: for progress: "training".
+        make: builds TRL's trainer of the tokenizer and the rows that fit the model's context.
+
+    Raises:
+        TrainingError: for a model that can't be trained, or rows of which none fits.
+    """
+    if (finished := result_of(job.folder)) is not None:
+        return finished
+    with progress("loading torch, transformers and trl"):
+        import torch
+        import trl  # noqa: F401  # its first import takes seconds: here they are shown
+
+    quiet()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    tokenizer = load_tokenizer(job.model, job.revision)
+    train = checked_rows(job, tokenizer, job.train, "training")
+    validation = checked_rows(job, tokenizer, job.validation, "validation") if job.validation else []
+    with progress(f"loading {job.model}"):
+        made = make(tokenizer, train)
+    best = Best.load(job.folder / "best.json")
+    last = complete_checkpoint(job.folder / "checkpoints")
+    with progress(what, made.steps, "steps") as shown:
+        watch = _Watch(job, settings, made, tokenizer, validation, best, shown)
+        if last is not None:
+            watch.continue_from(int(last.name.rpartition("-")[2]))
+        _attach(made.trainer, watch)
+        made.trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
+    if best.ndcg is None:  # nothing to compare by: the last step is what there is
+        keep_best(made.trainer, tokenizer, job.folder, made.steps, None, best)
+    model = publish_best(job, settings.lora, best)
+    return write_result(job.folder, TrainingResult(str(model), made.steps, best.step, best.ndcg))
+
+
+class _Watch:
+    """What happens beside the optimiser's steps."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        settings: OneMachine,
+        made: Made,
+        tokenizer: Any,
+        validation: Sequence[TrainingRow],
+        best: Best,
+        shown: Progress,
+    ) -> None:
+        self._job, self._settings, self._made, self._tokenizer = job, settings, made, tokenizer
+        self._validation, self._best, self._shown = validation, best, shown
+        self._done = 0
+
+    def continue_from(self, step: int) -> None:
+        """A checkpoint of ``step`` is resumed: what was logged after it will be logged again."""
+        self._job.tracker.jsonl.rewind(step)
+        _log.info("continued from step %d", step)
+        self._shown.advance(step)
+        self._done = step
+
+    def begin(self, step: int) -> None:
+        """Before the first step, of a resumed run too."""
+        if step == 0:
+            self._job.tracker.jsonl.rewind(-1)
+            self._validate(0)
+
+    def step_end(self, step: int, last: int) -> None:
+        """After each step of the optimiser."""
+        self._shown.advance(step - self._done)
+        self._done = step
+        if step % self._settings.validate_every == 0 or step == last:
+            self._validate(step)
+
+    def log(self, logs: Mapping[str, Any], step: int) -> None:
+        """TRL's log of a step."""
+        if figures := self._made.figures(logs):
+            self._job.tracker.log(figures, step)
+            shown = ("rollout/reward/total", "rollout/ndcg@10", "train/loss")
+            note = ", ".join(f"{name.partition('/')[2]} {figures[name]:.3f}" for name in shown if name in figures)
+            self._shown.advance(0, note)
+
+    def _validate(self, step: int) -> None:
+        self._made.validated(step)
+        if not self._validation:
+            return
+        answers = greedy(
+            self._made.trainer.model,
+            self._tokenizer,
+            [row.prompt for row in self._validation],
+            self._job.max_tokens,
+            self._settings.validation_batch,
+            lambda done: self._shown.advance(0, f"validating {done}/{len(self._validation)}"),
+        )
+        scored = [self._job.reward(text, row.judged) for (text, _), row in zip(answers, self._validation, strict=True)]
+        figures = {f"val/{name}": value for name, value in describe(scored).items()}
+        figures["val/length"] = sum(length for _, length in answers) / len(answers)
+        self._job.tracker.log(figures, step)
+        ndcg = figures["val/ndcg@10"]
+        self._shown.advance(0, f"validation nDCG@10 {ndcg:.4f} at step {step}")
+        if self._best.beaten_by(ndcg):
+            keep_best(self._made.trainer, self._tokenizer, self._job.folder, step, ndcg, self._best)
+
+
+def _attach(trainer: Any, watch: _Watch) -> None:
+    """TRL's callback protocol around ``watch``; a checkpoint is marked once it is whole.
+
+    TRL's own printing of each log is taken out.
+    """
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Callback(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            watch.begin(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            watch.step_end(state.global_step, state.max_steps)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            watch.log(dict(logs or {}), state.global_step)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Callback())
+
+
+def greedy(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Any],
+    max_tokens: int,
+    batch: int,
+    told: Callable[[int], None] = lambda _: None,
+) -> list[tuple[str, int]]:
+    """The model's greedy answers and their lengths in tokens, computed in batches of like length."""
+    import torch
+
+    texts = [
+        tokenizer.apply_chat_template([asdict(m) for m in prompt], tokenize=False, add_generation_prompt=True)
+        for prompt in prompts
+    ]
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    answers: dict[int, tuple[str, int]] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            inputs = tokenizer(
+                [texts[i] for i in chosen],
+                padding=True,
+                padding_side="left",
+                add_special_tokens=False,
+                return_tensors="pt",
+                return_token_type_ids=False,
+            ).to(model.device)
+            with torch.inference_mode():
+                ids = model.generate(
+                    **inputs,
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    use_cache=True,
+                    pad_token_id=tokenizer.pad_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                )
+            said = ids[:, inputs["input_ids"].shape[1] :]
+            for i, tokens in zip(chosen, said.tolist(), strict=True):
+                ended = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
+                answers[i] = (tokenizer.decode(tokens[:ended], skip_special_tokens=True), ended)
+            told(len(answers))
+    finally:
+        model.train(was_training)
+    return [answers[i] for i in range(len(texts))]
