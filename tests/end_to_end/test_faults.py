@@ -39,6 +39,7 @@ def said(*overrides: str, expect: int = 1) -> str:
         (["experiment=quickstart", "model.path=./nowhere"], "model.path=./nowhere: there is no such folder"),
         (["model=local"], "model.path: a value is missing; set model.path=..."),
         (["reward"], "write key=value"),
+        (["experiment=quickstart", "trainer.micro_batch=7"], "trainer.micro_batch (7) must divide"),
     ],
 )
 def test_a_wrong_command_line_is_answered(overrides: list[str], message: str, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class EvaluationError(RuntimeError):
 class EvaluateTask:
     """Measure the model, and the checkpoint trained in this folder where there is one."""
 
-    needs: ClassVar[tuple[str, ...]] = ("benchmark", "model", "engine")
+    needs: ClassVar[tuple[str, ...]] = ("benchmark", "model", "engine", "tracking")
 
     def run(self, run: Run) -> None:
         """Into ``<output_dir>/evaluation``."""
@@ -136,12 +136,30 @@ def evaluate(run: Run) -> dict[str, Any]:
     only = next(iter(summaries.values()))
     summary = only if len(benchmarks) == 1 else {"benchmarks": summaries, "seed": run.experiment.seed}
     write_json(run.folder / "summary.json", summary)
+    _track(run, summaries)
     if failed:
         raise EvaluationError(
             f"{len(failed)} queries failed, the first: {failed[0]}. Everything else is kept in {run.folder}: "
             "mend the cause and run the same command again, or allow a share of failures (evaluation.max_failed)"
         )
     return dict(summary)
+
+
+def _track(run: Run, summaries: Mapping[str, Mapping[str, Any]]) -> None:
+    """The means, as ``test/<benchmark>/<system>``."""
+    experiment = run.experiment
+    tracker = experiment.tracking.open(run.folder / "evaluation", experiment.name, run.config, "evaluate")
+    try:
+        tracker.jsonl.rewind(-1)
+        means = {
+            f"test/{benchmark}/{name}": value
+            for benchmark, summary in summaries.items()
+            for name, value in summary.items()
+            if isinstance(value, float) and not name.startswith("p_value")
+        }
+        tracker.log(means, 0)
+    finally:
+        tracker.close()
 
 
 def _evaluate_one(run: Run, benchmark: Benchmark, store: CompletionStore, failed: list[str]) -> dict[str, Any]:

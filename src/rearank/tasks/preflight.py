@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from rearank.tasks.experiment import Run
+from rearank.training.base import TrainingError
 
 QUICKSTART = "python run.py experiment=quickstart"
 
@@ -25,6 +26,13 @@ class PreflightTask:
         print("preflight: nothing is missing")
 
 
+@runtime_checkable
+class ChecksAlgorithm(Protocol):
+    """A trainer that knows which algorithm settings it can't run."""
+
+    def check(self, algorithm: Any) -> None: ...
+
+
 def preflight(run: Run) -> None:
     """Raises ``PreflightError`` where something that the task needs is missing."""
     experiment, found = run.experiment, []
@@ -33,6 +41,11 @@ def preflight(run: Run) -> None:
             found += experiment.model.preflight(run.choices.get("prompt"))
         elif hasattr(node := getattr(experiment, need), "preflight"):
             found += node.preflight()
+    if "trainer" in experiment.task.needs and isinstance(experiment.trainer, ChecksAlgorithm):
+        try:
+            experiment.trainer.check(experiment.algorithm)
+        except TrainingError as error:
+            found.append(str(error))
     if found:
         lines = "\n".join(f"  - {line}" for line in dict.fromkeys(found))
         elsewhere = run.choices.get("experiment") != "quickstart"
