@@ -59,7 +59,7 @@ def test_a_sample_is_the_same_in_any_company(folder: Path) -> None:
         for i in range(24)
         for p in (1.0, 0.8)
     ]
-    engine = TransformersEngine(folder)
+    engine = TransformersEngine(folder, max_batch=32)
     together = ask(engine, calls)
     assert engine.batches == 2
     assert {c.finish for c in together} == {"stop", "length"}
