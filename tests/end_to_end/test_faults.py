@@ -202,3 +202,19 @@ def test_a_prompt_longer_than_the_context(tmp_path: Path) -> None:
     counts = json.loads((tmp_path / "run/evaluation/synthetic/base/metrics.json").read_text())["calls"]
     assert counts["truncated_prompts"] == 4
     assert '"truncated_prompts": 4' in cut.stdout + cut.stderr
+
+
+def test_one_judged_query_is_measured_without_a_test(tmp_path: Path) -> None:
+    (tmp_path / "docs.tsv").write_text("d1\tcats and dogs\nd2\tdogs bark\nd3\tbirds sing\n")
+    (tmp_path / "topics.tsv").write_text("q1\tdogs\nq2\tzebra\n")
+    (tmp_path / "qrels").write_text("q1 0 d1 1\nq1 0 d2 -1\n")
+    answer = said(
+        *("task=evaluate", "engine=scripted", "model=tiny", "prompt=compact", "tracking=none", "name=run"),
+        *("benchmark=local", f"paths.outputs={tmp_path}"),
+        f"benchmark.collection.docs={tmp_path}/docs.tsv",
+        f"benchmark.collection.topics={tmp_path}/topics.tsv",
+        f"benchmark.collection.qrels_file={tmp_path}/qrels",
+        expect=0,
+    )
+    assert "1 queries" in answer
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["scripted"] == 1.0

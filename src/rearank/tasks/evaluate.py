@@ -311,12 +311,18 @@ def _heading(measure: str) -> str:
     return f"nDCG@{measure.removeprefix('ndcg_cut_')}" if measure.startswith("ndcg_cut_") else measure
 
 
+def _comparable(a: Measured, b: Measured) -> bool:
+    """A paired test needs the same queries on both sides (``missing=skip`` leaves failed ones out), two at least."""
+    return a.values.keys() == b.values.keys() and len(a.values) > 1
+
+
 def _report(run: Run, benchmark: Benchmark, folder: Path, results: Sequence[Measured]) -> dict[str, Any]:
     """The table, on screen and in ``table.md``, and the summary."""
     first, ideal = results[0], results[-1]
     rows: list[dict[str, Cell]] = []
     for result in results:
-        compared = first.values if result not in (first, ideal) else None
+        comparable = result not in (first, ideal) and _comparable(first, result)
+        compared = first.values if comparable else None
         rows.append(summary_row(result.label, result.values, compared, measure=_heading(benchmark.measures[0])))
     table = render_table(rows)
     lines = [f"{benchmark.name}: {len(first.values)} queries, first {benchmark.depth} candidates; differences are to "
@@ -324,7 +330,7 @@ def _report(run: Run, benchmark: Benchmark, folder: Path, results: Sequence[Meas
     summary: dict[str, Any] = {result.name: result.mean for result in results}
     trained = type(run.experiment.algorithm).__name__.lower()
     by_name = {result.name: result for result in results}
-    if trained in by_name:
+    if trained in by_name and _comparable(by_name["base"], by_name[trained]):
         test = paired_test(by_name["base"].values, by_name[trained].values)
         against_first = paired_test(first.values, by_name[trained].values)
         lines += [
