@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rearank.progress import Progress, progress
-from rearank.training.base import Best, Lora, TrainingJob, TrainingResult, describe, result_of, write_result
+from rearank.training.base import (
+    Best,
+    Lora,
+    TrainingError,
+    TrainingJob,
+    TrainingResult,
+    describe,
+    result_of,
+    write_result,
+)
 from rearank.training.local import (
     checked_rows,
     complete_checkpoint,
@@ -93,6 +102,11 @@ def fit(
             watch.continue_from(int(last.name.rpartition("-")[2]))
         _attach(made.trainer, watch)
         made.trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
+    if made.trainer.state.global_step != made.steps:
+        raise TrainingError(
+            f"{what} stopped after {made.trainer.state.global_step} of {made.steps} steps without an error; "
+            "the rows and the batch may not fit together"
+        )
     if best.ndcg is None:  # nothing to compare by: the last step is what there is
         keep_best(made.trainer, tokenizer, job.folder, made.steps, None, best)
     model = publish_best(job, settings.lora, best)

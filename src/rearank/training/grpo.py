@@ -164,6 +164,11 @@ class TrlTrainer:
         def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> Made:
             import trl
 
+            if len(rows) < algorithm.prompts_per_step:
+                raise TrainingError(
+                    f"{len(rows)} training windows are fewer than a step takes (algorithm.prompts_per_step="
+                    f"{algorithm.prompts_per_step}); lower it, draw more windows (augmentation.sets) or judge more queries"
+                )
             steps = algorithm.total_steps(len(rows))
             reward = _RewardFunction(job, rows)
             trainer = trl.GRPOTrainer(
