@@ -132,7 +132,9 @@ def test_what_does_not_fit_is_named(rows: Path, tmp_path: Path) -> None:
         checked_rows(
             job(rows, tmp_path, max_tokens=1020), load_tokenizer(str(tiny.ASSETS), None), read_rows(rows), "training"
         )
-    with pytest.raises(TrainingError, match=r"8 training windows are fewer than a step takes .*prompts_per_step=9"):
+    with pytest.raises(
+        TrainingError, match=r"8 training windows are fewer than a step takes: lower .*prompts_per_step \(9\)"
+    ):
         TRAINER.train(job(rows, tmp_path), replace(ALGORITHM, prompts_per_step=9))
     with pytest.raises(TrainingError, match="no tokenizer can be loaded"):
         load_tokenizer(str(tmp_path), None)

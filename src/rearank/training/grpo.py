@@ -166,8 +166,8 @@ class TrlTrainer:
 
             if len(rows) < algorithm.prompts_per_step:
                 raise TrainingError(
-                    f"{len(rows)} training windows are fewer than a step takes (algorithm.prompts_per_step="
-                    f"{algorithm.prompts_per_step}); lower it, draw more windows (augmentation.sets) or judge more queries"
+                    f"{len(rows)} training windows are fewer than a step takes: lower algorithm.prompts_per_step "
+                    f"({algorithm.prompts_per_step}), draw more windows (augmentation.sets) or judge more queries"
                 )
             steps = algorithm.total_steps(len(rows))
             reward = _RewardFunction(job, rows)
