@@ -30,7 +30,7 @@ SLOTS = (16, 32, 64, 128)
 SEEDS = range(10)
 BATCH = 16
 BAR = 1.05
-BLIND_BAR = 1.02  # of what is reachable without foresight, where that is above BAR
+BLIND_BAR = 1.03  # of what is reachable without foresight, where that is above BAR
 
 
 class Timed(ScriptedEngine):
@@ -93,7 +93,16 @@ def run() -> list[Result]:
         faster = fmean(batches / taken for taken, *_, batches in runs)
         bar = max(BAR, BLIND_BAR * reachable)
         what = f"S = {slots}: time over the lower bound, mean of {len(runs)} seeds"
-        results.append(Result("scheduler", what, ratio, "x", f"at most {bar:.3g}", ratio <= bar))
+        results.append(
+            Result(
+                "scheduler",
+                what,
+                ratio,
+                "x",
+                f"at most {bar:.4g}" + (f" ({BAR} is out of reach)" if bar > BAR else ""),
+                ratio <= bar,
+            )
+        )
         results.append(Result("scheduler", f"S = {slots}: the same without chains or foresight", reachable, "x"))
         results.append(Result("scheduler", f"S = {slots}: lock-step batches of {BATCH} over ours", faster, "x"))
     return results

@@ -86,10 +86,11 @@ def fit(
         import torch
         import trl  # noqa: F401  # its first import takes seconds: here they are shown
 
-    quiet()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    tokenizer = load_tokenizer(job.model, job.revision)
+        quiet()
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+    with progress(f"loading the tokenizer of {job.model}"):
+        tokenizer = load_tokenizer(job.model, job.revision)
     train = checked_rows(job, tokenizer, job.train, "training")
     validation = checked_rows(job, tokenizer, job.validation, "validation") if job.validation else []
     with progress(f"loading {job.model}"):
