@@ -91,7 +91,7 @@ def run() -> list[Result]:
         ratio = fmean(taken / bound for taken, bound, *_ in runs)
         reachable = fmean(blind / bound for _, bound, blind, _ in runs)
         faster = fmean(batches / taken for taken, *_, batches in runs)
-        bar = max(BAR, BLIND_BAR * reachable)
+        bar = BAR if reachable <= BAR else BLIND_BAR * reachable
         what = f"S = {slots}: time over the lower bound, mean of {len(runs)} seeds"
         results.append(
             Result(
