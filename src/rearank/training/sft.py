@@ -1,4 +1,7 @@
-"""Supervised fine-tuning with TRL's SFTTrainer on the ideal order of each window (the paper's SFT ablation)."""
+"""Supervised fine-tuning on the ideal order of each window (the paper's SFT ablation).
+
+On one machine with TRL's SFTTrainer, here; on a cluster with verl's (``rearank.training.verl``).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Any, Literal
 
 from rearank.training.base import TrainingError, TrainingJob, TrainingResult
 from rearank.training.fit import Made, fit
-from rearank.training.grpo import TrlTrainer
 from rearank.training.local import device_settings, lora_config
 from rearank.training.rows import TrainingRow
+from rearank.training.trl import TrlTrainer
+from rearank.training.verl import VerlTrainer
 from rearank.types import JudgedWindow
 
 _CURVES = {
@@ -73,19 +77,27 @@ class Sft:
         if self.epochs <= 0 or self.warmup_steps < 0:
             raise ValueError("epochs must be above 0 and warmup_steps must not be negative")
 
+    def total_steps(self, rows: int) -> int:
+        """Optimiser steps over ``rows`` windows."""
+        return self.steps or max(1, round(self.epochs * rows / self.batch))
+
     def train(self, job: TrainingJob, trainer: Any, *, tags: bool = True) -> TrainingResult:
         """Train, or go on from the last checkpoint, or return what a finished run left.
 
         Raises:
-            TrainingError: for a trainer that isn't TRL's, or a model that can't be trained.
+            TrainingError: for a trainer that doesn't fine-tune, or a model that can't be trained.
         """
+        if isinstance(trainer, VerlTrainer):
+            return trainer.fine_tune(job, self, tags=tags)
         if not isinstance(trainer, TrlTrainer):
-            raise TrainingError("task=sft runs on one machine in this version: set trainer=trl")
+            raise TrainingError(
+                f"task=sft: {type(trainer).__name__} doesn't fine-tune; set trainer=trl or trainer=verl"
+            )
 
         def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> Made:
             import trl
 
-            steps = self.steps or max(1, round(self.epochs * len(rows) / self.batch))
+            steps = self.total_steps(len(rows))
             fitter = trl.SFTTrainer(
                 model=job.model,
                 args=self._arguments(job, trainer, steps),

@@ -18,19 +18,20 @@ from rearank.prompts import CompactPrompt
 from rearank.rewards import NdcgReward
 from rearank.tracking import NoTracking, read_jsonl
 from rearank.training import tiny
+from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import Lora, TrainingError, TrainingJob
 from rearank.training.fit import greedy
-from rearank.training.grpo import Grpo, TrlTrainer, _RewardFunction
 from rearank.training.local import checked_rows, complete_checkpoint, load_tokenizer, mark_complete
 from rearank.training.rows import read_rows, write_rows
 from rearank.training.sft import Sft, ideal_answer
+from rearank.training.trl import TrlTrainer, _RewardFunction
 from rearank.types import JudgedWindow, Passage, Query, Window
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
-ALGORITHM = Grpo(steps=2, prompts_per_step=2, group_size=4, learning_rate=1e-4, kl=0.0)
+ALGORITHM = PolicyGradient(steps=2, prompts_per_step=2, group_size=4, learning_rate=1e-4, kl=0.0)
 TRAINER = TrlTrainer(save_every=1, validate_every=1, device="cpu", threads=1)
 
 
@@ -138,7 +139,7 @@ def test_what_does_not_fit_is_named(rows: Path, tmp_path: Path) -> None:
         TRAINER.train(job(rows, tmp_path), replace(ALGORITHM, prompts_per_step=9))
     with pytest.raises(TrainingError, match="no tokenizer can be loaded"):
         load_tokenizer(str(tmp_path), None)
-    with pytest.raises(TrainingError, match="task=sft runs on one machine"):
+    with pytest.raises(TrainingError, match="object doesn.t fine-tune; set trainer=trl or trainer=verl"):
         Sft().train(job(rows, tmp_path), object())
 
 

@@ -6,15 +6,22 @@ What a run leaves in its folder: ``checkpoints/`` (the last few, to resume from)
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rearank.rewards import RewardBreakdown
-from rearank.tracking import transcript
-from rearank.training.base import Lora, TrainingError, TrainingJob, TrainingResult, describe
+from rearank.training.algorithm import PolicyGradient
+from rearank.training.base import (
+    ROLLOUT_COLUMNS,
+    Lora,
+    TrainingError,
+    TrainingJob,
+    TrainingResult,
+    describe,
+    rollout_line,
+)
 from rearank.training.fit import Made, fit
 from rearank.training.local import device_settings, lora_config, missing_packages
 from rearank.training.rows import TrainingRow
@@ -34,74 +41,16 @@ _CURVES = {
     "completions/clipped_ratio": "rollout/cut_off",
     "step_time": "train/seconds",
 }
+# What TRL's GRPOTrainer has no setting for; ... stands for any value.
+_UNSUPPORTED = (
+    ("advantage", "critic"),
+    ("advantage", "leave_one_out"),
+    ("advantage", "batch"),
+    ("dynamic_sampling", True),
+    ("kl_in", "reward"),
+    ("prompts_per_update", ...),
+)
 _LOSSES = {"token": "dapo", "sequence": "grpo", "constant": "dr_grpo"}
-
-
-@dataclass(frozen=True)
-class Grpo:
-    """The algorithm (paper section 3): group-relative advantages, clipped ratios, KL to the model it started from.
-
-    Args:
-        steps: optimiser steps; ``null`` for ``epochs`` over the rows.
-        epochs: used where ``steps`` is null.
-        prompts_per_step: windows a step.
-        group_size: sampled answers a window.
-        learning_rate: peak, then constant.
-        warmup_steps: linear.
-        kl: weight of the KL term; 0 leaves the reference model out.
-        clip: how far a token's probability ratio counts, below 1 and above.
-        clip_high: another bound above 1, ``null`` for the same.
-        temperature: of the rollouts.
-        top_p: of the rollouts.
-        advantage: ``group`` divides by the group's standard deviation (paper), ``centred`` subtracts the mean only.
-        loss: ``token`` averages over the batch's tokens (paper), ``sequence`` over each answer's first, ``constant``
-            divides by the longest possible answer.
-        updates: optimiser passes over a batch of rollouts.
-        max_grad_norm: gradients are scaled down to it.
-    """
-
-    steps: int | None = None
-    epochs: float = 2.0
-    prompts_per_step: int = 128
-    group_size: int = 32
-    learning_rate: float = 1e-6
-    warmup_steps: int = 0
-    kl: float = 0.001
-    clip: float = 0.2
-    clip_high: float | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    advantage: Literal["group", "centred"] = "group"
-    loss: Literal["token", "sequence", "constant"] = "token"
-    updates: int = 1
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "updates"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.group_size < 2:
-            raise ValueError(f"group_size must be at least 2: an answer is judged beside others; not {self.group_size}")
-        if not 0 < self.learning_rate < 1:
-            raise ValueError(f"learning_rate must lie between 0 and 1 (1e-6 is usual), not {self.learning_rate}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, or all answers are equal; not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
-        for name in ("kl", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if not 0 < self.clip < 1:
-            raise ValueError(f"clip must lie between 0 and 1 (0.2 is usual), not {self.clip}")
-        if self.epochs <= 0 or self.max_grad_norm <= 0:
-            raise ValueError("epochs and max_grad_norm must be above 0")
-
-    def total_steps(self, rows: int) -> int:
-        """Optimiser steps over ``rows`` windows."""
-        if self.steps is not None:
-            return self.steps
-        return max(1, math.ceil(self.epochs * (rows // self.prompts_per_step or 1))) * self.updates
 
 
 @dataclass(frozen=True)
@@ -144,16 +93,22 @@ class TrlTrainer:
         """Missing packages."""
         return missing_packages("trainer=trl", ["torch", "transformers", "trl", *(["peft"] if self.lora else [])])
 
-    def check(self, algorithm: Grpo) -> None:
-        """Whether the batch divides; raises ``TrainingError`` naming the keys."""
-        batch = algorithm.prompts_per_step * algorithm.group_size
+    def check(self, algorithm: PolicyGradient) -> None:
+        """Whether TRL can run it and the batch divides; raises ``TrainingError`` naming the keys."""
+        for name, value in _UNSUPPORTED:
+            if (chosen := getattr(algorithm, name)) == value or (value is ... and chosen is not None):
+                raise TrainingError(
+                    f"trainer=trl can't run algorithm.{name}={chosen}: use trainer=verl, or an algorithm that TRL has "
+                    "(grpo, dr_grpo, gspo; dapo with algorithm.dynamic_sampling=false)"
+                )
+        batch = algorithm.answers_per_step
         if self.micro_batch is not None and batch % self.micro_batch:
             raise TrainingError(
                 f"trainer.micro_batch ({self.micro_batch}) must divide algorithm.prompts_per_step x "
                 f"algorithm.group_size ({algorithm.prompts_per_step} x {algorithm.group_size} = {batch})"
             )
 
-    def train(self, job: TrainingJob, algorithm: Grpo) -> TrainingResult:
+    def train(self, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
         """Train, or go on from the last checkpoint in ``job.folder``, or return what a finished run left there.
 
         Raises:
@@ -169,7 +124,7 @@ class TrlTrainer:
                     f"{len(rows)} training windows are fewer than a step takes: lower algorithm.prompts_per_step "
                     f"({algorithm.prompts_per_step}), draw more windows (augmentation.sets) or judge more queries"
                 )
-            steps = algorithm.total_steps(len(rows))
+            steps = algorithm.total_steps(len(rows)) * algorithm.updates  # TRL counts optimiser passes
             reward = _RewardFunction(job, rows)
             trainer = trl.GRPOTrainer(
                 model=job.model,
@@ -187,10 +142,10 @@ class TrlTrainer:
 
         return fit(job, self, "training", make)
 
-    def _arguments(self, job: TrainingJob, algorithm: Grpo, steps: int) -> Any:
+    def _arguments(self, job: TrainingJob, algorithm: PolicyGradient, steps: int) -> Any:
         import trl
 
-        batch = algorithm.prompts_per_step * algorithm.group_size
+        batch = algorithm.answers_per_step
         micro = self.micro_batch or batch
         return trl.GRPOConfig(
             output_dir=str(job.folder / "checkpoints"),
@@ -202,6 +157,7 @@ class TrlTrainer:
             learning_rate=algorithm.learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=algorithm.warmup_steps,
+            weight_decay=algorithm.weight_decay,
             beta=algorithm.kl,
             epsilon=algorithm.clip,
             epsilon_high=algorithm.clip_high,
@@ -209,6 +165,7 @@ class TrlTrainer:
             top_p=algorithm.top_p,
             scale_rewards="group" if algorithm.advantage == "group" else "none",
             loss_type=_LOSSES[algorithm.loss],
+            importance_sampling_level=algorithm.ratio,
             num_iterations=algorithm.updates,
             max_grad_norm=algorithm.max_grad_norm,
             save_steps=self.save_every,
@@ -253,14 +210,9 @@ def _figures(logs: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _write_rollouts(job: TrainingJob, scored: Sequence[tuple[TrainingRow, str, RewardBreakdown]], step: int) -> None:
-    """Some sampled answers as a table: what the model was paid for, to be read by a person."""
-    rows = [
-        [row.judged.window.query.id, transcript(row.prompt), text, *map(str, asdict(breakdown).values())]
-        for row, text, breakdown in scored
-    ]
-    if rows:
-        columns = ["query", "prompt", "answer", *RewardBreakdown.__dataclass_fields__]
-        job.tracker.table("rollouts", columns, rows, step)
+    """Some sampled answers as a table."""
+    if scored:
+        job.tracker.table("rollouts", ROLLOUT_COLUMNS, [rollout_line(*one) for one in scored], step)
 
 
 def _dataset(rows: Sequence[TrainingRow]) -> Any:
