@@ -1,0 +1,34 @@
+"""What a run of ``trainer=verl`` will take of a GPU's memory, by part, before anything is started.
+
+``parts`` the arithmetic · ``plan`` estimate, recommend, and what to change where it doesn't fit · ``table`` every node
+of ``conf/model``: ``python -m rearank.training.memory``. Nothing heavy is imported.
+
+Counted for verl 0.9.1 with FSDP2 and vLLM on the same GPUs, one asleep while the other works. Where verl says so (paths
+inside its package; ``transformer_impl.py`` is ``workers/engine/fsdp/transformer_impl.py``):
+
+- Weights are sharded float32, the frozen ones under LoRA too, and adapters are cast to it (``model_dtype: fp32`` in
+  ``trainer/config/engine/fsdp.yaml``; ``_build_lora_module`` in ``transformer_impl.py``): 4 bytes a parameter over all
+  GPUs, 4 for a trained one's gradient, 8 for Adam's moments, and 4 more during the step, because torch's foreach AdamW
+  takes the square roots of all second moments at once.
+- A pass gathers a layer in bfloat16. Forward and backward keep each layer's input (gradient checkpointing) and one
+  layer's working set; a test holds that set to what torch saves for a real layer.
+- Logits, tokens x vocabulary, are the largest tensor. The update holds one bfloat16 copy: flash-attention's cross
+  entropy writes the gradient over it (``inplace_backward``, since no entropy is asked for in the update). A temperature
+  other than 1 adds a copy. Without flash-attn verl falls back to ``logprobs_from_logits_v2``
+  (``utils/torch_functional.py``): 8 bytes an entry, measured on a CPU.
+- The pass before the update asks for the entropy: one copy of the logits, no gradient, and three float32 slices of
+  2,048 tokens (``entropy_from_logits_with_chunking``, which we set). It takes ``FORWARD_RATIO`` times the tokens.
+- A reference model takes nothing of the GPU: FSDP2 keeps a model that only runs forward on the host
+  (``CPUOffloadPolicy`` where ``forward_only``). Under LoRA the policy without its adapters is the reference.
+- A critic trains all its weights, also beside LoRA.
+- Offloaded state is back for the whole update, and gone during generation (``EngineTrainModeCtx``).
+- vLLM takes ``rollout_memory`` of the whole GPU, its bfloat16 weights included; what is left is KV cache.
+
+A phase is a moment with everything that is on the GPU then; the largest is the peak. Activations and logits are upper
+bounds; what the runtime takes and what the allocator can't use are allowances (``RUNTIME``, ``SPARE``).
+"""
+
+from rearank.training.memory.parts import FORWARD_RATIO, GPU_GIB, Workload
+from rearank.training.memory.plan import MemoryPlan, describe, estimate, recommend
+
+__all__ = ["FORWARD_RATIO", "GPU_GIB", "MemoryPlan", "Workload", "describe", "estimate", "recommend"]

@@ -1,0 +1,265 @@
+"""A plan of a GPU's memory, the settings that make one fit, and what to change where none does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rearank.engines.model import Architecture
+from rearank.training.memory.parts import (
+    GPU_GIB,
+    OFFLOADS,
+    SPARE,
+    Parts,
+    State,
+    Workload,
+    host_parts,
+    rollout_phases,
+    training_phases,
+)
+
+LORA_RANK = 32
+MACHINE = 8
+"""GPUs at most in one machine."""
+
+_PASSES = (16384, 8192)  # tokens; longer ones are no faster: the GPU is busy with these
+_SHARES = tuple(percent / 100 for percent in range(85, 15, -5))
+_ANSWERS = (32, 8, 1)  # of full length in a KV cache: rollouts that are quick, slow, possible at all
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """GiB of one GPU by phase and part, in the order of a step; ``host`` is GiB of all machines together."""
+
+    architecture: Architecture
+    workload: Workload
+    training: Mapping[str, Parts]
+    rollouts: Mapping[str, Parts]
+    host: Parts
+    kv_tokens: int
+    """That the KV cache of one vLLM engine holds."""
+
+    @property
+    def phases(self) -> dict[str, Parts]:
+        """All of them."""
+        return {**self.training, **self.rollouts}
+
+    @property
+    def kv_answers(self) -> int:
+        """Answers of full length, each with a prompt of its own, that fit the KV cache; groups share their prompt."""
+        return self.kv_tokens // self.workload.whole_answer
+
+    @property
+    def peak_phase(self) -> str:
+        """The phase that takes most."""
+        return _largest(self.phases)
+
+    @property
+    def peak(self) -> float:
+        """GiB of that phase."""
+        return self.gib(self.peak_phase)
+
+    @property
+    def capacity(self) -> float:
+        """GiB that may be used of a GPU."""
+        return self.workload.gpu_gib * (1 - SPARE)
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing keeps it from running."""
+        return not self._faults()
+
+    def gib(self, phase: str) -> float:
+        """All parts of ``phase``."""
+        return sum(self.phases[phase].values())
+
+    def settings(self) -> tuple[str, ...]:
+        """The trainer's settings as overrides of our config."""
+        work = self.workload
+        return (
+            *([_lora(work.lora_rank)] if work.lora_rank else []),
+            f"trainer.offload={work.offload}",
+            f"trainer.tokens_per_pass={work.tokens_per_pass}",
+            f"trainer.rollout_memory={work.rollout_memory:g}",
+            f"trainer.tensor_parallel={work.tensor_parallel}",
+        )
+
+    def problems(self) -> list[str]:
+        """What keeps it from running, each with what mends it; empty where it fits."""
+        return [f"{text}: {_remedy(self, topic)}" for topic, text in self._faults().items()]
+
+    def _faults(self) -> dict[str, str]:
+        work, heads, found = self.workload, self.architecture.heads, {}
+        if work.whole_answer > self.architecture.context:
+            found["context"] = (
+                f"a prompt of {work.prompt_tokens} tokens and an answer of {work.answer_tokens} are more than the "
+                f"model's context of {self.architecture.context}"
+            )
+        if work.gpus % work.tensor_parallel or heads % work.tensor_parallel:
+            found["tensor parallel"] = (
+                f"trainer.tensor_parallel={work.tensor_parallel} must divide the GPUs ({work.gpus}) and the model's "
+                f"heads ({heads})"
+            )
+        if work.tokens_per_pass < work.whole_answer:
+            found["tokens"] = (
+                f"trainer.tokens_per_pass={work.tokens_per_pass} is less than one prompt with its answer "
+                f"({work.whole_answer}), which verl refuses"
+            )
+        for topic, phases in (("training", self.training), ("rollouts", self.rollouts)):
+            phase = _largest(phases)
+            if self.gib(phase) > self.capacity:
+                found[topic] = (
+                    f"{phase} takes {self.gib(phase):.1f} GiB and a GPU has {self.capacity:.1f} to give "
+                    f"({describe(phases[phase])})"
+                )
+        if "rollouts" not in found and self.kv_answers < 1:
+            found["kv cache"] = (
+                f"trainer.rollout_memory={work.rollout_memory:g} leaves a KV cache of {self.kv_tokens} tokens, less "
+                f"than one prompt with its answer ({work.whole_answer})"
+            )
+        return found
+
+
+def estimate(architecture: Architecture, workload: Workload) -> MemoryPlan:
+    """GiB by phase and part on each GPU, and on the hosts."""
+    state = State(architecture, workload)
+    rollouts, kv_tokens = rollout_phases(architecture, workload, state)
+    return MemoryPlan(
+        architecture=architecture,
+        workload=workload,
+        training=training_phases(architecture, workload, state),
+        rollouts=rollouts,
+        host=host_parts(architecture, workload, state),
+        kv_tokens=kv_tokens,
+    )
+
+
+def recommend(
+    architecture: Architecture,
+    gpus: int,
+    gpu_gib: float = GPU_GIB,
+    *,
+    prompt_tokens: int,
+    answer_tokens: int,
+    lora_rank: int | None = None,
+    reference: bool = True,
+    critic: bool = False,
+    temperature: float = 1.0,
+    flash_attention: bool = True,
+) -> MemoryPlan:
+    """The fastest plan that fits; where none does, the one that misses by least: see its ``fits`` and ``problems()``.
+
+    Faster is, in this order: a KV cache for many answers, because a step waits for its rollouts most; engines on few
+    GPUs, which have less to tell each other; nothing offloaded; long passes.
+    """
+    given = Workload(
+        gpus=gpus,
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
+        lora_rank=lora_rank,
+        reference=reference,
+        critic=critic,
+        gpu_gib=gpu_gib,
+        temperature=temperature,
+        flash_attention=flash_attention,
+    )
+    return _fastest(architecture, given)
+
+
+def describe(parts: Parts) -> str:
+    """``weights 3.5, gradients 3.5``: GiB, in their order; what rounds to nothing is left out."""
+    return ", ".join(f"{name} {gib:.1f}" for name, gib in parts.items() if gib >= 0.05)
+
+
+def _fastest(architecture: Architecture, given: Workload) -> MemoryPlan:
+    plans = list(_candidates(architecture, given))
+    for answers in _ANSWERS:
+        for plan in plans:
+            if plan.kv_answers >= answers and plan.fits:
+                return plan
+    return min(plans, key=lambda plan: (len(plan._faults()), plan.peak))
+
+
+def _candidates(architecture: Architecture, given: Workload) -> Iterator[MemoryPlan]:
+    whole = _whole_pass(given)
+    passes = sorted({whole, *(tokens for tokens in _PASSES if tokens > whole)}, reverse=True)
+    for tensor_parallel in _tensor_parallel_sizes(architecture, given.gpus):
+        for offload in OFFLOADS:
+            for tokens in passes:
+                work = replace(given, tensor_parallel=tensor_parallel, offload=offload, tokens_per_pass=tokens)
+                shares = (estimate(architecture, replace(work, rollout_memory=share)) for share in _SHARES)
+                yield from sorted(shares, key=_idle)
+
+
+def _idle(plan: MemoryPlan) -> tuple[bool, float]:
+    """Sorts the smallest KV cache that is never full first, then the others, large ones first."""
+    share = plan.workload.rollout_memory
+    never_full = plan.kv_answers >= plan.workload.max_sequences
+    return not never_full, share if never_full else -share
+
+
+def _remedy(plan: MemoryPlan, topic: str) -> str:
+    work = plan.workload
+    if topic == "context":
+        return "lower model.max_tokens or trainer.max_prompt_tokens"
+    if topic == "tensor parallel":
+        sizes = _tensor_parallel_sizes(plan.architecture, work.gpus)
+        return f"set trainer.tensor_parallel={' or '.join(map(str, sizes))}"
+    if topic == "tokens":
+        return (
+            f"set trainer.tokens_per_pass={_whole_pass(work)}, or lower model.max_tokens or trainer.max_prompt_tokens"
+        )
+    cures = [cure for changes in _changes(plan) if (cure := _first_cure(plan.architecture, changes, topic))]
+    if cures:
+        return f"set {', or '.join(cures)}; or take a smaller model (model=...)"
+    return "take more GPUs (cluster.nodes, cluster.gpus_per_node) or a smaller model (model=...)"
+
+
+def _first_cure(architecture: Architecture, changes: Iterable[tuple[str, Workload]], topic: str) -> str | None:
+    # Room for vLLM that leaves it no KV cache is no cure, nor is the reverse.
+    related = {topic} if topic == "training" else {"rollouts", "kv cache"}
+    for text, work in changes:
+        if not related & estimate(architecture, work)._faults().keys():
+            return text
+    return None
+
+
+def _changes(plan: MemoryPlan) -> Iterator[Sequence[tuple[str, Workload]]]:
+    """Settings to try, kind by kind; of each kind what changes least comes first."""
+    work = plan.workload
+    shorter = range(work.tokens_per_pass // 1024 * 1024, _whole_pass(work) - 1, -1024)
+    yield [(f"trainer.tokens_per_pass={tokens}", replace(work, tokens_per_pass=tokens)) for tokens in shorter]
+    shares = sorted(_SHARES, key=lambda share: abs(share - work.rollout_memory))
+    yield [(f"trainer.rollout_memory={share:g}", replace(work, rollout_memory=share)) for share in shares]
+    stronger = OFFLOADS[OFFLOADS.index(work.offload) + 1 :]
+    yield [(f"trainer.offload={offload}", replace(work, offload=offload)) for offload in stronger]
+    if work.lora_rank is None:
+        lora, least = replace(work, lora_rank=LORA_RANK), _whole_pass(work)
+        both = f"{_lora(LORA_RANK)} trainer.tokens_per_pass={least}"
+        yield [(_lora(LORA_RANK), lora), (both, replace(lora, tokens_per_pass=least))]
+    wider = [n for n in _tensor_parallel_sizes(plan.architecture, work.gpus) if n > work.tensor_parallel]
+    yield [(f"trainer.tensor_parallel={n}", replace(work, tensor_parallel=n)) for n in wider]
+    more = [n for n in (2, 4, 8, 16, 32, 64) if n > work.gpus]
+    yield [(_gpus(n), replace(work, gpus=n)) for n in more]
+
+
+def _lora(rank: int) -> str:
+    return f"'trainer.lora={{_target_: rearank.training.base.Lora, rank: {rank}}}'"
+
+
+def _gpus(number: int) -> str:
+    here = f"cluster.gpus_per_node={min(number, MACHINE)}"
+    return here if number <= MACHINE else f"cluster.nodes={number // MACHINE} {here}"
+
+
+def _tensor_parallel_sizes(architecture: Architecture, gpus: int) -> list[int]:
+    return [n for n in range(1, min(gpus, MACHINE) + 1) if gpus % n == 0 and architecture.heads % n == 0]
+
+
+def _whole_pass(workload: Workload) -> int:
+    """The shortest pass that holds a prompt with its answer: a multiple of 1,024 tokens."""
+    return -(-workload.whole_answer // 1024) * 1024
+
+
+def _largest(phases: Mapping[str, Parts]) -> str:
+    return max(phases, key=lambda phase: sum(phases[phase].values()))
