@@ -50,6 +50,24 @@ def build(node: Any, key: str = "") -> Any:
         raise ConfigError(f"{key or cls.__name__}: {error}") from error
 
 
+def node_of(built: Any) -> dict[str, Any]:
+    """The node that ``build`` turns into an equal object: how one travels to another process.
+
+    Raises ``ConfigError`` for what is no dataclass.
+    """
+    if not dataclasses.is_dataclass(built) or isinstance(built, type):
+        raise ConfigError(f"{type(built).__name__} is not a dataclass, so no node describes it")
+    cls = type(built)
+    values = {f.name: _plain(getattr(built, f.name)) for f in dataclasses.fields(built) if f.init}
+    return {TARGET: f"{cls.__module__}.{cls.__qualname__}", **values}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return node_of(value)
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def _resolve(target: str, key: str) -> type[Any]:
     module_name, _, name = target.rpartition(".")
     try:

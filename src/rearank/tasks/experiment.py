@@ -62,6 +62,7 @@ class Experiment:
     prepare: Any
     sft: Any
     evaluation: Any
+    cluster: Any
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -16,8 +16,11 @@ from rearank.tasks.stage import open_stage
 from rearank.training.base import TrainingJob, TrainingResult, result_of
 from rearank.training.rows import RowError, read_rows
 
-# What changes neither the weights nor which of them is the best.
-_INCIDENTAL = {"save_every", "keep", "rollout_samples", "validation_batch"}
+# What changes neither the weights nor which of them is the best: how often, how many, and where.
+_INCIDENTAL = {
+    *("save_every", "keep", "rollout_samples", "validation_batch", "cluster", "offload", "tokens_per_pass"),
+    *("rollout_memory", "max_sequences", "rollout_workers", "reward_workers", "tensor_parallel"),
+}
 TRAINED_WITH = ("model", "reward", "algorithm", "trainer")
 _log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
-from rearank.parsing import ParseStatus
+from rearank.parsing import ParseStatus, parse_ranking
 from rearank.rewards import Reward, RewardBreakdown
-from rearank.tracking import Trackers
+from rearank.tracking import Trackers, transcript
 from rearank.training.rows import TrainingRow
 
 _COMPONENTS = ("total", "rank", "format_tags", "format_list")
@@ -59,13 +59,15 @@ class TrainingJob:
 class TrainingResult:
     """Where the best checkpoint lies, by nDCG on the validation rows (the last one, where there are none).
 
-    On disk ``model`` is relative to the training's folder, which may be moved.
+    On disk ``model`` is relative to the training's folder, which may be moved. ``stopped`` says why training ended
+    before its last step, where it did (``trainer.guard``).
     """
 
     model: str
     steps: int
     best_step: int
     best_ndcg: float | None
+    stopped: str | None = None
 
 
 @runtime_checkable
@@ -85,6 +87,17 @@ def describe(breakdowns: Sequence[RewardBreakdown]) -> dict[str, float]:
     for status in ParseStatus:
         figures[f"parse/{status.value}"] = fmean(b.status is status for b in breakdowns)
     return figures
+
+
+ROLLOUT_COLUMNS = ("query", "prompt", "reasoning", "answer", "completion", *RewardBreakdown.__dataclass_fields__)
+"""Of the table of sampled answers, which a person reads to see what the model is paid for."""
+
+
+def rollout_line(row: TrainingRow, completion: str, breakdown: RewardBreakdown) -> list[str]:
+    """A sampled answer under ``ROLLOUT_COLUMNS``."""
+    parsed = parse_ranking(completion, len(row.judged.relevance))
+    read = (parsed.think or "", parsed.answer or "", completion)
+    return [row.judged.window.query.id, transcript(row.prompt), *read, *map(str, asdict(breakdown).values())]
 
 
 @dataclass

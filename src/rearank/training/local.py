@@ -115,9 +115,10 @@ def mark_complete(checkpoint: Path) -> None:
     (checkpoint / _COMPLETE).touch()
 
 
-def complete_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that is whole; those that aren't are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | None:
+    """The latest checkpoint that is whole; those that aren't are removed. Folders are named by ``pattern`` and step."""
+    start = len(pattern) - 1
+    found = sorted(folder.glob(pattern), key=lambda path: int(path.name[start:]))
     for path in found:
         if not (path / _COMPLETE).is_file():
             shutil.rmtree(path)

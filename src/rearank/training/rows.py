@@ -59,13 +59,24 @@ def write_rows(
     Raises:
         OSError: where the file can't be written.
     """
+    save_rows(
+        path,
+        [
+            TrainingRow(index, data_source, split, prompt.render(judged.window, tokenizer), judged)
+            for index, judged in enumerate(windows)
+        ],
+    )
+
+
+def save_rows(path: str | Path, rows: Sequence[TrainingRow]) -> None:
+    """Write rows; the file appears whole or not at all. Raises ``OSError`` where it can't be written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    rendered = [prompt.render(judged.window, tokenizer) for judged in windows]
-    turns = [message for messages in rendered for message in messages]
+    windows = [row.judged for row in rows]
+    turns = [message for row in rows for message in row.prompt]
     messages = pa.StructArray.from_arrays(
         [pa.array([m.role for m in turns], pa.string()), pa.array([_valid(m.content) for m in turns], pa.string())],
         names=["role", "content"],
@@ -76,8 +87,8 @@ def write_rows(
     truth = pa.StructArray.from_arrays([relevance, ideal, has_ideal], names=["relevance", "ideal", "has_ideal"])
     extra = pa.StructArray.from_arrays(
         [
-            pa.array(range(len(windows)), pa.int64()),
-            pa.array([split] * len(windows), pa.string()),
+            pa.array([row.index for row in rows], pa.int64()),
+            pa.array([row.split for row in rows], pa.string()),
             pa.array([judged.window.query.id for judged in windows], pa.string()),
             pa.array([_valid(judged.window.query.text) for judged in windows], pa.string()),
             _lists([[passage.id for passage in judged.window.passages] for judged in windows], pa.string()),
@@ -87,8 +98,8 @@ def write_rows(
     style = pa.array(["rule"] * len(windows), pa.string())
     table = pa.table(
         {
-            "data_source": pa.array([data_source] * len(windows), pa.string()),
-            "prompt": pa.ListArray.from_arrays(_offsets(rendered), messages),
+            "data_source": pa.array([row.data_source for row in rows], pa.string()),
+            "prompt": pa.ListArray.from_arrays(_offsets([row.prompt for row in rows]), messages),
             "ability": pa.array([ABILITY] * len(windows), pa.string()),
             "reward_model": pa.StructArray.from_arrays([style, truth], names=["style", "ground_truth"]),
             "extra_info": extra,
@@ -119,38 +130,45 @@ def read_rows(path: str | Path) -> list[TrainingRow]:
     missing = {"data_source", "prompt", "reward_model", "extra_info"} - set(table.column_names)
     if missing:
         raise RowError(f"{path}: no column {', '.join(sorted(missing))}; rows come from task=prepare")
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, VERSION.encode()).decode()
+    if version != VERSION:
+        raise RowError(f"{path}: rows of version {version}, this rearank reads {VERSION}; run task=prepare again")
     if not table.num_rows:
         raise RowError(f"{path}: no row; loosen augmentation.filter, or give more judged queries")
     rows = []
     for number, record in enumerate(table.to_pylist()):
         try:
-            rows.append(_row(number, record))
+            rows.append(_row(record))
         except (KeyError, TypeError, ValueError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
             raise RowError(f"{path}: row {number}: {reason}") from error
     return rows
 
 
-def _row(number: int, record: Mapping[str, Any]) -> TrainingRow:
+def _row(record: Mapping[str, Any]) -> TrainingRow:
     extra, truth = record["extra_info"], record["reward_model"]["ground_truth"]
-    relevance = tuple(int(grade) for grade in truth["relevance"])
-    if len(relevance) < 2:
-        raise ValueError(f"{len(relevance)} graded passages; a window to rank has at least 2")
-    ids = extra["passage_ids"]
+    if len(truth["relevance"]) < 2:
+        raise ValueError(f"{len(truth['relevance'])} graded passages; a window to rank has at least 2")
     messages = tuple(Message(turn["role"], turn["content"]) for turn in record["prompt"])
     if not messages or any(m.role not in _ROLES or not isinstance(m.content, str) for m in messages):
         raise ValueError(f"prompt must be chat messages with a role of {', '.join(_ROLES)} and a text")
     if messages[-1].role == "assistant":
         raise ValueError("prompt ends with the assistant's turn, which leaves nothing to answer")
-    window = Window(Query(extra["query_id"], extra["query"]), tuple(Passage(i, "") for i in ids))
-    ideal = tuple(int(grade) for grade in truth["ideal"]) if truth["has_ideal"] else None
     return TrainingRow(
-        index=number,
+        index=int(extra["index"]),
         data_source=record["data_source"],
         split=extra["split"],
         prompt=messages,
-        judged=JudgedWindow(window, relevance, ideal),
+        judged=judged_window(truth, extra),
     )
+
+
+def judged_window(truth: Mapping[str, Any], extra: Mapping[str, Any]) -> JudgedWindow:
+    """What an answer to a row is judged by, of its ``ground_truth`` and ``extra_info``; passages carry ids only."""
+    passages = tuple(Passage(passage_id, "") for passage_id in extra["passage_ids"])
+    ideal = tuple(int(grade) for grade in truth["ideal"]) if truth["has_ideal"] else None
+    relevance = tuple(int(grade) for grade in truth["relevance"])
+    return JudgedWindow(Window(Query(extra["query_id"], extra["query"]), passages), relevance, ideal)
 
 
 def _offsets(lists: Iterable[Sequence[Any]]) -> Any:

@@ -1,0 +1,108 @@
+"""When to stop a training before its end: it has stopped getting better, or it is falling apart.
+
+Runs that train rerankers with little KL are known to collapse late: answers grow to the token limit, or stop being
+answers, or the policy runs away from its reference. A run that is stopped keeps what it has and says why.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Bounds on means over ``window`` steps; ``null`` switches one off.
+
+    Args:
+        patience: validations in a row without a better nDCG before the run is stopped; ``null``: never.
+        window: steps averaged.
+        max_kl: of the policy to the model it started from, nats a token.
+        min_entropy: of the policy, nats a token.
+        max_entropy: likewise.
+        min_length: tokens an answer.
+        max_cut_off: share of answers that reach the token limit.
+        min_readable: share of answers that name every passage once (parse status ``ok``).
+    """
+
+    patience: int | None = None
+    window: int = 5
+    max_kl: float | None = 10.0
+    min_entropy: float | None = None
+    max_entropy: float | None = 8.0
+    min_length: float | None = 4.0
+    max_cut_off: float | None = 0.95
+    min_readable: float | None = 0.01
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window is a number of steps and must be at least 1, not {self.window}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is a number of validations and must be at least 1 or null, not {self.patience}")
+
+    @property
+    def bounds(self) -> tuple[tuple[str, str, float | None, str], ...]:
+        """(figure, key, bound, what its crossing means)."""
+        return (
+            ("train/kl", "max_kl", self.max_kl, "the policy ran away from the model it started from"),
+            ("train/entropy", "min_entropy", self.min_entropy, "the policy stopped exploring"),
+            ("train/entropy", "max_entropy", self.max_entropy, "the policy has become noise"),
+            ("rollout/length", "min_length", self.min_length, "answers shrank to nothing"),
+            ("rollout/cut_off", "max_cut_off", self.max_cut_off, "answers run into the token limit"),
+            ("rollout/parse/ok", "min_readable", self.min_readable, "answers are no rankings any more"),
+        )
+
+
+@dataclass
+class Watchdog:
+    """``guard`` over the figures of a run so far; ``step`` and ``validated`` return why to stop, or ``None``."""
+
+    guard: Guard
+    _recent: deque[Mapping[str, float]] = field(init=False)
+    _best: float | None = field(default=None, init=False)
+    _since_best: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._recent = deque(maxlen=self.guard.window)
+
+    def step(self, figures: Mapping[str, float]) -> str | None:
+        """Figures of an optimiser step."""
+        self._recent.append(figures)
+        if len(self._recent) < self.guard.window:
+            return None
+        for name, key, bound, meaning in self.guard.bounds:
+            values = [figures[name] for figures in self._recent if name in figures]
+            if bound is None or len(values) < self.guard.window:
+                continue
+            mean = fmean(values)
+            # NaN is out of every bound.
+            if not (mean >= bound if key.startswith("min_") else mean <= bound):
+                return (
+                    f"{meaning}: {name} is {mean:.4g} over the last {self.guard.window} steps, beyond "
+                    f"trainer.guard.{key}={bound:g} (null switches this bound off)"
+                )
+        return None
+
+    def validated(self, ndcg: float) -> str | None:
+        """nDCG on the validation windows."""
+        if self._best is None or ndcg > self._best + 1e-12:
+            self._best, self._since_best = ndcg, 0
+            return None
+        self._since_best += 1
+        if self.guard.patience is not None and self._since_best >= self.guard.patience:
+            return (
+                f"{self._since_best} validations in a row without a better nDCG@10 than {self._best:.4f} "
+                "(trainer.guard.patience)"
+            )
+        return None
+
+    def replay(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """What was logged before a stop: a resumed run judges as an uninterrupted one."""
+        for line in lines:
+            if "val/ndcg@10" in line:
+                self.validated(line["val/ndcg@10"])
+            if "rollout/reward/total" in line:
+                self.step(line)

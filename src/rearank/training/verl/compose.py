@@ -1,0 +1,429 @@
+"""verl's config for a run: verl's own tree, ours on top, then the keys a user sets under ``trainer.verl``.
+
+The tree is composed from the files of the installed verl, which is not imported: that takes seconds and a GPU.
+A key of ours that verl no longer has is an error, and so is one of the user's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from rearank.training.algorithm import PolicyGradient, Ppo
+from rearank.training.base import TrainingError
+from rearank.training.verl.reward import FUNCTION
+
+if TYPE_CHECKING:
+    from rearank.training.sft import Sft
+    from rearank.training.verl.node import VerlTrainer
+
+REWARD_PATH = "pkg://rearank.training.verl.reward"
+_ESTIMATORS = {
+    "group": "grpo",
+    "centred": "grpo",
+    "leave_one_out": "rloo",
+    "batch": "reinforce_plus_plus",
+    "critic": "gae",
+}
+_FLOAT32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+_LOSSES = {"token": "token-mean", "sequence": "seq-mean-token-mean", "constant": "seq-mean-token-sum-norm"}
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """In tokens: the longest prompt and the longest answer that are allowed."""
+
+    prompt: int
+    answer: int
+
+    @property
+    def total(self) -> int:
+        """Of both."""
+        return self.prompt + self.answer
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a run's rows are and its checkpoints go; ``validation`` is ``None`` where there are no such rows."""
+
+    train: Path
+    validation: Path | None
+    checkpoints: Path
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The model a training starts from."""
+
+    path: str
+    lengths: Lengths
+    reward: str
+    """The reward's config node as JSON."""
+    seed: int
+    name: str = "rearank"
+
+
+def verl_tree(name: str = "ppo_trainer") -> DictConfig:
+    """The config tree ``name`` of the installed verl, as verl's own entry point composes it.
+
+    Raises ``TrainingError`` where verl is missing.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.singleton import Singleton
+
+    spec = find_spec("verl")
+    if spec is None or not spec.submodule_search_locations:
+        raise TrainingError("trainer=verl: the package verl is missing; pip install -e '.[cluster]' (GPUs)")
+    folder = Path(spec.submodule_search_locations[0]) / "trainer" / "config"
+    overrides = ["model_engine=dp"] if name == "ppo_trainer" else []
+    state = Singleton.get_state()  # run.py's own Hydra
+    try:
+        from hydra.core.global_hydra import GlobalHydra
+
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(folder), version_base=None):
+            return compose(name, overrides)
+    finally:
+        Singleton.set_state(state)
+
+
+def ppo_config(
+    trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights, files: Files, steps: int
+) -> DictConfig:
+    """Everything verl's PPO trainer is told.
+
+    Raises ``TrainingError`` naming the key that the installed verl does not know.
+    """
+    config = verl_tree()
+    settings = {
+        **_data(algorithm, weights, files),
+        **_model(trainer, weights),
+        **_actor(trainer, algorithm, weights),
+        **_rollout(trainer, algorithm, weights),
+        **_algorithm(algorithm),
+        **(_critic(trainer, algorithm, weights) if isinstance(algorithm, Ppo) else {}),
+        **_run(trainer, weights, files, steps),
+        **(_on_cpu(trainer) if trainer.on_cpu else {}),
+    }
+    set_keys(config, settings, "ours")
+    merge_user_keys(config, trainer.verl)
+    return config
+
+
+def sft_config(trainer: VerlTrainer, sft: Sft, weights: Weights, files: Files, steps: int, pad_to: int) -> DictConfig:
+    """Everything verl's SFT trainer is told; raises as ``ppo_config``."""
+    config = verl_tree("sft_trainer_engine")
+    settings = {
+        "data.train_batch_size": sft.batch,
+        "data.train_files": str(files.train),
+        "data.val_files": str(files.validation) if files.validation else None,
+        "data.use_dynamic_bsz": True,
+        "data.max_token_len_per_gpu": trainer.tokens_per_pass,
+        "data.max_length": pad_to,
+        "data.custom_cls.path": "pkg://rearank.training.verl.sft",
+        "data.custom_cls.name": "AnswerDataset",
+        **_under("model", _backbone(trainer, weights)),
+        "optim.lr": sft.learning_rate,
+        "optim.lr_warmup_steps": sft.warmup_steps,
+        "optim.lr_scheduler_type": "cosine",
+        "optim.weight_decay": 0.0,
+        "engine.strategy": "fsdp2",
+        "engine.seed": weights.seed,
+        "engine.param_offload": trainer.offload == "all",
+        "engine.optimizer_offload": trainer.offload != "none",
+        "checkpoint.save_contents": ["model", "optimizer", "extra"],
+        "trainer.nnodes": trainer.cluster.nodes,
+        "trainer.n_gpus_per_node": trainer.cluster.gpus_per_node,
+        "trainer.project_name": "rearank",
+        "trainer.experiment_name": weights.name,
+        "trainer.logger": [],
+        "trainer.seed": weights.seed,
+        "trainer.total_training_steps": steps,
+        "trainer.total_epochs": steps + 1,
+        "trainer.default_local_dir": str(files.checkpoints),
+        "trainer.resume_mode": "disable",
+        "trainer.max_ckpt_to_keep": None,
+        # A checkpoint at each validation, so that the best one is there to be kept.
+        "trainer.save_freq": trainer.validate_every if files.validation else trainer.save_every,
+        "trainer.test_freq": trainer.validate_every if files.validation else -1,
+    }
+    if trainer.on_cpu:
+        settings |= {
+            "trainer.device": "cpu",
+            "engine.use_torch_compile": False,
+            "+engine.mixed_precision": _FLOAT32,
+        }
+    set_keys(config, settings, "ours")
+    merge_user_keys(config, trainer.verl)
+    return config
+
+
+def _data(algorithm: PolicyGradient, weights: Weights, files: Files) -> dict[str, Any]:
+    return {
+        "data.train_files": str(files.train),
+        "data.val_files": str(files.validation or files.train),
+        "data.train_batch_size": algorithm.prompts_per_step,
+        "data.max_prompt_length": weights.lengths.prompt,
+        "data.max_response_length": weights.lengths.answer,
+        # Rows that are too long were left out, counted and reported before verl starts.
+        "data.filter_overlong_prompts": False,
+        "data.truncation": "error",
+        "data.shuffle": True,
+        "data.validation_shuffle": False,
+        "data.seed": weights.seed,
+    }
+
+
+def _model(trainer: VerlTrainer, weights: Weights) -> dict[str, Any]:
+    return _under("actor_rollout_ref.model", _backbone(trainer, weights))
+
+
+def _backbone(trainer: VerlTrainer, weights: Weights) -> dict[str, Any]:
+    keys: dict[str, Any] = {
+        "path": weights.path,
+        "enable_gradient_checkpointing": trainer.gradient_checkpointing,
+        "+override_config.attn_implementation": trainer.attention_kernel,
+    }
+    if trainer.lora is not None:
+        keys |= {
+            "lora_rank": trainer.lora.rank,
+            "lora_alpha": trainer.lora.alpha or 2 * trainer.lora.rank,
+            "target_modules": trainer.lora.modules,
+        }
+    return keys
+
+
+def _actor(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
+    in_loss = algorithm.kl > 0 and algorithm.kl_in == "loss"
+    keys = {
+        "strategy": "fsdp2",
+        "ppo_mini_batch_size": algorithm.prompts_per_update or algorithm.prompts_per_step,
+        "ppo_epochs": algorithm.updates,
+        "use_dynamic_bsz": True,
+        "ppo_max_token_len_per_gpu": trainer.tokens_per_pass,
+        "clip_ratio": algorithm.clip,
+        "clip_ratio_low": algorithm.clip,
+        "clip_ratio_high": algorithm.clip if algorithm.clip_high is None else algorithm.clip_high,
+        "policy_loss.loss_mode": "gspo" if algorithm.ratio == "sequence" else "vanilla",
+        "loss_agg_mode": _LOSSES[algorithm.loss],
+        "loss_scale_factor": weights.lengths.answer if algorithm.loss == "constant" else None,
+        "use_kl_loss": in_loss,
+        "kl_loss_coef": algorithm.kl if in_loss else 0.0,
+        "kl_loss_type": "low_var_kl",
+        "entropy_coeff": 0,
+        "grad_clip": algorithm.max_grad_norm,
+        "data_loader_seed": weights.seed,
+        "optim.lr": algorithm.learning_rate,
+        "optim.lr_warmup_steps": algorithm.warmup_steps,
+        "optim.lr_scheduler_type": "constant",
+        "optim.weight_decay": algorithm.weight_decay,
+        # Logits of a long batch are the largest thing in memory; entropy is computed over slices of them.
+        "entropy_from_logits_with_chunking": True,
+        "fsdp_config.param_offload": trainer.offload == "all",
+        "fsdp_config.optimizer_offload": trainer.offload != "none",
+        "fsdp_config.seed": weights.seed,
+        "checkpoint.save_contents": ["model", "optimizer", "extra"],
+    }
+    return _under("actor_rollout_ref.actor", keys)
+
+
+def _rollout(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
+    keys = {
+        "name": "vllm",
+        "n": algorithm.group_size,
+        "temperature": algorithm.temperature,
+        "top_p": algorithm.top_p,
+        "seed": weights.seed,
+        "prompt_length": weights.lengths.prompt,
+        "response_length": weights.lengths.answer,
+        "max_model_len": weights.lengths.total,
+        "max_num_batched_tokens": max(8192, weights.lengths.total),
+        "max_num_seqs": trainer.max_sequences,
+        "gpu_memory_utilization": trainer.rollout_memory,
+        "tensor_model_parallel_size": trainer.tensor_parallel,
+        "calculate_log_probs": True,  # logged: how far rollouts and trainer are apart
+        "load_format": "safetensors" if trainer.lora is not None else "dummy",
+        "agent.num_workers": trainer.rollout_workers,
+        "+agent.agent_loop_manager_class": "rearank.training.verl.rollouts.RolloutManager",
+        "log_prob_use_dynamic_bsz": True,
+        "log_prob_max_token_len_per_gpu": 2 * trainer.tokens_per_pass,  # no backward pass
+        "val_kwargs.temperature": 0,
+        "val_kwargs.do_sample": False,
+        "val_kwargs.n": 1,
+    }
+    return _under("actor_rollout_ref.rollout", keys) | {
+        "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": True,
+        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": 2 * trainer.tokens_per_pass,
+        "actor_rollout_ref.ref.fsdp_config.param_offload": trainer.offload == "all",
+    }
+
+
+def _algorithm(algorithm: PolicyGradient) -> dict[str, Any]:
+    in_reward = algorithm.kl > 0 and algorithm.kl_in == "reward"
+    keys: dict[str, Any] = {
+        "adv_estimator": _ESTIMATORS[algorithm.advantage],
+        "norm_adv_by_std_in_grpo": algorithm.advantage == "group",
+        "use_kl_in_reward": in_reward,
+        "kl_ctrl.type": "fixed",
+        "kl_ctrl.kl_coef": algorithm.kl if in_reward else 0.0,
+        "filter_groups.enable": algorithm.dynamic_sampling,
+        "filter_groups.metric": "reward",
+    }
+    if isinstance(algorithm, Ppo):
+        keys |= {"gamma": algorithm.gamma, "lam": algorithm.lam}
+    return _under("algorithm", keys)
+
+
+def _critic(trainer: VerlTrainer, algorithm: Ppo, weights: Weights) -> dict[str, Any]:
+    keys = {
+        "strategy": "fsdp2",
+        "model.path": weights.path,
+        "model.enable_gradient_checkpointing": trainer.gradient_checkpointing,
+        "+model.override_config.attn_implementation": trainer.attention_kernel,
+        "optim.lr": algorithm.critic_learning_rate,
+        "optim.weight_decay": algorithm.weight_decay,
+        "cliprange_value": algorithm.value_clip,
+        "grad_clip": algorithm.max_grad_norm,
+        "ppo_max_token_len_per_gpu": trainer.tokens_per_pass,
+        "data_loader_seed": weights.seed,
+        "fsdp.param_offload": trainer.offload == "all",
+        "fsdp.optimizer_offload": trainer.offload != "none",
+    }
+    return _under("critic", keys) | {"trainer.critic_warmup": algorithm.critic_warmup}
+
+
+def _run(trainer: VerlTrainer, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
+    keys = {
+        "nnodes": trainer.cluster.nodes,
+        "n_gpus_per_node": trainer.cluster.gpus_per_node,
+        "total_training_steps": steps,
+        "total_epochs": steps + 1,  # steps decide
+        "project_name": "rearank",
+        "experiment_name": weights.name,
+        "logger": [],  # figures go through our tracking
+        # Asked at each step; which steps are saved is decided by save_every and validate_every.
+        "save_freq": 1,
+        "test_freq": trainer.validate_every if files.validation else -1,
+        "val_before_train": False,
+        "default_local_dir": str(files.checkpoints),
+        "resume_mode": "disable",
+        "max_actor_ckpt_to_keep": None,  # old ones are removed once the new one is whole
+        "max_critic_ckpt_to_keep": None,
+        "use_v1": True,
+        "v1.trainer_mode": "sync",
+    }
+    return _under("trainer", keys) | {
+        "reward.num_workers": trainer.reward_workers,
+        "reward.custom_reward_function.path": REWARD_PATH,
+        "reward.custom_reward_function.name": FUNCTION,
+        "+reward.custom_reward_function.reward_kwargs.reward": weights.reward,
+        "reward.reward_manager.name": "naive",
+    }
+
+
+def _on_cpu(trainer: VerlTrainer) -> dict[str, Any]:
+    """One core is as good as the next: small buffers, single workers, float32 throughout."""
+    return {
+        "trainer.device": "cpu",
+        "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,
+        "actor_rollout_ref.ref.fsdp_config.use_torch_compile": False,
+        "actor_rollout_ref.actor.use_torch_compile": False,
+        "+actor_rollout_ref.actor.fsdp_config.mixed_precision": _FLOAT32,
+        "+actor_rollout_ref.ref.fsdp_config.mixed_precision": _FLOAT32,
+        "critic.fsdp.use_torch_compile": False,
+        "+critic.fsdp.mixed_precision": _FLOAT32,
+        "actor_rollout_ref.rollout.dtype": "float32",
+        "actor_rollout_ref.rollout.enforce_eager": True,
+        "+actor_rollout_ref.rollout.enable_sleep_mode": False,
+        "actor_rollout_ref.rollout.free_cache_engine": False,
+        "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": 64,
+        "data.dataloader_num_workers": 0,
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+    }
+
+
+def _under(prefix: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"+{prefix}.{key[1:]}" if key.startswith("+") else f"{prefix}.{key}": value for key, value in keys.items()}
+
+
+def set_keys(config: DictConfig, settings: Mapping[str, Any], whose: str) -> None:
+    """Set dotted keys in place; one that isn't in the tree must be marked by ``+``, as on Hydra's command line.
+
+    Raises ``TrainingError`` naming the key, where it is missing, or is there but marked as new.
+    """
+    for marked, value in settings.items():
+        key, new = marked.removeprefix("+"), marked.startswith("+")
+        try:
+            known = _has(config, key)
+        except OmegaConfBaseException as error:
+            raise TrainingError(f"verl's {key} ({whose}): {error}") from error
+        if not known and not new:
+            raise TrainingError(
+                f"the installed verl has no key {key}, which rearank sets; install verl 0.9.1 (extra cluster)"
+            )
+        with open_dict(config):
+            OmegaConf.update(config, key, value, force_add=new)
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return isinstance(node, DictConfig) and name in list(node)  # a value still missing (???) is a key, too
+
+
+def merge_user_keys(config: DictConfig, user: Mapping[str, Any]) -> None:
+    """Put the subtree ``trainer.verl`` over ``config`` in place.
+
+    A key is known where verl's files have it, where it lies under a mapping that verl leaves empty for its users, or
+    where the class that the mapping is read into has such a field.
+
+    Raises ``TrainingError`` naming the key and the closest known ones.
+    """
+    for key, value in _leaves(user):
+        _check_user_key(config, key)
+        with open_dict(config):
+            OmegaConf.update(config, key, value, force_add=True)
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        key = f"{prefix}.{name}" if prefix else str(name)
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, key)
+        else:
+            yield key, value
+
+
+def _check_user_key(config: DictConfig, key: str) -> None:
+    node: Any = config
+    names = key.split(".")
+    for position, name in enumerate(names):
+        if not isinstance(node, DictConfig) or len(node) == 0:
+            return  # null or {} in verl's files: filled by users
+        if name not in list(node):
+            if name in _fields(node):
+                return
+            where = ".".join(names[:position])
+            close = difflib.get_close_matches(name, map(str, node), n=3, cutoff=0.5) or sorted(map(str, node))
+            raise TrainingError(
+                f"trainer.verl.{key}: the installed verl has no key {name} "
+                f"{f'under {where}' if where else 'at its top'}; did you mean {' or '.join(close)}?"
+            )
+        node = None if OmegaConf.is_missing(node, name) else node[name]
+
+
+def _fields(node: DictConfig) -> set[str]:
+    """Fields of the class that verl reads ``node`` into; imports verl, so only for keys its files don't have."""
+    target = node.get("_target_")
+    if not target:
+        return set()
+    module, _, name = str(target).rpartition(".")
+    return set(getattr(getattr(importlib.import_module(module), name), "__dataclass_fields__", ()))

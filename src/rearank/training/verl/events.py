@@ -1,0 +1,99 @@
+"""From the cluster to the driver: figures, tables and progress, in order; and the first failure anywhere.
+
+A small Ray actor that both sides know by name. The driver keeps the tracker (files, W&B), so the cluster waits for it
+before a checkpoint counts: what a resumed run continues from has always been logged.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+NAME = "REARANK_EVENTS"
+"""The environment variable that holds the actor's name in every process of a run."""
+
+
+class Events:
+    """The actor. Events are numbered from 1; ``take(n)`` acknowledges those up to ``n``."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[str, Any]] = []
+        self._taken = 0
+        self._failure: str | None = None
+
+    def put(self, kind: str, content: Any) -> int:
+        """Add one; returns its number."""
+        self._events.append((kind, content))
+        return len(self._events)
+
+    def take(self, taken: int) -> list[tuple[str, Any]]:
+        """Those after number ``taken``."""
+        self._taken = max(self._taken, taken)
+        return self._events[taken:]
+
+    def acknowledged(self) -> int:
+        """Up to which number the driver has dealt with them."""
+        return self._taken
+
+    def fail(self, message: str) -> None:
+        """Remember what went wrong; the first message stays."""
+        self._failure = self._failure or message
+
+    def failure(self) -> str | None:
+        """What went wrong in some process of the run."""
+        return self._failure
+
+
+class Reporter:
+    """A process's end of ``Events``."""
+
+    def __init__(self, actor: Any = None) -> None:
+        import ray
+
+        self._ray = ray
+        self._actor = actor if actor is not None else ray.get_actor(os.environ[NAME])
+
+    def put(self, kind: str, content: Any) -> int:
+        """Send an event; returns its number."""
+        return int(self._ray.get(self._actor.put.remote(kind, content)))
+
+    def wait_for_driver(self, number: int, seconds: float = 60.0) -> None:
+        """Until the driver has dealt with event ``number``.
+
+        Raises ``TimeoutError`` where it doesn't: it is gone, or can't write.
+        """
+        deadline = time.monotonic() + seconds
+        while self._ray.get(self._actor.acknowledged.remote()) < number:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the command that started this run took no figures for {seconds:.0f} s")
+            time.sleep(0.02)
+
+    def fail(self, message: str) -> None:
+        """Say what went wrong, before anybody waits for this process in vain."""
+        self._ray.get(self._actor.fail.remote(message))
+
+    def failure(self) -> str | None:
+        """What went wrong anywhere."""
+        found: str | None = self._ray.get(self._actor.failure.remote())
+        return found
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost reason of an error that crossed Ray's processes, in a line: ``ValueError: no such grade``."""
+    from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
+        inner = inner or (error.__cause__ if not isinstance(error, RayActorError) else None)
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if isinstance(error, (ActorDiedError, RayActorError)):
+        who = next((line.partition(":")[2].strip() for line in lines if line.startswith("class_name:")), "")
+        return f"a process of the cluster{f' ({who})' if who else ''} died: killed, out of memory, or its node is gone"
+    message = lines[-1] if isinstance(error, RayTaskError) and lines else (lines[0] if lines else "")
+    return message if type(error).__module__.startswith("rearank.") else f"{type(error).__name__}: {message}"

@@ -1,0 +1,388 @@
+"""From ``run.py`` to the cluster and back: Ray up, the runner started, its events taken down, Ray down again.
+
+A Ray that this run started is stopped with it, however it ends; one that was there before keeps nothing of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from omegaconf import DictConfig, OmegaConf
+
+from rearank.config import node_of
+from rearank.progress import Progress, progress
+from rearank.tracking import read_jsonl
+from rearank.training.algorithm import PolicyGradient
+from rearank.training.base import TrainingError, TrainingJob, TrainingResult, result_of, write_result
+from rearank.training.local import complete_checkpoint, load_tokenizer
+from rearank.training.rows import TrainingRow, save_rows
+from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config, sft_config
+from rearank.training.verl.events import NAME, Events, root_cause
+from rearank.training.verl.export import export_base, world_size
+from rearank.training.verl.lengths import rows_that_fit
+from rearank.training.verl.node import Cluster, VerlTrainer
+from rearank.training.verl.runner import Outcome, Runner
+
+if TYPE_CHECKING:
+    from rearank.training.sft import Sft
+
+_EVERY = 0.2  # seconds between two looks at the cluster's events
+_TRANSFER_QUEUE = ("TransferQueueController", "transfer_queue")
+_log = logging.getLogger(__name__)
+
+
+def train(trainer: VerlTrainer, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
+    """See ``VerlTrainer.train``."""
+    if (finished := result_of(job.folder)) is not None:
+        return finished
+    trainer.check(algorithm)
+    lengths = Lengths(trainer.max_prompt_tokens, job.max_tokens)
+    rows, held_out = _rows(job, lengths)
+    if len(rows) < algorithm.prompts_per_step:
+        raise TrainingError(
+            f"{len(rows)} training windows are fewer than a step takes: lower algorithm.prompts_per_step "
+            f"({algorithm.prompts_per_step}), draw more windows (augmentation.sets) or judge more queries"
+        )
+    files = _files(job, bool(held_out))
+    save_rows(files.train, rows)
+    if files.validation is not None:
+        save_rows(files.validation, held_out)
+    steps = algorithm.total_steps(len(rows))
+    config = ppo_config(trainer, algorithm, _weights(job, lengths), files, steps)
+    watch = {
+        "folder": files.checkpoints.parent,
+        "guard": trainer.guard,
+        "save_every": trainer.save_every,
+        "validate_every": trainer.validate_every,
+        "keep": trainer.keep,
+        "rollout_samples": trainer.rollout_samples,
+        "rows": files.train,
+    }
+    return _run(trainer, job, "train", config, watch, files.checkpoints, "actor", steps)
+
+
+def fine_tune(trainer: VerlTrainer, job: TrainingJob, sft: Sft, *, tags: bool) -> TrainingResult:
+    """See ``VerlTrainer.fine_tune``."""
+    if (finished := result_of(job.folder)) is not None:
+        return finished
+    if sft.batch % trainer.cluster.gpus:
+        raise TrainingError(f"sft.batch ({sft.batch}) must divide over the GPUs ({trainer.cluster.gpus})")
+    lengths = Lengths(trainer.max_prompt_tokens, job.max_tokens)
+    rows, held_out = _rows(job, lengths)
+    if len(held_out) < sft.batch:
+        held_out = []  # verl drops a last batch that isn't full
+    if len(rows) < sft.batch:
+        raise TrainingError(f"{len(rows)} training windows are fewer than sft.batch ({sft.batch}): lower it")
+    files = _files(job, bool(held_out))
+    save_answers(files.train, rows, sft, tags=tags)
+    if files.validation is not None:
+        save_answers(files.validation, held_out, sft, tags=tags)
+    steps = sft.total_steps(len(rows))
+    config = sft_config(trainer, sft, _weights(job, lengths), files, steps, lengths.total)
+    watch = {"keep": trainer.keep}
+    return _run(trainer, job, "fine_tune", config, watch, files.checkpoints, ".", steps)
+
+
+def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: bool) -> None:
+    """Each row's prompt and the answer to learn, as parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rearank.training.sft import ideal_answer
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    answers = [ideal_answer(row.judged, notes=sft.notes == "grades", tags=tags) for row in rows]
+    prompts = [[dataclasses.asdict(message) for message in row.prompt] for row in rows]
+    pq.write_table(pa.table({"prompt": prompts, "answer": answers}), path)
+
+
+def _rows(job: TrainingJob, lengths: Lengths) -> tuple[list[TrainingRow], list[TrainingRow]]:
+    """Training and validation rows that fit; measured with the model's own tokenizer."""
+    with progress(f"loading the tokenizer of {job.model}"):
+        tokenizer = load_tokenizer(job.model, job.revision)
+    rows = rows_that_fit(job, tokenizer, job.train, "training", lengths)
+    return rows, rows_that_fit(job, tokenizer, job.validation, "validation", lengths) if job.validation else []
+
+
+def _files(job: TrainingJob, validation: bool) -> Files:
+    """Absolute: the cluster's processes run elsewhere."""
+    folder = job.folder.resolve()
+    held_out = folder / "rows" / "validation.parquet" if validation else None
+    return Files(folder / "rows" / "train.parquet", held_out, folder / "checkpoints")
+
+
+def _weights(job: TrainingJob, lengths: Lengths) -> Weights:
+    return Weights(
+        _reachable(job), lengths, json.dumps(node_of(job.reward)), job.seed, job.folder.resolve().parent.name
+    )
+
+
+def _run(
+    trainer: VerlTrainer,
+    job: TrainingJob,
+    method: str,
+    config: DictConfig,
+    watch: Mapping[str, Any],
+    checkpoints: Path,
+    shards: str,
+    steps: int,
+) -> TrainingResult:
+    """Start or continue ``method`` of the runner, then write its best checkpoint (its part ``shards``) as a model."""
+    last = complete_checkpoint(checkpoints, "global_step_*")
+    if last is not None:
+        _check_same_gpus(last / shards, trainer.cluster)
+        config.trainer.resume_mode, config.trainer.resume_from_path = "resume_path", str(last)
+    job.tracker.jsonl.rewind(step_of(last) if last is not None else -1)
+    plain = OmegaConf.to_container(config, resolve=False)
+    watch = {**watch, "history": read_jsonl(job.tracker.jsonl.path)}
+    with session(trainer, job.folder.resolve()) as ray_session, progress("training", steps, "steps") as shown:
+        taker = _Taker(job, shown, last)
+        outcome = ray_session.run(method, taker, plain, watch)
+        if outcome.best_step < 0:  # nothing to compare by: the last step is what there is
+            outcome = dataclasses.replace(outcome, best_step=outcome.steps)
+        shown.advance(0, "writing the best checkpoint")
+        best = checkpoints / f"global_step_{outcome.best_step}" / shards if outcome.best_step else None
+        model = _publish(trainer, job, best, ray_session, taker)
+    if outcome.stopped:
+        _log.warning("training stopped at step %d: %s", outcome.steps, outcome.stopped)
+    return write_result(
+        job.folder, TrainingResult(str(model), outcome.steps, outcome.best_step, outcome.best_ndcg, outcome.stopped)
+    )
+
+
+def _publish(trainer: VerlTrainer, job: TrainingJob, shards: Path | None, ray_session: Session, taker: _Taker) -> Path:
+    """The best checkpoint (``None``: the model that training started from) as ``<folder>/model``."""
+    target = job.folder.resolve() / "model"
+    if shards is None:
+        export_base(job.model, job.revision, target)
+    else:
+        lora = dataclasses.asdict(trainer.lora) if trainer.lora is not None else None
+        ray_session.run("export", taker, str(shards), _reachable(job), lora, str(target))
+    return job.folder / "model"
+
+
+def step_of(checkpoint: Path) -> int:
+    """N of ``global_step_N``."""
+    return int(checkpoint.name.rpartition("_")[2])
+
+
+def _reachable(job: TrainingJob) -> str:
+    """Where every process of the cluster finds the weights; verl itself takes no revision of a hub's model."""
+    if job.revision is None or Path(job.model).is_dir():
+        return str(Path(job.model).resolve()) if Path(job.model).is_dir() else job.model
+    from huggingface_hub import snapshot_download
+
+    with progress(f"fetching {job.model} at {job.revision}"):
+        return str(snapshot_download(job.model, revision=job.revision))
+
+
+def _check_same_gpus(shards: Path, cluster: Cluster) -> None:
+    """verl's shards are loaded by as many GPUs as wrote them."""
+    wrote = world_size(shards)
+    if wrote != cluster.gpus:
+        raise TrainingError(
+            f"{shards} was written by {wrote} GPUs and this run has {cluster.gpus}: go on with cluster.nodes x "
+            f"cluster.gpus_per_node = {wrote}, or start afresh under another name=..."
+        )
+
+
+class _Taker:
+    """Takes the cluster's events down, in the driver."""
+
+    def __init__(self, job: TrainingJob, shown: Progress, last: Path | None) -> None:
+        self._job, self._shown = job, shown
+        self._done = step_of(last) if last is not None else 0
+        self.taken = 0
+        shown.advance(self._done, "starting the cluster's processes")
+        if last is not None:
+            _log.info("continued from step %d", self._done)
+
+    def take(self, events: Sequence[tuple[str, Any]]) -> None:
+        """Log and show; an event counts as taken once it is on disk."""
+        for kind, content in events:
+            if kind == "log":
+                self._log(*content)
+            elif kind == "table":
+                name, columns, rows, step = content
+                self._job.tracker.table(name, columns, rows, step)
+            elif kind == "begin":
+                self._shown.advance(0, "sampling")
+            self.taken += 1
+
+    def _log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._job.tracker.log(figures, step)
+        shown = ("rollout/reward/total", "rollout/ndcg@10", "train/loss", "val/ndcg@10")
+        note = ", ".join(
+            f"{name.removeprefix('rollout/').removeprefix('train/')} {figures[name]:.3f}"
+            for name in shown
+            if name in figures
+        )
+        self._shown.advance(max(0, step - self._done), note)
+        self._done = max(step, self._done)
+
+
+class Session:
+    """A connection to Ray in which runs can be started."""
+
+    def __init__(self, ray: Any, folder: Path, environment: Mapping[str, str]) -> None:
+        self._ray, self._folder = ray, folder
+        self._events = ray.remote(num_cpus=0)(Events).options(name=environment[NAME]).remote()
+        self._runner = ray.remote(num_cpus=1)(Runner).remote()
+
+    def run(self, method: str, taker: _Taker, *arguments: Any) -> Outcome:
+        """Call the runner's ``method`` and take down what happens meanwhile.
+
+        Raises ``TrainingError`` with the root cause where it fails; the whole of it is in ``failure.txt``.
+        """
+        ray = self._ray
+        call = getattr(self._runner, method).remote(*arguments)
+        try:
+            while not ray.wait([call], timeout=_EVERY)[0]:
+                taker.take(ray.get(self._events.take.remote(taker.taken)))
+            outcome: Outcome = ray.get(call)
+            taker.take(ray.get(self._events.take.remote(taker.taken)))
+        except ray.exceptions.RayError as error:
+            outcome = Outcome(failure=root_cause(error), trace=str(error))
+        if outcome.failure is not None:
+            place = self._folder / "failure.txt"
+            place.write_text(f"{outcome.failure}\n\n{outcome.trace}\n")
+            raise TrainingError(
+                f"training failed: {outcome.failure}\n  the whole of it: {place}; "
+                "once the cause is mended, the same command goes on from the last checkpoint"
+            )
+        return outcome
+
+    def close(self) -> None:
+        """Stop the run's actors and wait until those they started are gone too."""
+        for actor in (self._runner, self._events):
+            self._ray.kill(actor)
+
+
+@contextmanager
+def session(trainer: VerlTrainer, folder: Path) -> Iterator[Session]:
+    """Ray, started or joined; on the way out nothing of ours is left in it.
+
+    Raises ``TrainingError`` where there is no such cluster, too few GPUs, or another run of verl is under way in it.
+    """
+    import ray
+
+    cluster = trainer.cluster
+    environment = {**_environment(trainer), NAME: f"rearank-events-{uuid4().hex[:12]}"}
+    ours = cluster.address is None
+    with progress("starting Ray" if ours else f"joining Ray at {cluster.address}"):
+        _connect(ray, trainer, environment)
+    try:
+        _check_cluster(ray, trainer)
+        with _interruptible():
+            opened = Session(ray, folder, environment)
+            try:
+                yield opened
+            finally:
+                opened.close()
+    finally:
+        _disconnect(ray, ours)
+
+
+def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> None:
+    if ray.is_initialized():
+        raise TrainingError("this process is connected to a Ray already; rearank connects by itself")
+    cluster = trainer.cluster
+    given = dict(cluster.runtime_env)
+    runtime = {**given, "env_vars": {**environment, **given.get("env_vars", {})}}
+    settings: dict[str, Any] = {"runtime_env": runtime, "log_to_driver": bool(os.environ.get("REARANK_TRACE"))}
+    if cluster.address is None:
+        # On a CPU the cores are handed out as "GPUs" (see cpu.platform), and many small actors share them.
+        fake = {"num_gpus": cluster.gpus, "num_cpus": max(32, os.cpu_count() or 1)} if trainer.on_cpu else {}
+        settings |= {"include_dashboard": False, **fake, **({"num_cpus": cluster.cpus} if cluster.cpus else {})}
+    else:
+        settings |= {"address": cluster.address}
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(logging_level=logging.ERROR, **settings)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise TrainingError(
+            f"cluster.address={cluster.address}: no Ray can be reached ({str(error).splitlines()[0]}); start one with "
+            "`ray start --head`, or leave cluster.address=null for a Ray of this run's own"
+        ) from error
+
+
+def _check_cluster(ray: Any, trainer: VerlTrainer) -> None:
+    cluster = trainer.cluster
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if gpus < cluster.gpus:
+        raise TrainingError(
+            f"the Ray cluster has {gpus} GPUs and cluster.nodes x cluster.gpus_per_node = {cluster.gpus}: "
+            "set them to what there is"
+        )
+    try:
+        ray.get_actor(*_TRANSFER_QUEUE)
+    except ValueError:
+        return
+    raise TrainingError(
+        "another training of verl's is under way in this Ray cluster, and two would mix their answers "
+        "(they share an actor by name); wait for it, or use a cluster of your own"
+    )
+
+
+def _disconnect(ray: Any, ours: bool) -> None:
+    """Leave, and where Ray is not ours wait until the actors of this run are gone from it."""
+    if not ours:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                ray.get_actor(*_TRANSFER_QUEUE)
+            except Exception:  # gone, or the cluster is
+                break
+            time.sleep(0.2)
+    ray.shutdown()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: schedulers send it, and Ray must still be put away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _environment(trainer: VerlTrainer) -> dict[str, str]:
+    """What every process of the run needs in its environment."""
+    common = {
+        "TOKENIZERS_PARALLELISM": "true",
+        "NCCL_DEBUG": "WARN",
+        "VLLM_LOGGING_LEVEL": "WARN",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true",
+        "VLLM_DISABLE_COMPILE_CACHE": "1",  # vllm issue 31199: a corrupt cache
+        "TRANSFER_QUEUE_ENABLE": "1",
+        "REARANK_WEIGHT_TIMEOUT": f"{trainer.cluster.seconds_to_sync:g}",
+    }
+    if trainer.on_cpu:
+        common |= {
+            "VERL_PLATFORM": "cpu",
+            "VERL_ENGINE_DEVICE": "cuda",  # verl registers its FSDP engines for cuda and npu only
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+    return {name: os.environ.get(name, value) for name, value in common.items()}

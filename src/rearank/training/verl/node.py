@@ -1,0 +1,175 @@
+"""The nodes behind ``trainer=verl`` and the config's section ``cluster``: typed fields; nothing heavy is imported."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+from rearank.training.algorithm import PolicyGradient
+from rearank.training.base import Lora, TrainingError, TrainingJob, TrainingResult
+from rearank.training.guard import Guard
+
+if TYPE_CHECKING:
+    from rearank.training.sft import Sft
+
+_HERE = "trainer=trl trains on one machine"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The Ray cluster that a training runs on.
+
+    Args:
+        address: ``null`` starts a Ray of the run's own on this machine and stops it at the end; ``auto`` joins the
+            cluster this machine belongs to; ``ray://host:10001`` one elsewhere. A Ray that was there is left as it was.
+        nodes: machines that train.
+        gpus_per_node: GPUs of each.
+        cpus: cores that a Ray of our own may count; ``null`` for the machine's.
+        runtime_env: Ray's, for an existing cluster whose machines lack this code: ``{working_dir: ...}``, ``env_vars``.
+        seconds_to_connect: to start or reach Ray.
+        seconds_to_sync: for a transfer of weights to the rollout engines; a dead one ends the run after it.
+    """
+
+    address: str | None = None
+    nodes: int = 1
+    gpus_per_node: int = 8
+    cpus: int | None = None
+    runtime_env: dict[str, Any] = field(default_factory=dict)
+    seconds_to_connect: float = 60.0
+    seconds_to_sync: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "gpus_per_node", "cpus"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.address is None and self.nodes > 1:
+            raise ValueError(
+                f"nodes={self.nodes} needs a Ray cluster over these machines: start one (ray start) and set "
+                "cluster.address=auto on its head, or cluster.address=ray://host:10001"
+            )
+        if min(self.seconds_to_connect, self.seconds_to_sync) <= 0:
+            raise ValueError("seconds_to_connect and seconds_to_sync must be above 0")
+
+    @property
+    def gpus(self) -> int:
+        """Of all nodes."""
+        return self.nodes * self.gpus_per_node
+
+
+@dataclass(frozen=True)
+class VerlTrainer:
+    """verl on a Ray cluster, with vLLM rollouts on the same GPUs.
+
+    Args:
+        cluster: where.
+        lora: adapters instead of all weights; ``null`` trains all.
+        tensor_parallel: GPUs a rollout engine spans.
+        tokens_per_pass: prompt and answer tokens a GPU takes in one forward and backward pass.
+        offload: what leaves the GPU while answers are sampled: ``none``, the ``optimizer``, or ``all`` of the training.
+        rollout_memory: share of a GPU's memory for the rollout engine, weights included.
+        max_sequences: answers a rollout engine works on at once.
+        max_prompt_tokens: longer prompts are left out, and counted before anything starts.
+        gradient_checkpointing: less memory, a third more time.
+        attention: ``auto``: flash-attention where it is installed, torch's own otherwise.
+        save_every: steps between two checkpoints to resume from; there is one at each validation, too.
+        keep: how many of them stay, the best one aside.
+        validate_every: steps between two validations (and before the first).
+        rollout_samples: sampled answers written down at every validation.
+        rollout_workers: processes that feed the rollout engines.
+        reward_workers: processes that score; scoring runs while other answers are still being sampled.
+        guard: when to stop early.
+        device: ``cuda``, or ``cpu`` for tests and trials (extra ``cluster-cpu``).
+        verl: any key of verl's own config, as a tree: ``+trainer.verl.actor_rollout_ref.actor.ppo_epochs=2``.
+    """
+
+    cluster: Cluster
+    lora: Lora | None = None
+    tensor_parallel: int = 1
+    tokens_per_pass: int = 16384
+    offload: Literal["none", "optimizer", "all"] = "none"
+    rollout_memory: float = 0.6
+    max_sequences: int = 256
+    max_prompt_tokens: int = 4096
+    gradient_checkpointing: bool = True
+    attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
+    save_every: int = 20
+    keep: int = 2
+    validate_every: int = 10
+    rollout_samples: int = 4
+    rollout_workers: int = 8
+    reward_workers: int = 8
+    guard: Guard = field(default_factory=Guard)
+    device: Literal["cuda", "cpu"] = "cuda"
+    verl: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("tensor_parallel", "tokens_per_pass", "max_sequences", "max_prompt_tokens", "save_every", "keep"),
+            *("validate_every", "rollout_workers", "reward_workers"),
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.rollout_memory < 1:
+            raise ValueError(f"rollout_memory is a share and must lie between 0 and 1, not {self.rollout_memory}")
+        if self.rollout_samples < 0:
+            raise ValueError(f"rollout_samples must not be negative, not {self.rollout_samples}")
+        if self.cluster.gpus_per_node % self.tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel ({self.tensor_parallel}) must divide cluster.gpus_per_node "
+                f"({self.cluster.gpus_per_node})"
+            )
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether this is a trial without GPUs."""
+        return self.device == "cpu"
+
+    @property
+    def attention_kernel(self) -> str:
+        """transformers' name of it."""
+        if self.attention != "auto":
+            return self.attention
+        return "flash_attention_2" if not self.on_cpu and find_spec("flash_attn") else "sdpa"
+
+    def preflight(self) -> list[str]:
+        """Missing packages and GPUs."""
+        extra = "cluster-cpu" if self.on_cpu else "cluster"
+        missing = [
+            f"trainer=verl: the package {name} is missing; pip install -e '.[{extra}]'; {_HERE}"
+            for name in ("verl", "ray", "vllm")
+            if find_spec(name) is None
+        ]
+        if not self.on_cpu and self.cluster.address is None and shutil.which("nvidia-smi") is None:
+            missing.append(
+                f"trainer=verl needs {self.cluster.nodes} x {self.cluster.gpus_per_node} GPUs and there is none here; "
+                f"join a cluster (cluster.address=...), or: {_HERE}"
+            )
+        return missing
+
+    def check(self, algorithm: PolicyGradient) -> None:
+        """Whether the batch divides over the GPUs; raises ``TrainingError`` naming the keys."""
+        gpus = self.cluster.gpus
+        update = (algorithm.prompts_per_update or algorithm.prompts_per_step) * algorithm.group_size
+        if update % gpus:
+            raise TrainingError(
+                f"an update's answers must divide over the GPUs: algorithm.prompts_per_update (or prompts_per_step) x "
+                f"algorithm.group_size = {update}, cluster.nodes x cluster.gpus_per_node = {gpus}"
+            )
+
+    def train(self, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
+        """Train, or go on from the last checkpoint in ``job.folder``, or return what a finished run left there.
+
+        Raises ``TrainingError`` with the root cause, wherever in the cluster it was.
+        """
+        from rearank.training.verl.launch import train
+
+        return train(self, job, algorithm)
+
+    def fine_tune(self, job: TrainingJob, settings: Sft, *, tags: bool = True) -> TrainingResult:
+        """As ``train``, on the rows' ideal answers."""
+        from rearank.training.verl.launch import fine_tune
+
+        return fine_tune(self, job, settings, tags=tags)

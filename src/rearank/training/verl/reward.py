@@ -1,0 +1,53 @@
+"""The reward as verl calls it: ``reward.custom_reward_function.path=pkg://rearank.training.verl.reward``.
+
+The same reward object as everywhere else, built once a process from its config node. verl calls the function from
+several threads of several processes; rewards are stateless, so nothing is locked.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+from rearank.config import build
+from rearank.rewards import Reward
+from rearank.training.rows import judged_window
+
+FUNCTION = "compute_score"
+
+
+def compute_score(
+    *,
+    data_source: str,
+    solution_str: str,
+    ground_truth: Mapping[str, Any],
+    extra_info: Mapping[str, Any],
+    reward: str,
+    **_: Any,
+) -> dict[str, Any]:
+    """Score one answer.
+
+    Args:
+        data_source: of the row; every source is scored alike.
+        solution_str: the completion without special tokens; any string.
+        ground_truth: the row's ``reward_model.ground_truth``.
+        extra_info: the row's.
+        reward: the reward's config node as JSON.
+
+    Returns:
+        ``score`` (the total), then the breakdown under its own names, ``status`` as a string, and ``seconds``.
+    """
+    began = time.perf_counter()
+    breakdown = asdict(_reward(reward)(solution_str, judged_window(ground_truth, extra_info)))
+    breakdown["status"] = breakdown["status"].value
+    return {"score": breakdown.pop("total"), **breakdown, "seconds": time.perf_counter() - began}
+
+
+@lru_cache(maxsize=8)
+def _reward(node: str) -> Reward:
+    built: Reward = build(json.loads(node))
+    return built

@@ -1,0 +1,53 @@
+"""verl's agent loop with two things added: a seed for every answer, and failures that are told at once.
+
+verl counts a failed answer and goes on with the others; a run of ours ends with what went wrong.
+Chosen by ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``. Imported in the cluster only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import ray
+from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+
+from rearank.training.verl.events import Reporter, root_cause
+
+_Worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+
+
+class RolloutWorker(_Worker):  # type: ignore[misc,valid-type]
+    """Samples the answers of its share of the windows."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reporter = Reporter()
+        # An answer ends the conversation here. verl's per-family rules are about the turn after it, and ask the
+        # tokenizer for tokens (a newline, for Qwen's) that a small vocabulary need not have.
+        self.hf_model_type = None
+
+    async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
+        if not trajectory["validate"] and self.config.actor_rollout_ref.rollout.temperature > 0:
+            place = (trajectory["step"], kwargs["index"], kwargs["session_id"])
+            sampling_params = {**sampling_params, "seed": answer_seed(self.config.data.seed, *place)}
+        try:
+            return await super()._run_agent_loop(sampling_params, trajectory=trajectory, **kwargs)
+        except Exception as error:
+            self._reporter.fail(f"an answer could not be sampled or scored: {root_cause(error)}")
+            raise
+
+
+class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]
+    """verl's manager over ``RolloutWorker``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(RolloutWorker)
+
+
+def answer_seed(seed: int, step: int, row: int, sample: int) -> int:
+    """The same answer is drawn from the same distribution again, whatever else is in the batch or was before it."""
+    digest = hashlib.sha256(f"{seed}/{step}/{row}/{sample}".encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1

@@ -1,0 +1,107 @@
+"""The Ray actor that runs a training inside the cluster. The driver only starts it and listens."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rearank.training.verl.events import root_cause
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended. ``failure`` in a line, ``trace`` at length; both ``None`` where it went well."""
+
+    steps: int = 0
+    best_step: int = -1
+    best_ndcg: float | None = None
+    stopped: str | None = None
+    failure: str | None = None
+    trace: str | None = None
+
+
+class Runner:
+    """One training; an actor of no GPU."""
+
+    def train(self, config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
+        """verl's PPO trainer, from wherever ``config`` says that it continues."""
+        return self._guarded(lambda: _train(config, watch))
+
+    def fine_tune(self, config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
+        """verl's SFT trainer."""
+
+        def work() -> Outcome:
+            from rearank.training.verl.sft import fine_tune
+
+            return fine_tune(config, watch)
+
+        return self._guarded(work)
+
+    def export(self, shards: str, model: str, lora: Mapping[str, Any] | None, target: str) -> Outcome:
+        """Write a sharded checkpoint as a model that any tool loads."""
+
+        def work() -> Outcome:
+            from rearank.training.verl.export import export
+
+            export(Path(shards), model, lora, Path(target))
+            return Outcome()
+
+        return self._guarded(work)
+
+    def _guarded(self, work: Callable[[], Outcome]) -> Outcome:
+        try:
+            _assert_platform()
+            return work()
+        except Exception as error:
+            from rearank.training.verl.events import Reporter
+
+            # What was said first is closest to the cause: later errors are its consequences.
+            said = Reporter().failure()
+            return Outcome(failure=said or root_cause(error), trace=traceback.format_exc())
+
+
+def _assert_platform() -> None:
+    """verl says nothing aloud about a plug-in that fails to load."""
+    if os.environ.get("VERL_PLATFORM") != "cpu":
+        return
+    import verl  # noqa: F401
+    from verl.plugin.platform import get_platform
+
+    from rearank.training.verl import cpu
+
+    if get_platform().device_name != "cpu" or "one backend" not in cpu.applied:
+        raise RuntimeError("the CPU platform for verl did not load: install rearank itself into this environment")
+
+
+def _train(config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
+    import transfer_queue as tq
+    from omegaconf import OmegaConf
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    from rearank.training.verl.rollouts import RolloutManager
+    from rearank.training.verl.trainer import Trainer, Watch
+
+    tree = OmegaConf.create(dict(config))
+    tree.transfer_queue.enable = True
+    OmegaConf.resolve(tree)
+    validate_config(tree, use_reference_policy=need_reference_policy(tree), use_critic=need_critic(tree))
+    tq.init(tree.transfer_queue)
+    try:
+        trainer = Trainer(tree, Watch(**watch))
+        trainer.init()
+        manager = RolloutManager.create(
+            config=tree,
+            llm_client=trainer.get_llm_client(),
+            teacher_client=trainer.get_teacher_client(),
+            reward_loop_worker_handles=trainer.get_reward_handles(),
+        )
+        trainer.fit(manager)
+        step, ndcg = trainer.best
+        return Outcome(trainer.total_training_steps, step, ndcg, trainer.stopped)
+    finally:
+        tq.close()

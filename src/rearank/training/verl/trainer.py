@@ -1,0 +1,277 @@
+"""verl's synchronous PPO trainer with this project's figures, checkpoints, guard and failures.
+
+Imported in the cluster only. verl's loop is not changed: what is ours hangs on the methods it calls at each step.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from rearank.parsing import ParseStatus
+from rearank.rewards import RewardBreakdown
+from rearank.training.base import ROLLOUT_COLUMNS, TrainingError, describe, rollout_line
+from rearank.training.guard import Guard, Watchdog
+from rearank.training.local import mark_complete
+from rearank.training.rows import read_rows
+from rearank.training.verl.events import Reporter
+
+POLL = 0.1
+"""Seconds between two looks for finished answers; verl's own 2.0 s is most of a small step."""
+
+# verl's names -> ours, which are the same for every trainer.
+_CURVES = {
+    "actor/pg_loss": "train/loss",
+    "actor/grad_norm": "train/grad_norm",
+    "actor/lr": "train/learning_rate",
+    "actor/kl_loss": "train/kl",
+    "actor/reward_kl_penalty": "train/kl",
+    "actor/entropy": "train/entropy",
+    "actor/pg_clipfrac": "train/clip_ratio",
+    "critic/vf_loss": "train/value_loss",
+    "prompt_length/mean": "rollout/prompt_length",
+    "training/rollout_probs_diff_max": "train/rollout_gap_max",
+    "training/rollout_probs_diff_mean": "train/rollout_gap_mean",
+    "training/filter_groups/evicted_samples": "rollout/groups_replaced",
+    "perf/throughput": "perf/tokens_per_second_per_gpu",
+    "perf/mfu/actor": "perf/mfu",
+    "perf/max_memory_allocated_gb": "perf/memory_gib",
+}
+_TIMES = {
+    "gen": "rollouts",
+    "old_log_prob": "old_log_prob",
+    "ref": "reference",
+    "values": "values",
+    "adv": "advantage",
+    "update_critic": "update_critic",
+    "update_actor": "update",
+    "update_weights": "weight_sync",
+    "save_checkpoint": "checkpoint",
+    "testing": "validation",
+    "step": "step",
+}
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the trainer does beside verl's loop."""
+
+    folder: Path
+    guard: Guard
+    save_every: int
+    validate_every: int
+    keep: int
+    rollout_samples: int
+    rows: Path
+    """The training rows: answers are shown beside the row they answer."""
+    history: Sequence[Mapping[str, Any]]
+    """Lines logged before a stop, up to the checkpoint that is resumed."""
+
+
+class Trainer(PPOTrainerSync):  # type: ignore[misc]
+    """verl's trainer, watched."""
+
+    global_steps: int  # verl's: the step under way
+    total_training_steps: int
+
+    def __init__(self, config: Any, watch: Watch) -> None:
+        self._watch = watch
+        self._reporter = Reporter()
+        self._dog = Watchdog(watch.guard)
+        self._rows = {row.index: row for row in read_rows(watch.rows)}
+        self._best_step, self._best_ndcg = -1, float("-inf")
+        self._validation: dict[str, float] = {}
+        self._validation_length = 0.0
+        self._scores: dict[str, dict[str, Any]] = {}
+        self._shown_answers: list[list[str]] = []
+        self._saved: Path | None = None
+        self.stopped: str | None = None
+        self._remember(watch.history)
+        super().__init__(config)
+
+    @property
+    def best(self) -> tuple[int, float | None]:
+        """(step, nDCG) of the best validation so far; step -1 where there was none."""
+        return self._best_step, self._best_ndcg if self._best_step >= 0 else None
+
+    def _remember(self, history: Sequence[Mapping[str, Any]]) -> None:
+        self._dog.replay(history)
+        for line in history:
+            if "val/ndcg@10" in line:
+                self._better(line["step"], line["val/ndcg@10"])
+
+    def _better(self, step: int, ndcg: float) -> bool:
+        if ndcg <= self._best_ndcg + 1e-12:
+            return False
+        self._best_step, self._best_ndcg = step, ndcg
+        return True
+
+    # What verl's trainer calls.
+
+    def _build_replay_buffer(self) -> Any:
+        """verl's, which looks for finished answers more often and ends the run at the first that failed."""
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = POLL
+        look = buffer._sync_metadata_from_transfer_queue
+
+        def look_for_failures() -> None:
+            look()
+            if any(buffer.failure_keys.values()):
+                raise TrainingError(self._reporter.failure() or "an answer failed and nobody said why")
+
+        buffer._sync_metadata_from_transfer_queue = look_for_failures
+        return buffer
+
+    def on_train_begin(self) -> None:
+        """Validate before the first step; a resumed run has done so."""
+        super().on_train_begin()
+        done = self.global_steps - 1  # verl has moved on to the step to come
+        self._reporter.put("begin", {"step": done, "steps": self.total_training_steps})
+        if done == 0 and self.config.trainer.test_freq > 0:
+            self.global_steps = 0
+            self._validate()
+            self.global_steps = 1
+            self._log(0, self._take_validation(0))
+
+    def _save_checkpoint(self) -> None:
+        """Only at the steps that are due; it counts once the step's figures are logged."""
+        step, last = self.global_steps, self.total_training_steps
+        due = any(step % every == 0 for every in (self._watch.save_every, self._watch.validate_every))
+        if due or step >= last:
+            super()._save_checkpoint()
+            self._saved = Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
+
+    def _maybe_log_val_generations(self, inputs: Any, outputs: Sequence[str], scores: Any) -> None:
+        """Called with every validation answer: how long they are."""
+        super()._maybe_log_val_generations(inputs=inputs, outputs=outputs, scores=scores)
+        self._validation_length = fmean(len(ids) + 1 for ids in self.tokenizer(list(outputs))["input_ids"])
+
+    def _val_metrics_update(
+        self, data_sources: Any, sample_uids: Any, reward_extra_infos_dict: Any, sample_turns: Any, **_: Any
+    ) -> dict[str, float]:
+        """Instead of verl's statistics per source: the figures every trainer logs."""
+        infos = {name: list(values) for name, values in reward_extra_infos_dict.items()}
+        answers = [dict(zip(infos, values, strict=True)) for values in zip(*infos.values(), strict=True)]
+        figures = {f"val/{name}": value for name, value in describe([breakdown_of(a) for a in answers]).items()}
+        self._validation = {**figures, "val/length": self._validation_length}
+        return dict(self._validation)
+
+    def _dump_generations(self, *, reward_extra_infos_dict: dict[str, Any], **kwargs: Any) -> None:
+        """verl's files of every rollout (``trainer.rollout_data_dir``), with the reward's components."""
+        scores = [self._scores.get(key) for key in reward_extra_infos_dict.get("uid", ())]
+        if scores and all(scores):
+            names = [name for name in scores[0] or {} if name not in reward_extra_infos_dict]
+            reward_extra_infos_dict |= {name: [one[name] for one in scores if one] for name in names}
+        super()._dump_generations(reward_extra_infos_dict=reward_extra_infos_dict, **kwargs)
+
+    def _compute_metrics(self, batch: Any, metrics: Any, timing_raw: Any, global_steps: int, epoch: int) -> None:
+        """verl's figures of the step, then ours; then the guard; then the checkpoint counts."""
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        figures = self._step_figures(batch, metrics, timing_raw)
+        reason = self._dog.step(figures)
+        if self._validation:
+            figures |= self._take_validation(global_steps)
+            reason = reason or self._dog.validated(figures["val/ndcg@10"])
+        number = self._log(global_steps, figures)
+        if self._saved is None and reason is not None:
+            super()._save_checkpoint()
+            self._saved = Path(self.config.trainer.default_local_dir) / f"global_step_{global_steps}"
+        if self._saved is not None:
+            self._reporter.wait_for_driver(number)
+            mark_complete(self._saved)
+            self._prune()
+            self._saved = None
+        if reason is not None:
+            self.stopped = reason
+            self._reporter.put("stopped", reason)
+            self.total_training_steps = global_steps  # verl's loop ends here
+
+    def _take_validation(self, step: int) -> dict[str, float]:
+        figures, self._validation = self._validation, {}
+        self._better(step, figures["val/ndcg@10"])
+        return figures
+
+    def _log(self, step: int, figures: Mapping[str, float]) -> int:
+        number = self._reporter.put("log", (step, dict(figures)))
+        if self._shown_answers:
+            number = self._reporter.put("table", ("rollouts", ROLLOUT_COLUMNS, self._shown_answers, step))
+            self._shown_answers = []
+        return number
+
+    def _step_figures(self, batch: Any, metrics: Mapping[str, Any], timing: Mapping[str, float]) -> dict[str, float]:
+        """A step under our names, verl's own behind ``verl/``."""
+        figures = {ours: float(metrics[theirs]) for theirs, ours in _CURVES.items() if theirs in metrics}
+        figures |= {f"time/{ours}": float(timing[theirs]) for theirs, ours in _TIMES.items() if theirs in timing}
+        answers = self._answers(batch)
+        breakdowns = [breakdown_of(answer) for *_, answer in answers]
+        figures |= {f"rollout/{name}": value for name, value in describe(breakdowns).items()}
+        groups: dict[str, list[float]] = defaultdict(list)
+        for (uid, *_), breakdown in zip(answers, breakdowns, strict=True):
+            groups[uid].append(breakdown.total)
+        spreads = [pstdev(rewards) for rewards in groups.values()]
+        lengths = [len(tokens) for _, _, tokens, _ in answers]
+        limit = self.config.data.max_response_length
+        figures["rollout/length"], figures["rollout/length_max"] = fmean(lengths), float(max(lengths))
+        figures["rollout/cut_off"] = fmean(length >= limit for length in lengths)
+        figures["rollout/reward_spread"] = fmean(spreads)
+        figures["rollout/groups_without_spread"] = fmean(spread == 0 for spread in spreads)
+        figures["rollout/reward_seconds"] = sum(answer["seconds"] for *_, answer in answers)
+        figures["rollout/reward_share"] = figures["rollout/reward_seconds"] / figures["time/step"]
+        figures["train/seconds"] = figures["time/step"]
+        if self.global_steps % self._watch.validate_every == 0 or self.global_steps >= self.total_training_steps:
+            self._keep_some(answers)
+        figures |= {f"verl/{name}": float(v) for name, v in metrics.items() if isinstance(v, (int, float))}
+        return figures
+
+    def _answers(self, batch: Any) -> list[tuple[str, int, torch.Tensor, dict[str, Any]]]:
+        """(group, row, answer's tokens, its scores) of every answer of the step."""
+        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+        data = tq.kv_batch_get(
+            keys=keys, partition_id=batch.partition_id, select_fields=["uid", "index", "responses", "extra_fields"]
+        )
+        scores = [extra["reward_extra_info"] for extra in _column(data, "extra_fields")]
+        self._scores = dict(zip(keys, scores, strict=True))
+        uids, rows = map(str, _column(data, "uid")), map(int, _column(data, "index"))
+        return list(zip(uids, rows, data["responses"].unbind(), scores, strict=True))
+
+    def _keep_some(self, answers: Sequence[tuple[str, int, torch.Tensor, dict[str, Any]]]) -> None:
+        """The first answer of the first few groups, to be read by a person."""
+        first = {uid: (index, tokens, answer) for uid, index, tokens, answer in reversed(answers)}
+        chosen = sorted(first.values(), key=lambda one: one[0])[: self._watch.rollout_samples]
+        self._shown_answers = [
+            rollout_line(
+                self._rows[index],
+                self.tokenizer.decode(tokens, skip_special_tokens=True),
+                breakdown_of(answer),
+            )
+            for index, tokens, answer in chosen
+        ]
+
+    def _prune(self) -> None:
+        """Keep the last checkpoints and the best one."""
+        folder = Path(self.config.trainer.default_local_dir)
+        steps = sorted(int(path.name.rpartition("_")[2]) for path in folder.glob("global_step_*"))
+        for step in steps[: -self._watch.keep]:
+            if step != self._best_step:
+                shutil.rmtree(folder / f"global_step_{step}")
+
+
+def _column(data: Any, name: str) -> list[Any]:
+    """A column of plain values, whichever of tensordict's containers it came in."""
+    return [getattr(value, "data", value) for value in data[name]]
+
+
+def breakdown_of(answer: Mapping[str, Any]) -> RewardBreakdown:
+    """What ``compute_score`` returned, as the reward's own type."""
+    names = (name for name in RewardBreakdown.__dataclass_fields__ if name not in ("total", "status"))
+    values = {name: float(answer[name]) for name in names}
+    return RewardBreakdown(total=float(answer["score"]), status=ParseStatus(answer["status"]), **values)
