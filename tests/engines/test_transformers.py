@@ -11,7 +11,8 @@ import pytest
 from tests.engines.models import WORDS, save_tiny_model
 
 from rearank.engines import EngineError, TransformersNode
-from rearank.engines.transformers import TransformersEngine, fingerprint
+from rearank.engines.chat import fingerprint
+from rearank.engines.transformers import TransformersEngine
 from rearank.types import Completion, Message, Sampling
 
 
@@ -88,7 +89,7 @@ def test_samples_follow_the_models_distribution(folder: Path) -> None:
     engine = TransformersEngine(folder, max_batch=256)
     n = 1024
     drawn = ask(engine, [(prompt(4), Sampling(max_tokens=1, temperature=0.7, sample=i)) for i in range(n)])
-    ids = torch.tensor([engine._encode(prompt(4))])
+    ids = torch.tensor([engine.chat.encode(prompt(4))])
     with torch.inference_mode():
         share = torch.softmax(engine._model(ids).logits[0, -1] / 0.7, -1)
     best = int(share.argmax())
@@ -159,7 +160,7 @@ def test_a_prompt_too_long_is_cut_and_counted_or_refused(folder: Path) -> None:
     assert 200 < cut.prompt_tokens <= 256 - 16
     assert not whole.prompt_truncated
     assert engine.truncated == 1
-    kept = engine.tokenizer.decode(engine._fit(long, sampling)[0])
+    kept = engine.tokenizer.decode(engine.chat.prompt(long, sampling)[0])
     assert "system w1 w2 w3" in kept
     assert "w4 w5" in kept
     refusing = TransformersEngine(folder, overflow="refuse")

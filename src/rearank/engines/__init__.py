@@ -1,7 +1,8 @@
 """Engines: messages in, a completion out; and what stands between one and a strategy.
 
-``nodes`` what conf/engine builds to · ``transformers`` models on this machine · ``scripted`` a public fake ·
-``recording`` and ``store`` no call is paid for twice · ``ranker`` prompt, call, parse.
+``nodes`` what conf/engine builds to · ``transformers`` and ``vllm`` models on this machine (``chat`` what both need,
+``processes`` none outlives this one) · ``scripted`` a public fake · ``recording`` and ``store`` no call is paid for
+twice · ``ranker`` prompt, call, parse.
 """
 
 from rearank.engines.base import Engine, EngineError, EngineNode, SeesWindows

