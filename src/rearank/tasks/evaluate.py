@@ -101,12 +101,17 @@ def systems(run: Run) -> list[System]:
         found.append(System("base_sampled", label, model.location, model.revision, samples))
     trained = result_of(training_folder(run)) if settings.trained else None
     if trained is not None:
-        name = type(experiment.algorithm).__name__.lower()
+        name = trained_name(run)
         label = f"{model.name} after {name.upper()} (step {trained.best_step})"
         if changed := changed_settings(training_folder(run), stage_settings(run, *TRAINED_WITH)):
             _log.warning("%s was trained with other settings than this command's: %s", trained.model, changed)
         found.append(System(name, label, trained.model, None, (model.sampling,)))
     return found
+
+
+def trained_name(run: Run) -> str:
+    """Of the checkpoint trained in this folder: the algorithm's, as chosen."""
+    return run.choices.get("algorithm", "trained")
 
 
 def evaluate(run: Run) -> dict[str, Any]:
@@ -328,7 +333,7 @@ def _report(run: Run, benchmark: Benchmark, folder: Path, results: Sequence[Meas
     lines = [f"{benchmark.name}: {len(first.values)} queries, first {benchmark.depth} candidates; differences are to "
              f"the first stage, intervals are 95% bootstrap", "", table]  # fmt: skip
     summary: dict[str, Any] = {result.name: result.mean for result in results}
-    trained = type(run.experiment.algorithm).__name__.lower()
+    trained = trained_name(run)
     by_name = {result.name: result for result in results}
     if trained in by_name and _comparable(by_name["base"], by_name[trained]):
         test = paired_test(by_name["base"].values, by_name[trained].values)

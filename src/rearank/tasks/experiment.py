@@ -106,7 +106,10 @@ class Run:
 
     def settings(self, *keys: str) -> dict[str, Any]:
         """The plain config of these keys: what a stage's result depends on."""
-        return {key: self.config[key] for key in keys}
+        settings = {key: self.config[key] for key in keys}
+        if "model" in settings:  # its sizes are said for planning; the weights say them too
+            settings["model"] = {k: v for k, v in settings["model"].items() if k != "architecture"}
+        return settings
 
 
 def make_run(config: Mapping[str, Any], choices: Mapping[str, str]) -> Run:

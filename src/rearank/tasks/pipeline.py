@@ -14,7 +14,7 @@ from rearank.tasks.train import train
 class PipelineTask:
     """The main job: from judged candidates to a trained, measured reranker."""
 
-    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "tracking", "benchmark", "engine")
+    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "algorithm", "tracking", "benchmark", "engine")
 
     def run(self, run: Run) -> None:
         """Rows, training, evaluation."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from rearank.tasks.experiment import Run
+from rearank.tasks.prepare import SUMMARY, TRAIN, VALIDATION, prepared_settings
+from rearank.tasks.stage import changed_settings
+from rearank.tasks.train import optional_rows
 from rearank.training.base import TrainingError
+from rearank.training.rows import TrainingRow
 
 QUICKSTART = "python run.py experiment=quickstart"
 
@@ -17,9 +23,12 @@ class PreflightError(RuntimeError):
 
 @dataclass(frozen=True)
 class PreflightTask:
-    """Say whether the pipeline could start here, and start nothing."""
+    """Say whether the pipeline could start here and what it would take, and start nothing.
 
-    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "tracking", "benchmark", "engine")
+    Where the rows are prepared their prompts are measured with the model's tokenizer, too.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "algorithm", "tracking", "benchmark", "engine")
 
     def run(self, run: Run) -> None:
         """Reached only where nothing is missing."""
@@ -33,21 +42,63 @@ class ChecksAlgorithm(Protocol):
     def check(self, algorithm: Any) -> None: ...
 
 
+@runtime_checkable
+class Examines(Protocol):
+    """A trainer that knows what a run would take; its reports have ``problems`` and ``notes``."""
+
+    def examine(self, algorithm: Any, model: Any, folder: Path) -> Any: ...
+
+    def measure(self, report: Any, model: Any, rows: Mapping[str, Sequence[TrainingRow]]) -> None: ...
+
+
 def preflight(run: Run) -> None:
     """Raises ``PreflightError`` where something that the task needs is missing."""
     experiment, found = run.experiment, []
+    notes: list[str] = []
     for need in experiment.task.needs:
         if need == "model":
             found += experiment.model.preflight(run.choices.get("prompt"))
         elif hasattr(node := getattr(experiment, need), "preflight"):
             found += node.preflight()
-    if "trainer" in experiment.task.needs and isinstance(experiment.trainer, ChecksAlgorithm):
-        try:
-            experiment.trainer.check(experiment.algorithm)
-        except TrainingError as error:
-            found.append(str(error))
+    if "algorithm" in experiment.task.needs:
+        problems, notes = _examine_training(run)
+        found += problems
+    if isinstance(experiment.task, PreflightTask):
+        print("\n".join(f"preflight: {note}" for note in notes), flush=True)
     if found:
         lines = "\n".join(f"  - {line}" for line in dict.fromkeys(found))
         elsewhere = run.choices.get("experiment") != "quickstart"
         hint = f"\nTo see the whole pipeline here, without a GPU or a download: {QUICKSTART}" if elsewhere else ""
         raise PreflightError(f"this run can't start on this machine:\n{lines}{hint}")
+
+
+def _examine_training(run: Run) -> tuple[list[str], list[str]]:
+    """What the trainer would fail at, and what it expects."""
+    trainer, model, algorithm = run.experiment.trainer, run.experiment.model, run.experiment.algorithm
+    if isinstance(trainer, Examines):
+        try:
+            report = trainer.examine(algorithm, model, run.folder)
+        except ValueError as error:  # a config.json that doesn't say
+            return [str(error)], []
+        if isinstance(run.experiment.task, PreflightTask):
+            rows, why_not = _prepared_rows(run)
+            if rows and not report.problems:
+                trainer.measure(report, model, rows)
+            elif why_not:
+                report.notes.append(why_not)
+        return report.problems, report.notes
+    if isinstance(trainer, ChecksAlgorithm):
+        try:
+            trainer.check(algorithm)
+        except TrainingError as error:
+            return [str(error)], []
+    return [], []
+
+
+def _prepared_rows(run: Run) -> tuple[dict[str, list[TrainingRow]], str]:
+    """The rows that these settings prepared in this folder, or why there are none."""
+    folder = run.folder / "prepared"
+    if not (folder / SUMMARY).is_file() or changed_settings(folder, prepared_settings(run)):
+        return {}, f"prompts: not measured, no rows are prepared in {run.folder} yet (task=prepare)"
+    files = {"training": folder / TRAIN, "validation": folder / VALIDATION}
+    return {what: optional_rows(path) for what, path in files.items()}, ""

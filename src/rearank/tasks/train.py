@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class TrainTask:
     """Train by reinforcement; prepares the rows first where they aren't there."""
 
-    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "tracking")
+    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "algorithm", "tracking")
 
     def run(self, run: Run) -> None:
         """Into ``<output_dir>/training``."""
@@ -96,7 +96,7 @@ def _stage(run: Run, name: str, keys: tuple[str, ...], work: Callable[[TrainingJ
                 revision=experiment.model.revision,
                 max_tokens=experiment.model.max_tokens,
                 train=read_rows(rows / TRAIN),
-                validation=_optional_rows(rows / VALIDATION),
+                validation=optional_rows(rows / VALIDATION),
                 reward=experiment.reward,
                 folder=folder,
                 tracker=tracker,
@@ -110,7 +110,7 @@ def _stage(run: Run, name: str, keys: tuple[str, ...], work: Callable[[TrainingJ
     return result
 
 
-def _optional_rows(path: Path) -> Any:
+def optional_rows(path: Path) -> Any:
     """Validation rows; none at all is a choice, a bad one is an error."""
     try:
         return read_rows(path)

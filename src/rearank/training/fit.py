@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rearank.progress import Progress, progress
+from rearank.tracking import read_jsonl
 from rearank.training.base import (
     Best,
     Lora,
@@ -22,6 +23,7 @@ from rearank.training.base import (
     result_of,
     write_result,
 )
+from rearank.training.guard import Guard, Watchdog
 from rearank.training.local import (
     checked_rows,
     complete_checkpoint,
@@ -47,6 +49,9 @@ class OneMachine(Protocol):
 
     @property
     def validate_every(self) -> int: ...
+
+    @property
+    def guard(self) -> Guard: ...
 
     @property
     def validation_batch(self) -> int: ...
@@ -103,15 +108,18 @@ def fit(
             watch.continue_from(int(last.name.rpartition("-")[2]))
         _attach(made.trainer, watch)
         made.trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
-    if made.trainer.state.global_step != made.steps:
+    done = made.trainer.state.global_step
+    if watch.stopped:
+        _log.warning("%s stopped at step %d: %s", what, done, watch.stopped)
+    elif done != made.steps:
         raise TrainingError(
-            f"{what} stopped after {made.trainer.state.global_step} of {made.steps} steps without an error; "
+            f"{what} stopped after {done} of {made.steps} steps without an error; "
             "the rows and the batch may not fit together"
         )
     if best.ndcg is None:  # nothing to compare by: the last step is what there is
-        keep_best(made.trainer, tokenizer, job.folder, made.steps, None, best)
+        keep_best(made.trainer, tokenizer, job.folder, done, None, best)
     model = publish_best(job, settings.lora, best)
-    return write_result(job.folder, TrainingResult(str(model), made.steps, best.step, best.ndcg))
+    return write_result(job.folder, TrainingResult(str(model), done, best.step, best.ndcg, watch.stopped))
 
 
 class _Watch:
@@ -130,10 +138,14 @@ class _Watch:
         self._job, self._settings, self._made, self._tokenizer = job, settings, made, tokenizer
         self._validation, self._best, self._shown = validation, best, shown
         self._done = 0
+        self._dog = Watchdog(settings.guard)
+        self.stopped: str | None = None
+        """Why training ends before its last step, where it does."""
 
     def continue_from(self, step: int) -> None:
         """A checkpoint of ``step`` is resumed: what was logged after it will be logged again."""
         self._job.tracker.jsonl.rewind(step)
+        self._dog.replay(read_jsonl(self._job.tracker.jsonl.path))
         _log.info("continued from step %d", step)
         self._shown.advance(step)
         self._done = step
@@ -155,6 +167,7 @@ class _Watch:
         """TRL's log of a step."""
         if figures := self._made.figures(logs):
             self._job.tracker.log(figures, step)
+            self.stopped = self.stopped or self._dog.step(figures)
             shown = ("rollout/reward/total", "rollout/ndcg@10", "train/loss")
             note = ", ".join(f"{name.partition('/')[2]} {figures[name]:.3f}" for name in shown if name in figures)
             self._shown.advance(0, note)
@@ -176,6 +189,7 @@ class _Watch:
         figures["val/length"] = sum(length for _, length in answers) / len(answers)
         self._job.tracker.log(figures, step)
         ndcg = figures["val/ndcg@10"]
+        self.stopped = self.stopped or self._dog.validated(ndcg)
         self._shown.advance(0, f"validation nDCG@10 {ndcg:.4f} at step {step}")
         if self._best.beaten_by(ndcg):
             keep_best(self._made.trainer, self._tokenizer, self._job.folder, step, ndcg, self._best)
@@ -194,9 +208,11 @@ def _attach(trainer: Any, watch: _Watch) -> None:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             watch.step_end(state.global_step, state.max_steps)
+            control.should_training_stop |= watch.stopped is not None
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             watch.log(dict(logs or {}), state.global_step)
+            control.should_training_stop |= watch.stopped is not None
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")

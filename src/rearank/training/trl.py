@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rearank.rewards import RewardBreakdown
@@ -23,6 +23,7 @@ from rearank.training.base import (
     rollout_line,
 )
 from rearank.training.fit import Made, fit
+from rearank.training.guard import Guard
 from rearank.training.local import device_settings, lora_config, missing_packages
 from rearank.training.rows import TrainingRow
 
@@ -64,6 +65,7 @@ class TrlTrainer:
         keep: how many of them stay.
         validate_every: steps between two validations (and before the first).
         validation_batch: windows answered at once in validation.
+        guard: when to stop early.
         rollout_samples: sampled answers written down at every validation.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``.
         gradient_checkpointing: less memory, more time.
@@ -76,6 +78,7 @@ class TrlTrainer:
     keep: int = 2
     validate_every: int = 10
     validation_batch: int = 64
+    guard: Guard = field(default_factory=Guard)
     rollout_samples: int = 4
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gradient_checkpointing: bool = False

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import TrainingError
+from rearank.training.memory import FORWARD_RATIO
 from rearank.training.verl.reward import FUNCTION
 
 if TYPE_CHECKING:
@@ -254,14 +255,14 @@ def _rollout(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) 
         "agent.num_workers": trainer.rollout_workers,
         "+agent.agent_loop_manager_class": "rearank.training.verl.rollouts.RolloutManager",
         "log_prob_use_dynamic_bsz": True,
-        "log_prob_max_token_len_per_gpu": 2 * trainer.tokens_per_pass,  # no backward pass
+        "log_prob_max_token_len_per_gpu": FORWARD_RATIO * trainer.tokens_per_pass,  # no backward pass
         "val_kwargs.temperature": 0,
         "val_kwargs.do_sample": False,
         "val_kwargs.n": 1,
     }
     return _under("actor_rollout_ref.rollout", keys) | {
         "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": True,
-        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": 2 * trainer.tokens_per_pass,
+        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": FORWARD_RATIO * trainer.tokens_per_pass,
         "actor_rollout_ref.ref.fsdp_config.param_offload": trainer.offload == "all",
     }
 
@@ -342,6 +343,8 @@ def _on_cpu(trainer: VerlTrainer) -> dict[str, Any]:
         "+critic.fsdp.mixed_precision": _FLOAT32,
         "actor_rollout_ref.rollout.dtype": "float32",
         "actor_rollout_ref.rollout.enforce_eager": True,
+        # vLLM 0.28 on a CPU can't draw by seed from a prompt that it reads in pieces.
+        "actor_rollout_ref.rollout.enable_chunked_prefill": False,
         "+actor_rollout_ref.rollout.enable_sleep_mode": False,
         "actor_rollout_ref.rollout.free_cache_engine": False,
         "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": 64,

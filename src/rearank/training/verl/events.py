@@ -21,6 +21,7 @@ class Events:
         self._events: list[tuple[str, Any]] = []
         self._taken = 0
         self._failure: str | None = None
+        self._stop = False
 
     def put(self, kind: str, content: Any) -> int:
         """Add one; returns its number."""
@@ -40,9 +41,17 @@ class Events:
         """Remember what went wrong; the first message stays."""
         self._failure = self._failure or message
 
-    def failure(self) -> str | None:
-        """What went wrong in some process of the run."""
-        return self._failure
+    def stop(self) -> None:
+        """Ask the run to end: the driver was interrupted."""
+        self._stop = True
+
+    def state(self) -> tuple[str | None, bool]:
+        """(what went wrong in some process of the run, whether it was asked to end)."""
+        return self._failure, self._stop
+
+
+class StoppedError(RuntimeError):
+    """The run ends because it was asked to."""
 
 
 class Reporter:
@@ -75,8 +84,16 @@ class Reporter:
 
     def failure(self) -> str | None:
         """What went wrong anywhere."""
-        found: str | None = self._ray.get(self._actor.failure.remote())
-        return found
+        return self._state()[0]
+
+    def check(self) -> None:
+        """Raises ``StoppedError`` once the driver has asked the run to end."""
+        if self._state()[1]:
+            raise StoppedError("interrupted")
+
+    def _state(self) -> tuple[str | None, bool]:
+        state: tuple[str | None, bool] = self._ray.get(self._actor.state.remote())
+        return state
 
 
 def root_cause(error: BaseException) -> str:
@@ -84,7 +101,7 @@ def root_cause(error: BaseException) -> str:
     from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
     seen: set[int] = set()
-    while id(error) not in seen:
+    while id(error) not in seen and not _is_ours(error):
         seen.add(id(error))
         inner = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
         inner = inner or (error.__cause__ if not isinstance(error, RayActorError) else None)
@@ -96,4 +113,9 @@ def root_cause(error: BaseException) -> str:
         who = next((line.partition(":")[2].strip() for line in lines if line.startswith("class_name:")), "")
         return f"a process of the cluster{f' ({who})' if who else ''} died: killed, out of memory, or its node is gone"
     message = lines[-1] if isinstance(error, RayTaskError) and lines else (lines[0] if lines else "")
-    return message if type(error).__module__.startswith("rearank.") else f"{type(error).__name__}: {message}"
+    return message if _is_ours(error) else f"{type(error).__name__}: {message}"
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Written for users: what it was raised from says less."""
+    return type(error).__module__.startswith("rearank.")

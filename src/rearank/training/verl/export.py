@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rearank.training.base import TrainingError
+from rearank.training.base import Lora, TrainingError
+from rearank.training.local import lora_config
 
 
-def export(shards: Path, model: str, lora: Mapping[str, Any] | None, target: Path) -> None:
+def export(shards: Path, model: str, lora: Lora | None, target: Path) -> None:
     """Write the model in ``shards`` to ``target``, which appears whole or not at all.
 
     Args:
         shards: the folder that verl wrote every rank's part to.
         model: the model that training started from: code, config, tokenizer, and with LoRA the base's weights.
-        lora: the fields of ``Lora`` where adapters were trained; they are merged into the base.
+        lora: where adapters were trained; they are merged into the base.
         target: a folder; replaced where it exists.
 
     Raises:
@@ -87,13 +88,10 @@ def merged_weights(folder: Path) -> dict[str, Any]:
     return {name: whole(name) for name in shards[0]}
 
 
-def _with_adapters(policy: Any, lora: Mapping[str, Any]) -> Any:
+def _with_adapters(policy: Any, lora: Lora) -> Any:
     from peft import get_peft_model
 
-    from rearank.training.base import Lora
-    from rearank.training.local import lora_config
-
-    return get_peft_model(policy, lora_config(Lora(**lora)))
+    return get_peft_model(policy, lora_config(lora))
 
 
 def _load(policy: Any, weights: Mapping[str, Any], shards: Path) -> None:

@@ -29,7 +29,7 @@ from rearank.training.local import complete_checkpoint, load_tokenizer
 from rearank.training.rows import TrainingRow, save_rows
 from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config, sft_config
 from rearank.training.verl.events import NAME, Events, root_cause
-from rearank.training.verl.export import export_base, world_size
+from rearank.training.verl.export import export, export_base, world_size
 from rearank.training.verl.lengths import rows_that_fit
 from rearank.training.verl.node import Cluster, VerlTrainer
 from rearank.training.verl.runner import Outcome, Runner
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rearank.training.sft import Sft
 
 _EVERY = 0.2  # seconds between two looks at the cluster's events
+_PATIENCE = 20.0  # seconds that an interrupted run gets to put its processes away
 _TRANSFER_QUEUE = ("TransferQueueController", "transfer_queue")
 _log = logging.getLogger(__name__)
 
@@ -144,32 +145,37 @@ def _run(
         _check_same_gpus(last / shards, trainer.cluster)
         config.trainer.resume_mode, config.trainer.resume_from_path = "resume_path", str(last)
     job.tracker.jsonl.rewind(step_of(last) if last is not None else -1)
-    plain = OmegaConf.to_container(config, resolve=False)
-    watch = {**watch, "history": read_jsonl(job.tracker.jsonl.path)}
-    with session(trainer, job.folder.resolve()) as ray_session, progress("training", steps, "steps") as shown:
-        taker = _Taker(job, shown, last)
-        outcome = ray_session.run(method, taker, plain, watch)
-        if outcome.best_step < 0:  # nothing to compare by: the last step is what there is
-            outcome = dataclasses.replace(outcome, best_step=outcome.steps)
-        shown.advance(0, "writing the best checkpoint")
-        best = checkpoints / f"global_step_{outcome.best_step}" / shards if outcome.best_step else None
-        model = _publish(trainer, job, best, ray_session, taker)
+    history = read_jsonl(job.tracker.jsonl.path)
+    if last is not None and step_of(last) >= steps:  # stopped between the last step and here
+        outcome = _outcome_of(history, steps)
+    else:
+        plain = OmegaConf.to_container(config, resolve=False)
+        with session(trainer, job.folder.resolve()) as ray_session, progress("training", steps, "steps") as shown:
+            outcome = ray_session.run(method, _Taker(job, shown, last), plain, {**watch, "history": history})
+    step = outcome.best_step if outcome.best_step >= 0 else outcome.steps  # without validation: the last
+    with progress(f"writing the model of step {step}"):
+        model = _publish(trainer, job, checkpoints / f"global_step_{step}" / shards if step else None)
     if outcome.stopped:
         _log.warning("training stopped at step %d: %s", outcome.steps, outcome.stopped)
-    return write_result(
-        job.folder, TrainingResult(str(model), outcome.steps, outcome.best_step, outcome.best_ndcg, outcome.stopped)
-    )
+    return write_result(job.folder, TrainingResult(str(model), outcome.steps, step, outcome.best_ndcg, outcome.stopped))
 
 
-def _publish(trainer: VerlTrainer, job: TrainingJob, shards: Path | None, ray_session: Session, taker: _Taker) -> Path:
+def _outcome_of(history: Sequence[Mapping[str, Any]], steps: int) -> Outcome:
+    """What a run that came to its end would have returned, by what it logged."""
+    best = max((line for line in history if "val/ndcg@10" in line), key=lambda line: line["val/ndcg@10"], default=None)
+    if best is None:  # fine-tuning
+        best = min((line for line in history if "val/loss" in line), key=lambda line: line["val/loss"], default=None)
+    return Outcome(steps, best["step"] if best else -1, best.get("val/ndcg@10") if best else None)
+
+
+def _publish(trainer: VerlTrainer, job: TrainingJob, shards: Path | None) -> Path:
     """The best checkpoint (``None``: the model that training started from) as ``<folder>/model``."""
-    target = job.folder.resolve() / "model"
+    target = job.folder / "model"
     if shards is None:
         export_base(job.model, job.revision, target)
     else:
-        lora = dataclasses.asdict(trainer.lora) if trainer.lora is not None else None
-        ray_session.run("export", taker, str(shards), _reachable(job), lora, str(target))
-    return job.folder / "model"
+        export(shards, _reachable(job), trainer.lora, target)
+    return target
 
 
 def step_of(checkpoint: Path) -> int:
@@ -217,7 +223,7 @@ class _Taker:
                 name, columns, rows, step = content
                 self._job.tracker.table(name, columns, rows, step)
             elif kind == "begin":
-                self._shown.advance(0, "sampling")
+                self._shown.advance(0, "sampling and scoring")
             self.taken += 1
 
     def _log(self, step: int, figures: Mapping[str, float]) -> None:
@@ -233,12 +239,13 @@ class _Taker:
 
 
 class Session:
-    """A connection to Ray in which runs can be started."""
+    """A connection to Ray in which one run is started."""
 
     def __init__(self, ray: Any, folder: Path, environment: Mapping[str, str]) -> None:
         self._ray, self._folder = ray, folder
         self._events = ray.remote(num_cpus=0)(Events).options(name=environment[NAME]).remote()
         self._runner = ray.remote(num_cpus=1)(Runner).remote()
+        self._call: Any = None
 
     def run(self, method: str, taker: _Taker, *arguments: Any) -> Outcome:
         """Call the runner's ``method`` and take down what happens meanwhile.
@@ -246,14 +253,15 @@ class Session:
         Raises ``TrainingError`` with the root cause where it fails; the whole of it is in ``failure.txt``.
         """
         ray = self._ray
-        call = getattr(self._runner, method).remote(*arguments)
+        self._call = getattr(self._runner, method).remote(*arguments)
         try:
-            while not ray.wait([call], timeout=_EVERY)[0]:
+            while not ray.wait([self._call], timeout=_EVERY)[0]:
                 taker.take(ray.get(self._events.take.remote(taker.taken)))
-            outcome: Outcome = ray.get(call)
+            outcome: Outcome = ray.get(self._call)
             taker.take(ray.get(self._events.take.remote(taker.taken)))
         except ray.exceptions.RayError as error:
             outcome = Outcome(failure=root_cause(error), trace=str(error))
+        self._call = None
         if outcome.failure is not None:
             place = self._folder / "failure.txt"
             place.write_text(f"{outcome.failure}\n\n{outcome.trace}\n")
@@ -264,7 +272,10 @@ class Session:
         return outcome
 
     def close(self) -> None:
-        """Stop the run's actors and wait until those they started are gone too."""
+        """Stop the run's actors; one that is at work is asked to end, and given a while."""
+        if self._call is not None:
+            self._events.stop.remote()
+            self._ray.wait([self._call], timeout=_PATIENCE)
         for actor in (self._runner, self._events):
             self._ray.kill(actor)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rearank.engines.model import Model
 from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import Lora, TrainingError, TrainingJob, TrainingResult
 from rearank.training.guard import Guard
+from rearank.training.rows import TrainingRow
 
 if TYPE_CHECKING:
     from rearank.training.sft import Sft
+    from rearank.training.verl.preflight import Report
 
 _HERE = "trainer=trl trains on one machine"
 
@@ -26,6 +30,7 @@ class Cluster:
             cluster this machine belongs to; ``ray://host:10001`` one elsewhere. A Ray that was there is left as it was.
         nodes: machines that train.
         gpus_per_node: GPUs of each.
+        gpu_gib: memory of each, to plan by; ``null`` for what is seen here, or 79 (an 80 GB GPU) where none is.
         cpus: cores that a Ray of our own may count; ``null`` for the machine's.
         runtime_env: Ray's, for an existing cluster whose machines lack this code: ``{working_dir: ...}``, ``env_vars``.
         seconds_to_connect: to start or reach Ray.
@@ -35,6 +40,7 @@ class Cluster:
     address: str | None = None
     nodes: int = 1
     gpus_per_node: int = 8
+    gpu_gib: float | None = None
     cpus: int | None = None
     runtime_env: dict[str, Any] = field(default_factory=dict)
     seconds_to_connect: float = 60.0
@@ -142,12 +148,41 @@ class VerlTrainer:
             for name in ("verl", "ray", "vllm")
             if find_spec(name) is None
         ]
-        if not self.on_cpu and self.cluster.address is None and shutil.which("nvidia-smi") is None:
-            missing.append(
-                f"trainer=verl needs {self.cluster.nodes} x {self.cluster.gpus_per_node} GPUs and there is none here; "
-                f"join a cluster (cluster.address=...), or: {_HERE}"
-            )
+        if not self.on_cpu and self.cluster.address is None:
+            from rearank.training.verl.preflight import visible_gpus
+
+            if (seen := visible_gpus()) < self.cluster.gpus_per_node:
+                missing.append(
+                    f"trainer=verl needs cluster.gpus_per_node={self.cluster.gpus_per_node} GPUs and there "
+                    f"{'is 1' if seen == 1 else f'are {seen}' if seen else 'is none'} here; set it to what there is, "
+                    f"join a cluster (cluster.address=...), or: {_HERE}"
+                )
         return missing
+
+    def examine(self, algorithm: PolicyGradient, model: Model, folder: Path) -> Report:
+        """What training ``model`` into ``folder`` would fail at, and what it will take; see ``preflight``."""
+        from rearank.training.verl.compose import Lengths
+        from rearank.training.verl.preflight import examine
+
+        lengths = Lengths(self.max_prompt_tokens, model.max_tokens)
+        return examine(self, algorithm, lengths, model.sizes, folder)
+
+    def measure(self, report: Report, model: Model, rows: Mapping[str, Sequence[TrainingRow]]) -> None:
+        """Add to ``report`` what the rows' prompts say, measured with the model's own tokenizer."""
+        from rearank.training.local import load_tokenizer
+        from rearank.training.verl.compose import Lengths
+        from rearank.training.verl.lengths import prompt_lengths
+        from rearank.training.verl.preflight import examine_lengths
+
+        try:
+            tokenizer = load_tokenizer(model.location, model.revision)
+        except TrainingError as error:
+            report.problems.append(str(error))
+            return
+        lengths = Lengths(self.max_prompt_tokens, model.max_tokens)
+        for what, some in rows.items():
+            if some:
+                examine_lengths(report, prompt_lengths(tokenizer, some, what), what, lengths)
 
     def check(self, algorithm: PolicyGradient) -> None:
         """Whether the batch divides over the GPUs; raises ``TrainingError`` naming the keys."""

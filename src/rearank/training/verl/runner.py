@@ -6,10 +6,11 @@ import os
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rearank.training.verl.events import root_cause
+
+_PATIENCE = 15.0  # seconds for the rollout engines to end
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,6 @@ class Runner:
             from rearank.training.verl.sft import fine_tune
 
             return fine_tune(config, watch)
-
-        return self._guarded(work)
-
-    def export(self, shards: str, model: str, lora: Mapping[str, Any] | None, target: str) -> Outcome:
-        """Write a sharded checkpoint as a model that any tool loads."""
-
-        def work() -> Outcome:
-            from rearank.training.verl.export import export
-
-            export(Path(shards), model, lora, Path(target))
-            return Outcome()
 
         return self._guarded(work)
 
@@ -91,8 +81,8 @@ def _train(config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
     OmegaConf.resolve(tree)
     validate_config(tree, use_reference_policy=need_reference_policy(tree), use_critic=need_critic(tree))
     tq.init(tree.transfer_queue)
+    trainer = Trainer(tree, Watch(**watch))
     try:
-        trainer = Trainer(tree, Watch(**watch))
         trainer.init()
         manager = RolloutManager.create(
             config=tree,
@@ -104,4 +94,22 @@ def _train(config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
         step, ndcg = trainer.best
         return Outcome(trainer.total_training_steps, step, ndcg, trainer.stopped)
     finally:
+        _shut_down_rollouts(trainer)
         tq.close()
+
+
+def _shut_down_rollouts(trainer: Any) -> None:
+    """vLLM's engines put their shared memory away only when they are asked to; verl leaves them to be killed."""
+    import ray
+
+    def shut_down(server: Any) -> None:
+        if (engine := getattr(server, "engine", None)) is not None:
+            engine.shutdown()
+
+    servers = getattr(trainer, "llm_server_manager", None)
+    calls = [
+        server.__ray_call__.remote(shut_down)
+        for replica in (servers.get_replicas() if servers is not None else ())
+        for server in replica.servers
+    ]
+    ray.wait(calls, num_returns=len(calls), timeout=_PATIENCE) if calls else None

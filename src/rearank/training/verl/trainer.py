@@ -124,6 +124,7 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         look = buffer._sync_metadata_from_transfer_queue
 
         def look_for_failures() -> None:
+            self._reporter.check()
             look()
             if any(buffer.failure_keys.values()):
                 raise TrainingError(self._reporter.failure() or "an answer failed and nobody said why")

@@ -1,0 +1,176 @@
+"""What a run on the cluster would fail at, all of it at once, before Ray starts; and what it will take.
+
+With rows (``task=preflight`` once they are prepared, and every training just before it starts) prompts are measured
+with the model's own tokenizer; without them everything else is checked.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean
+
+from rearank.engines.model import Architecture
+from rearank.training.algorithm import PolicyGradient, Ppo
+from rearank.training.base import TrainingError
+from rearank.training.memory import GPU_GIB, Workload, describe, estimate
+from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config
+from rearank.training.verl.node import VerlTrainer
+
+_GIB = 1 << 30
+_STATE = 12  # bytes a trained parameter in a checkpoint: float32 weights and Adam's two moments
+_FLOAT32, _BFLOAT16 = 4, 2
+
+
+@dataclass
+class Report:
+    """``problems`` keep the run from starting, each with its remedy; ``notes`` say what to expect of it."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def examine(
+    trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, folder: Path
+) -> Report:
+    """Everything that can be said without the rows.
+
+    Args:
+        trainer: the node.
+        algorithm: the node.
+        lengths: of prompts and answers, as the config bounds them.
+        sizes: of the model; ``None`` where they are not known, which a note then says.
+        folder: where checkpoints will go.
+    """
+    report = Report()
+    try:
+        trainer.check(algorithm)
+    except TrainingError as error:
+        report.problems.append(str(error))
+    _examine_keys(report, trainer, algorithm, lengths)
+    if trainer.tokens_per_pass < lengths.total:
+        report.problems.append(
+            f"trainer.tokens_per_pass ({trainer.tokens_per_pass}) is less than one prompt with its answer "
+            f"(trainer.max_prompt_tokens + model.max_tokens = {lengths.total}): raise it, or lower one of these"
+        )
+    if sizes is None:
+        report.notes.append("memory and disk: not estimated, the model's sizes are not known (model.architecture)")
+        return report
+    if lengths.total > sizes.context:
+        report.problems.append(
+            f"trainer.max_prompt_tokens ({lengths.prompt}) and model.max_tokens ({lengths.answer}) together exceed the "
+            f"model's context of {sizes.context}; lower one of them"
+        )
+    if not trainer.on_cpu:
+        _examine_memory(report, trainer, algorithm, lengths, sizes)
+    _examine_disk(report, trainer, algorithm, sizes, folder)
+    return report
+
+
+def examine_lengths(report: Report, measured: Sequence[int], what: str, lengths: Lengths) -> None:
+    """Add what the prompts' lengths in tokens say about a run."""
+    over = sum(length > lengths.prompt for length in measured)
+    report.notes.append(
+        f"{what} prompts: {len(measured)}, of {min(measured)} to {max(measured)} tokens, mean {fmean(measured):.0f}; "
+        f"{over / len(measured):.1%} over trainer.max_prompt_tokens={lengths.prompt}"
+    )
+    if over == len(measured):
+        report.problems.append(
+            f"every {what} prompt is longer than trainer.max_prompt_tokens ({lengths.prompt}; the shortest has "
+            f"{min(measured)}): raise it, or shorten passages (prompt.max_characters) or windows (augmentation.size)"
+        )
+
+
+def _examine_keys(report: Report, trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths) -> None:
+    """Our keys and the user's against the installed verl, where there is one."""
+    if find_spec("verl") is None:
+        return  # said by the trainer's own preflight
+    try:
+        weights, files = Weights("model", lengths, "{}", 0), Files(Path("rows"), None, Path("checkpoints"))
+        ppo_config(trainer, algorithm, weights, files, 1)
+    except TrainingError as error:
+        report.problems.append(str(error))
+
+
+def _examine_memory(
+    report: Report, trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture
+) -> None:
+    gib = trainer.cluster.gpu_gib or (visible_gpu_gib() if trainer.cluster.address is None else None)
+    plan = estimate(
+        sizes,
+        Workload(
+            gpus=trainer.cluster.gpus,
+            tensor_parallel=trainer.tensor_parallel,
+            prompt_tokens=lengths.prompt,
+            answer_tokens=lengths.answer,
+            tokens_per_pass=trainer.tokens_per_pass,
+            lora_rank=trainer.lora.rank if trainer.lora is not None else None,
+            reference=algorithm.kl > 0,
+            critic=isinstance(algorithm, Ppo),
+            offload=trainer.offload,
+            rollout_memory=trainer.rollout_memory,
+            gpu_gib=gib or GPU_GIB,
+            temperature=algorithm.temperature,
+            max_sequences=trainer.max_sequences,
+            gradient_checkpointing=trainer.gradient_checkpointing,
+            flash_attention=trainer.attention_kernel == "flash_attention_2",
+        ),
+    )
+    said = ("model's context", "trainer.tokens_per_pass=")  # examined above, whatever the device
+    report.problems += [line for line in plan.problems() if not any(text in line.split(":")[0] for text in said)]
+    assumed = "" if gib else " (assumed; cluster.gpu_gib says otherwise)"
+    report.notes.append(
+        f"memory a GPU, computed: {plan.peak:.1f} of {plan.capacity:.1f} GiB{assumed}, most in {plan.peak_phase} "
+        f"({describe(plan.phases[plan.peak_phase])}); the KV cache holds {plan.kv_answers} whole answers"
+    )
+
+
+def _examine_disk(
+    report: Report, trainer: VerlTrainer, algorithm: PolicyGradient, sizes: Architecture, folder: Path
+) -> None:
+    """The checkpoints that are kept, the best one, the one being written, and the exported model."""
+    parameters = sizes.parameters
+    one = parameters * (_FLOAT32 if trainer.lora is not None else _STATE)
+    if isinstance(algorithm, Ppo):
+        one += parameters * _STATE
+    needed = (trainer.keep + 2) * one + 2 * parameters * _BFLOAT16
+    place = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    report.notes.append(
+        f"disk: {needed / _GIB:.1f} GiB for {trainer.keep + 2} checkpoints of {one / _GIB:.1f} and the model; "
+        f"{free / _GIB:.1f} free in {place}"
+    )
+    if free < needed:
+        report.problems.append(
+            f"{place}: {free / _GIB:.1f} GiB free and {needed / _GIB:.1f} needed for {trainer.keep + 2} checkpoints "
+            "and the model; free some, keep fewer (trainer.keep), train adapters (trainer.lora) or write elsewhere "
+            "(paths.outputs=...)"
+        )
+
+
+def visible_gpu_gib() -> float | None:
+    """Memory of the smallest GPU here, as nvidia-smi says; ``None`` where there is none."""
+    try:
+        said = subprocess.run(
+            ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        ).stdout
+        return min(float(line) for line in said.split()) / 1024
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def visible_gpus() -> int:
+    """How many nvidia-smi lists here."""
+    try:
+        said = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20, check=True)
+        return len(said.stdout.splitlines())
+    except (OSError, subprocess.SubprocessError):
+        return 0

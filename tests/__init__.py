@@ -1,0 +1,1 @@
+"""Regular, not a namespace: verl and TransferQueue install a package of this name."""

@@ -1,0 +1,157 @@
+"""Our config becomes verl's: every model with every algorithm, against the verl that is installed."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from rearank.config import build
+from rearank.training.algorithm import PolicyGradient
+from rearank.training.base import Lora, TrainingError
+from rearank.training.sft import Sft
+from rearank.training.verl import Cluster, VerlTrainer, compose
+from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config, sft_config
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if path.stem != "local")
+ALGORITHMS = sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml"))
+FILES = Files(Path("/rows/train.parquet"), Path("/rows/validation.parquet"), Path("/checkpoints"))
+WEIGHTS = Weights("owner/model", Lengths(4096, 1024), "{}", 7)
+
+
+@pytest.fixture(scope="session")
+def tree() -> DictConfig:
+    return compose.verl_tree()
+
+
+@pytest.fixture
+def _one_tree(tree: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Composing takes a second: once is enough, it is always the same."""
+    monkeypatch.setattr(compose, "verl_tree", lambda: copy.deepcopy(tree))
+
+
+def composed(*overrides: str) -> Any:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra_compose("config", ["name=test", "output_dir=outputs/test", *overrides])
+        return build(OmegaConf.to_container(config, resolve=True))
+
+
+@pytest.mark.usefixtures("_one_tree")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_with_every_algorithm(model: str, algorithm: str) -> None:
+    experiment = composed(f"model={model}", f"algorithm={algorithm}", "prompt=rearank")
+    lengths = Lengths(experiment.trainer.max_prompt_tokens, experiment.model.max_tokens)
+    weights = replace(WEIGHTS, path=experiment.model.location, lengths=lengths)
+    config = ppo_config(experiment.trainer, experiment.algorithm, weights, FILES, 5)
+    OmegaConf.to_container(config, resolve=True)  # every interpolation leads somewhere
+    role = config.actor_rollout_ref
+    assert role.model.path == experiment.model.location
+    assert role.rollout.n == experiment.algorithm.group_size
+    assert config.data.train_batch_size == experiment.algorithm.prompts_per_step
+    assert config.data.max_response_length == role.rollout.response_length == experiment.model.max_tokens
+    assert config.trainer.n_gpus_per_node * config.trainer.nnodes == experiment.trainer.cluster.gpus
+
+
+@pytest.mark.usefixtures("_one_tree")
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ("grpo", {"algorithm.adv_estimator": "grpo", "algorithm.norm_adv_by_std_in_grpo": True,
+                  "actor_rollout_ref.actor.use_kl_loss": True, "actor_rollout_ref.actor.kl_loss_coef": 0.001,
+                  "actor_rollout_ref.actor.loss_agg_mode": "token-mean"}),
+        ("dr_grpo", {"algorithm.norm_adv_by_std_in_grpo": False, "actor_rollout_ref.actor.use_kl_loss": False,
+                     "actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum-norm",
+                     "actor_rollout_ref.actor.loss_scale_factor": 1024}),
+        ("dapo", {"actor_rollout_ref.actor.clip_ratio_high": 0.28, "algorithm.filter_groups.enable": True}),
+        ("gspo", {"actor_rollout_ref.actor.policy_loss.loss_mode": "gspo",
+                  "actor_rollout_ref.actor.clip_ratio_low": 3e-4}),
+        ("rloo", {"algorithm.adv_estimator": "rloo", "algorithm.use_kl_in_reward": True,
+                  "algorithm.kl_ctrl.kl_coef": 0.001, "actor_rollout_ref.actor.use_kl_loss": False}),
+        ("reinforce_pp", {"algorithm.adv_estimator": "reinforce_plus_plus", "actor_rollout_ref.rollout.n": 1}),
+        ("ppo", {"algorithm.adv_estimator": "gae", "critic.optim.lr": 1e-5, "critic.model.path": "owner/model"}),
+    ],
+)  # fmt: skip
+def test_what_an_algorithm_is_to_verl(algorithm: str, expected: dict[str, Any]) -> None:
+    experiment = composed(f"algorithm={algorithm}")
+    config = ppo_config(experiment.trainer, experiment.algorithm, WEIGHTS, FILES, 5)
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+
+
+def trainer(**changes: Any) -> VerlTrainer:
+    return VerlTrainer(cluster=Cluster(gpus_per_node=1), device="cpu", **changes)
+
+
+def configured(**changes: Any) -> DictConfig:
+    return ppo_config(trainer(**changes), PolicyGradient(), WEIGHTS, FILES, 5)
+
+
+@pytest.mark.usefixtures("_one_tree")
+def test_any_key_of_verls_can_be_set() -> None:
+    config = configured(
+        verl={
+            "actor_rollout_ref": {
+                "actor": {"entropy_coeff": 0.01},
+                "rollout": {"engine_kwargs": {"vllm": {"swap_space": 8}}, "enable_sleep_mode": False},
+            }
+        }
+    )
+    role = config.actor_rollout_ref
+    assert role.actor.entropy_coeff == 0.01
+    assert role.rollout.engine_kwargs.vllm.swap_space == 8, "a mapping that verl leaves empty takes any key"
+    assert role.rollout.enable_sleep_mode is False, "a field of verl's class that its files don't list"
+
+
+@pytest.mark.usefixtures("_one_tree")
+@pytest.mark.parametrize(
+    ("verl", "message"),
+    [
+        ({"trainer": {"save_frequency": 3}}, r"trainer\.verl\.trainer\.save_frequency: .* did you mean save_freq"),
+        (
+            {"actor_rollout": {"actor": {}}},
+            r"\.actor_rollout\.actor: .* at its top; did you mean actor_rollout_ref",
+        ),
+        ({"algorithm": {"gamm": 1}}, r"trainer\.verl\.algorithm\.gamm: .* did you mean gamma"),
+    ],
+)
+def test_a_key_that_verl_does_not_have_is_named(verl: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        configured(verl=verl)
+
+
+def test_a_key_that_verl_renames_is_an_error(tree: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed = copy.deepcopy(tree)
+    OmegaConf.set_struct(renamed, False)
+    renamed.actor_rollout_ref.actor.loss_mode_now = renamed.actor_rollout_ref.actor.pop("loss_agg_mode")
+    OmegaConf.set_struct(renamed, True)
+    monkeypatch.setattr(compose, "verl_tree", lambda: renamed)
+    with pytest.raises(TrainingError, match=r"no key actor_rollout_ref\.actor\.loss_agg_mode, which rearank sets"):
+        configured()
+
+
+@pytest.mark.usefixtures("_one_tree")
+def test_adapters() -> None:
+    model = configured(lora=Lora(rank=8)).actor_rollout_ref.model
+    assert (model.lora_rank, model.lora_alpha, model.target_modules) == (8, 16, "all-linear")
+    assert configured().actor_rollout_ref.model.lora_rank == 0
+
+
+def test_fine_tuning() -> None:
+    config = sft_config(trainer(), Sft(batch=16, warmup_steps=3), WEIGHTS, FILES, 5, 5120)
+    OmegaConf.to_container(config, resolve=True)
+    assert (config.data.train_batch_size, config.optim.lr_warmup_steps, config.data.max_length) == (16, 3, 5120)
+    assert config.data.custom_cls.name == "AnswerDataset"
+
+
+def test_composing_leaves_run_pys_hydra_alone() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        before = hydra_compose("config", ["name=a", "output_dir=x"])
+        compose.verl_tree()
+        assert hydra_compose("config", ["name=a", "output_dir=x"]) == before

@@ -1,0 +1,74 @@
+"""The policy gradients: which values go together, and what TRL can run of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rearank.training.algorithm import PolicyGradient, Ppo
+from rearank.training.base import TrainingError
+from rearank.training.trl import TrlTrainer
+from rearank.training.verl import Cluster, VerlTrainer
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"group_size": 1}, "group_size must be at least 2"),
+        ({"advantage": "leave_one_out", "group_size": 1}, "group_size must be at least 2"),
+        ({"prompts_per_update": 3}, r"prompts_per_update \(3\) must divide prompts_per_step \(128\)"),
+        ({"advantage": "critic"}, "goes with algorithm=ppo"),
+        ({"advantage": "batch", "group_size": 1, "dynamic_sampling": True}, "dynamic_sampling compares"),
+        ({"weight_decay": -0.1}, "weight_decay must not be negative"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PolicyGradient(**changes)
+
+
+def test_ppo_needs_no_group_but_a_critic() -> None:
+    assert Ppo().group_size == 1
+    with pytest.raises(ValueError, match="advantage=critic goes with"):
+        Ppo(advantage="group", group_size=4)
+    with pytest.raises(ValueError, match="lam must lie in"):
+        Ppo(lam=1.5)
+
+
+def test_steps() -> None:
+    assert PolicyGradient(steps=7).total_steps(10_000) == 7
+    assert PolicyGradient(epochs=2).total_steps(8950) == 138
+    assert PolicyGradient(epochs=0.1).total_steps(5) == 1
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        Ppo(group_size=4),
+        PolicyGradient(advantage="leave_one_out"),
+        PolicyGradient(advantage="batch"),
+        PolicyGradient(dynamic_sampling=True),
+        PolicyGradient(kl_in="reward"),
+        PolicyGradient(prompts_per_update=64),
+    ],
+    ids=lambda a: a.advantage,
+)
+def test_what_trl_cannot_run_is_named(algorithm: PolicyGradient) -> None:
+    with pytest.raises(TrainingError, match=r"trainer=trl can't run algorithm\.\w+=.*use trainer=verl"):
+        TrlTrainer().check(algorithm)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [PolicyGradient(), PolicyGradient(advantage="centred", loss="constant"), PolicyGradient(ratio="sequence")],
+)
+def test_what_trl_can_run(algorithm: PolicyGradient) -> None:
+    TrlTrainer().check(algorithm)
+
+
+def test_an_update_divides_over_the_gpus() -> None:
+    trainer = VerlTrainer(cluster=Cluster(gpus_per_node=6))
+    with pytest.raises(TrainingError, match=r"= 4096, cluster\.nodes x cluster\.gpus_per_node = 6"):
+        trainer.check(PolicyGradient())
+    trainer.check(PolicyGradient(prompts_per_step=96))
