@@ -6,7 +6,11 @@ STAMP := $(VENV)/.installed
 # Shared cores: idle OpenMP threads must sleep, not spin.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: quickstart test check perf setup clean
+# The cluster's packages (verl, Ray, vLLM's CPU build) live apart: their pins are not the others'.
+CLUSTER := .venv-cluster
+CLUSTER_STAMP := $(CLUSTER)/.installed
+
+.PHONY: quickstart test check perf setup clean test-cluster test-cluster-full
 
 setup: $(STAMP)
 
@@ -29,8 +33,23 @@ check: $(STAMP)
 
 test: check
 
+# The lock file is complete, so nothing is resolved and nothing it leaves out (torchvision, CUDA) can come in. uv installs
+# it in a minute and compiles it, which every process of Ray's would do again otherwise.
+$(CLUSTER_STAMP): pyproject.toml constraints/cluster-cpu.txt
+	test -x $(CLUSTER)/bin/python || $(PYTHON) -m venv $(CLUSTER)
+	$(CLUSTER)/bin/python -m pip install --quiet --constraint constraints/cluster-cpu.txt "torch==2.13.0" uv
+	$(CLUSTER)/bin/uv pip install --quiet --python $(CLUSTER)/bin/python --no-deps --compile-bytecode --requirement constraints/cluster-cpu.txt
+	$(CLUSTER)/bin/uv pip install --quiet --python $(CLUSTER)/bin/python --no-deps --editable .
+	touch $@
+
+test-cluster: $(CLUSTER_STAMP)
+	$(CLUSTER)/bin/python -m pytest tests/cluster -m "not full"
+
+test-cluster-full: $(CLUSTER_STAMP)
+	$(CLUSTER)/bin/python -m pytest tests/cluster -m full
+
 perf: $(STAMP)
 	$(BIN)/python experiments/performance/run_all.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CLUSTER) .mypy_cache .ruff_cache .pytest_cache

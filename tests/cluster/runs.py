@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.end_to_end.pipeline import ROOT, environment, lines
 
-QUICKSTART = ("experiment=quickstart", "trainer=verl_cpu", "tracking=none", "name=run", "dataset.on_empty=error")
+QUICKSTART = ("experiment=quickstart", "trainer=verl_cpu", "tracking=none", "name=run")
 SMALL = (
     *QUICKSTART,
     "dataset.collection.query_count=24",
@@ -57,8 +57,8 @@ class Started:
 
     def __init__(self, outputs: Path, settings: tuple[str, ...], *overrides: str) -> None:
         self._log = outputs / "said.log"
+        arguments = command(outputs, settings, *overrides)
         with self._log.open("w") as said:
-            arguments = command(outputs, settings, *overrides)
             self.process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=said, stderr=said)
 
     @property

@@ -49,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     started.wait_until(step_reached(folder, KILLED_AFTER))
     assert started.stop(signal.SIGKILL) == -signal.SIGKILL
     before = curves(folder)
-    left_over = cluster_processes(patience=40)
+    left_over = cluster_processes(patience=120)
     said = run(outputs, SETTINGS)
     return Run(folder, started.said, before, left_over, said, curves(folder))
 

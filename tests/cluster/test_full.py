@@ -1,0 +1,223 @@
+"""What takes minutes each and is not in CI: other algorithms, ranks, deaths of every kind, an existing Ray, a sweep."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cluster.runs import SMALL, Started, cluster_processes, command, curves, pids, result, run, step_reached
+from tests.end_to_end.pipeline import environment
+
+pytestmark = [pytest.mark.full, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+def losses(folder: Path) -> list[int]:
+    """The steps that were trained, in order."""
+    return [line["step"] for line in curves(folder) if "train/loss" in line]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dapo", "rloo", "gspo", "reinforce_pp", "dr_grpo"])
+def test_algorithms(algorithm: str, tmp_path: Path) -> None:
+    group = "1" if algorithm in ("ppo", "reinforce_pp") else "4"
+    prompts = "8" if group == "1" else "4"
+    kl = ["algorithm.kl=0.01"] if algorithm in ("ppo", "rloo", "reinforce_pp") else []
+    run(tmp_path, SMALL, f"algorithm={algorithm}", f"algorithm.group_size={group}",
+        f"algorithm.prompts_per_step={prompts}", *kl)  # fmt: skip
+    assert losses(tmp_path / "run") == [1, 2]
+    last = curves(tmp_path / "run")[-1]
+    if algorithm == "ppo":
+        assert last["train/value_loss"] > 0
+    if kl:
+        assert "train/kl" in last
+
+
+def test_kl_in_the_loss_uses_a_reference(tmp_path: Path) -> None:
+    run(tmp_path, SMALL, "algorithm.kl=0.05", "algorithm.steps=3", "trainer.validate_every=3")
+    kls = [line["train/kl"] for line in curves(tmp_path / "run") if "train/loss" in line]
+    assert kls[0] == pytest.approx(0, abs=1e-6), "the first step is still the model it started from"
+    assert kls[-1] > 0
+    assert all("time/reference" in line for line in curves(tmp_path / "run") if "train/loss" in line)
+
+
+def test_two_ranks(tmp_path: Path) -> None:
+    run(tmp_path, SMALL, "cluster.gpus_per_node=2")
+    folder = tmp_path / "run" / "training"
+    assert losses(tmp_path / "run") == [1, 2]
+    shards = sorted(path.name for path in (folder / "checkpoints" / "global_step_2" / "actor").glob("model_*"))
+    assert shards == ["model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt"]
+    one = run(tmp_path, SMALL, "name=one", "cluster.gpus_per_node=1")
+    assert "training" in one
+    # What two ranks trained and put together is what one rank trained, but for the order of sums.
+    import torch
+    from safetensors.torch import load_file
+
+    two = load_file(folder / "model" / "model.safetensors")
+    single = load_file(tmp_path / "one" / "training" / "model" / "model.safetensors")
+    assert two.keys() == single.keys()
+    assert all(torch.allclose(two[name], single[name], atol=2e-3) for name in two)
+    said = run(tmp_path, SMALL, "algorithm.steps=2", "cluster.gpus_per_node=1", "name=run")
+    assert "a finished training found" in said, "where it is trained does not make it another training"
+
+
+def test_other_gpus_are_refused_on_resume(tmp_path: Path) -> None:
+    started = Started(tmp_path, SMALL, "algorithm.steps=50")
+    started.wait_until(step_reached(tmp_path / "run", 2))
+    assert started.stop(signal.SIGKILL) == -signal.SIGKILL
+    cluster_processes(patience=40)
+    said = run(tmp_path, SMALL, "algorithm.steps=50", "cluster.gpus_per_node=2", expect=1)
+    assert re.search(r"was written by 1 GPUs and this run has 2: go on with .* = 1", said)
+
+
+def test_adapters(tmp_path: Path) -> None:
+    adapters = ("trainer.lora={_target_: rearank.training.base.Lora, rank: 4}", "algorithm.learning_rate=1e-2")
+    measured = ("task=pipeline", "engine=transformers", "evaluation.samples=0", "benchmark.collection.query_count=8")
+    run(tmp_path, SMALL, *adapters, *measured)
+    config = json.loads((tmp_path / "run" / "training" / "model" / "config.json").read_text())
+    assert config["architectures"] == ["Qwen3ForCausalLM"], "merged: any tool loads it"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert "grpo" in summary
+
+
+@pytest.mark.parametrize("notes", ["none", "grades"])
+def test_fine_tuning(notes: str, tmp_path: Path) -> None:
+    sft = ("task=sft", "sft.steps=6", "sft.batch=8", "sft.learning_rate=1e-3", f"sft.notes={notes}",
+           "trainer.validate_every=3")  # fmt: skip
+    run(tmp_path, SMALL, *sft)
+    lines = [json.loads(text) for text in (tmp_path / "run" / "sft" / "sft.jsonl").read_text().splitlines()]
+    trained = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert len(trained) == 6
+    assert trained[-1] < trained[0]
+    assert len([line for line in lines if "val/loss" in line]) == 2
+    model = tmp_path / "run" / "sft" / "model"
+    run(tmp_path, SMALL, "name=rl", f"model.path={model}")
+    assert losses(tmp_path / "rl") == [1, 2], "RL starts from it"
+
+
+def test_a_killed_worker_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    started = Started(tmp_path, SMALL, "algorithm.steps=40")
+    started.wait_until(step_reached(tmp_path / "run", 2))
+    for pid in pids(r"ray::WorkerDict"):
+        os.kill(pid, signal.SIGKILL)
+    assert started.process.wait(timeout=200) == 1
+    last = started.said.strip().splitlines()[-2:]
+    assert "training failed: a process of the cluster" in last[0]
+    assert "failure.txt" in last[1]
+    assert "Traceback" not in started.said
+    assert cluster_processes(patience=40) == []
+    done = max(losses(tmp_path / "run"))
+    run(tmp_path, SMALL, f"algorithm.steps={done + 2}", "trainer.guard.patience=null", expect=0)
+
+
+def test_a_dead_rollout_engine_ends_the_run_in_time(tmp_path: Path) -> None:
+    started = Started(tmp_path, SMALL, "algorithm.steps=60", "cluster.seconds_to_sync=10")
+    started.wait_until(step_reached(tmp_path / "run", 2))
+    for pid in pids(r"VLLM::Worker"):
+        os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    assert started.process.wait(timeout=150) == 1
+    assert time.monotonic() - began < 90
+    assert "training failed: " in started.said
+    assert cluster_processes(patience=40) == []
+
+
+def test_a_killed_ray_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    started = Started(tmp_path, SMALL, "algorithm.steps=3", "trainer.validate_every=3")
+    started.wait_until(step_reached(tmp_path / "run", 1))
+    for pid in pids(r"raylet/raylet|/raylet "):
+        os.kill(pid, signal.SIGKILL)
+    assert started.process.wait(timeout=200) != 0
+    assert cluster_processes(patience=60) == []
+    run(tmp_path, SMALL, "algorithm.steps=3", "trainer.validate_every=3")
+    assert losses(tmp_path / "run") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("when", ["starting", "training"])
+def test_ctrl_c(when: str, tmp_path: Path) -> None:
+    before = {path.name for path in Path("/dev/shm").glob("psm_*")}
+    started = Started(tmp_path, SMALL, "algorithm.steps=60")
+    if when == "starting":
+        started.wait_until(lambda: bool(pids(r"ray::WorkerDict")))
+    else:
+        started.wait_until(step_reached(tmp_path / "run", 2))
+    assert started.stop(signal.SIGINT) == 130
+    assert "interrupted; the same command goes on from here" in started.said
+    assert cluster_processes(patience=40) == []
+    if when == "training":
+        assert {path.name for path in Path("/dev/shm").glob("psm_*")} <= before, "shared memory is put away"
+
+
+def test_a_reward_that_raises_ends_the_run_with_its_message(tmp_path: Path) -> None:
+    (tmp_path / "broken_reward.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from rearank.rewards import Reward\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class BrokenReward(Reward):\n"
+        '    """Raises."""\n'
+        "    def rank_score(self, measured):\n"
+        "        raise ArithmeticError('the moon is in the wrong house')\n"
+    )
+    places = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    reward = "reward._target_=broken_reward.BrokenReward"
+    done = subprocess.run(
+        command(tmp_path, SMALL, "reward=absolute", reward),
+        env={**environment(), "PYTHONPATH": places}, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said[-3000:]
+    assert "ArithmeticError: the moon is in the wrong house" in said.strip().splitlines()[-2]
+    assert "Traceback" not in said
+    assert "Traceback" in (tmp_path / "run" / "training" / "failure.txt").read_text()
+    assert cluster_processes(patience=40) == []
+
+
+def test_a_sweep_of_two_jobs(tmp_path: Path) -> None:
+    run(tmp_path, ("-m", *SMALL), "reward=ndcg,absolute", "algorithm.steps=1")
+    found = sorted(tmp_path.glob("run-sweep/*/training/result.json"))
+    assert len(found) == 2, "each in its own folder"
+    jobs = [json.loads((path.parent / "settings.json").read_text())["reward"]["_target_"] for path in found]
+    assert sorted(name.rpartition(".")[2] for name in jobs) == ["AbsoluteReward", "NdcgReward"]
+    assert cluster_processes(patience=40) == []
+
+
+@pytest.fixture
+def ray_of_somebody_else() -> Iterator[str]:
+    """A Ray that was there before."""
+    ray = str(Path(sys.executable).parent / "ray")
+    start = [ray, "start", "--head", "--port=26379", "--num-gpus=1", "--num-cpus=32", "--include-dashboard=false"]
+    subprocess.run(start, check=True, capture_output=True, timeout=120, env=environment())
+    yield "127.0.0.1:26379"
+    subprocess.run([ray, "stop", "--force"], check=False, capture_output=True, timeout=120)
+
+
+def test_an_existing_cluster_is_left_as_it_was(ray_of_somebody_else: str, tmp_path: Path) -> None:
+    run(tmp_path, SMALL, f"cluster.address={ray_of_somebody_else}")
+    assert losses(tmp_path / "run") == [1, 2]
+    assert pids(r"raylet"), "still there"
+    assert (
+        cluster_processes(patience=40, pattern=re.compile(r"VLLM::|ray::(WorkerDict|Runner|Reward|Rollout|vLLM)")) == []
+    )
+    said = run(
+        tmp_path, SMALL, "name=more", f"cluster.address={ray_of_somebody_else}", "cluster.gpus_per_node=2", expect=1
+    )
+    assert "the Ray cluster has 1 GPUs and cluster.nodes x cluster.gpus_per_node = 2" in said
+
+
+def test_no_cluster_there(tmp_path: Path) -> None:
+    said = run(tmp_path, SMALL, "cluster.address=127.0.0.1:26399", expect=1)
+    assert "no Ray can be reached" in said
+    assert "Traceback" not in said
+
+
+def test_early_stop(tmp_path: Path) -> None:
+    run(tmp_path, SMALL, "algorithm.steps=20", "trainer.guard.min_length=1000", "trainer.guard.window=2")
+    found = result(tmp_path / "run")
+    assert found["steps"] == 2
+    assert "answers shrank to nothing" in found["stopped"]
