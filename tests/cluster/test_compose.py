@@ -118,6 +118,7 @@ def test_any_key_of_verls_can_be_set() -> None:
             {"actor_rollout": {"actor": {}}},
             r"\.actor_rollout\.actor: .* at its top; did you mean actor_rollout_ref",
         ),
+        ({"ray_kwargs": {"ray_init": {"num_cpus": 4}}}, r"rearank starts Ray itself; see the section cluster"),
         ({"algorithm": {"gamm": 1}}, r"trainer\.verl\.algorithm\.gamm: .* did you mean gamma"),
     ],
 )

@@ -202,7 +202,7 @@ def test_measured_with_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.L
     [
         (lambda: Cluster(nodes=2), r"nodes=2 needs a Ray cluster over these machines: .*cluster\.address=auto"),
         (lambda: Cluster(gpus_per_node=0), "gpus_per_node must be at least 1"),
-        (lambda: Cluster(seconds_to_sync=0), "must be above 0"),
+        (lambda: Cluster(seconds_to_sync=0), "seconds_to_sync must be above 0"),
         (lambda: VerlTrainer(cluster=Cluster(gpus_per_node=3), tensor_parallel=2), "tensor_parallel .2. must divide"),
         (lambda: VerlTrainer(cluster=Cluster(), rollout_memory=1.0), "rollout_memory is a share"),
         (lambda: VerlTrainer(cluster=Cluster(), keep=0), "keep must be at least 1"),

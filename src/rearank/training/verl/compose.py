@@ -391,6 +391,10 @@ def merge_user_keys(config: DictConfig, user: Mapping[str, Any]) -> None:
     Raises ``TrainingError`` naming the key and the closest known ones.
     """
     for key, value in _leaves(user):
+        if key.startswith("ray_kwargs."):
+            raise TrainingError(
+                f"trainer.verl.{key}: rearank starts Ray itself; see the section cluster (cluster.runtime_env, ...)"
+            )
         _check_user_key(config, key)
         with open_dict(config):
             OmegaConf.update(config, key, value, force_add=True)

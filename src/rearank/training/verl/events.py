@@ -67,7 +67,7 @@ class Reporter:
         """Send an event; returns its number."""
         return int(self._ray.get(self._actor.put.remote(kind, content)))
 
-    def wait_for_driver(self, number: int, seconds: float = 60.0) -> None:
+    def wait_for_driver(self, number: int, seconds: float = 300.0) -> None:
         """Until the driver has dealt with event ``number``.
 
         Raises ``TimeoutError`` where it doesn't: it is gone, or can't write.

@@ -5,7 +5,6 @@ A Ray that this run started is stopped with it, however it ends; one that was th
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -70,7 +70,7 @@ def train(trainer: VerlTrainer, job: TrainingJob, algorithm: PolicyGradient) -> 
         "rollout_samples": trainer.rollout_samples,
         "rows": files.train,
     }
-    return _run(trainer, job, "train", config, watch, files.checkpoints, "actor", steps)
+    return _run(trainer, job, _Plan("train", config, watch, files.checkpoints, "actor", steps))
 
 
 def fine_tune(trainer: VerlTrainer, job: TrainingJob, sft: Sft, *, tags: bool) -> TrainingResult:
@@ -92,7 +92,7 @@ def fine_tune(trainer: VerlTrainer, job: TrainingJob, sft: Sft, *, tags: bool) -
     steps = sft.total_steps(len(rows))
     config = sft_config(trainer, sft, _weights(job, lengths), files, steps, lengths.total)
     watch = {"keep": trainer.keep}
-    return _run(trainer, job, "fine_tune", config, watch, files.checkpoints, ".", steps)
+    return _run(trainer, job, _Plan("fine_tune", config, watch, files.checkpoints, ".", steps))
 
 
 def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: bool) -> None:
@@ -104,7 +104,7 @@ def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: boo
 
     path.parent.mkdir(parents=True, exist_ok=True)
     answers = [ideal_answer(row.judged, notes=sft.notes == "grades", tags=tags) for row in rows]
-    prompts = [[dataclasses.asdict(message) for message in row.prompt] for row in rows]
+    prompts = [[asdict(message) for message in row.prompt] for row in rows]
     pq.write_table(pa.table({"prompt": prompts, "answer": answers}), path)
 
 
@@ -129,32 +129,41 @@ def _weights(job: TrainingJob, lengths: Lengths) -> Weights:
     )
 
 
-def _run(
-    trainer: VerlTrainer,
-    job: TrainingJob,
-    method: str,
-    config: DictConfig,
-    watch: Mapping[str, Any],
-    checkpoints: Path,
-    shards: str,
-    steps: int,
-) -> TrainingResult:
-    """Start or continue ``method`` of the runner, then write its best checkpoint (its part ``shards``) as a model."""
-    last = complete_checkpoint(checkpoints, "global_step_*")
+@dataclass(frozen=True)
+class _Plan:
+    """A run of the runner's ``method``: verl's config, what is done beside it, and where its checkpoints go."""
+
+    method: str
+    config: DictConfig
+    watch: Mapping[str, Any]
+    checkpoints: Path
+    shards: str
+    """The part of a checkpoint that holds the model."""
+    steps: int
+
+    def shards_of(self, step: int) -> Path:
+        """Where the model of ``step`` is."""
+        return self.checkpoints / f"global_step_{step}" / self.shards
+
+
+def _run(trainer: VerlTrainer, job: TrainingJob, plan: _Plan) -> TrainingResult:
+    """Start or continue ``plan``, then write its best checkpoint as a model."""
+    last = complete_checkpoint(plan.checkpoints, "global_step_*")
+    done = step_of(last) if last is not None else 0
     if last is not None:
-        _check_same_gpus(last / shards, trainer.cluster)
-        config.trainer.resume_mode, config.trainer.resume_from_path = "resume_path", str(last)
-    job.tracker.jsonl.rewind(step_of(last) if last is not None else -1)
+        _check_same_gpus(plan.shards_of(done), trainer.cluster)
+        plan.config.trainer.resume_mode, plan.config.trainer.resume_from_path = "resume_path", str(last)
+    job.tracker.jsonl.rewind(done if last is not None else -1)
     history = read_jsonl(job.tracker.jsonl.path)
-    if last is not None and step_of(last) >= steps:  # stopped between the last step and here
-        outcome = _outcome_of(history, steps)
+    if done >= plan.steps:  # stopped between the last step and here
+        outcome = _outcome_of(history, plan.steps)
     else:
-        plain = OmegaConf.to_container(config, resolve=False)
-        with session(trainer, job.folder.resolve()) as ray_session, progress("training", steps, "steps") as shown:
-            outcome = ray_session.run(method, _Taker(job, shown, last), plain, {**watch, "history": history})
+        told = (OmegaConf.to_container(plan.config, resolve=False), {**plan.watch, "history": history})
+        with session(trainer, job.folder.resolve()) as ray_session, progress("training", plan.steps, "steps") as shown:
+            outcome = ray_session.run(plan.method, _Taker(job, shown, done), *told)
     step = outcome.best_step if outcome.best_step >= 0 else outcome.steps  # without validation: the last
     with progress(f"writing the model of step {step}"):
-        model = _publish(trainer, job, checkpoints / f"global_step_{step}" / shards if step else None)
+        model = _publish(trainer, job, plan.shards_of(step) if step else None)
     if outcome.stopped:
         _log.warning("training stopped at step %d: %s", outcome.steps, outcome.stopped)
     return write_result(job.folder, TrainingResult(str(model), outcome.steps, step, outcome.best_ndcg, outcome.stopped))
@@ -206,13 +215,12 @@ def _check_same_gpus(shards: Path, cluster: Cluster) -> None:
 class _Taker:
     """Takes the cluster's events down, in the driver."""
 
-    def __init__(self, job: TrainingJob, shown: Progress, last: Path | None) -> None:
-        self._job, self._shown = job, shown
-        self._done = step_of(last) if last is not None else 0
+    def __init__(self, job: TrainingJob, shown: Progress, done: int) -> None:
+        self._job, self._shown, self._done = job, shown, done
         self.taken = 0
-        shown.advance(self._done, "starting the cluster's processes")
-        if last is not None:
-            _log.info("continued from step %d", self._done)
+        shown.advance(done, "starting the cluster's processes")
+        if done:
+            _log.info("continued from step %d", done)
 
     def take(self, events: Sequence[tuple[str, Any]]) -> None:
         """Log and show; an event counts as taken once it is on disk."""

@@ -33,7 +33,6 @@ class Cluster:
         gpu_gib: memory of each, to plan by; ``null`` for what is seen here, or 79 (an 80 GB GPU) where none is.
         cpus: cores that a Ray of our own may count; ``null`` for the machine's.
         runtime_env: Ray's, for an existing cluster whose machines lack this code: ``{working_dir: ...}``, ``env_vars``.
-        seconds_to_connect: to start or reach Ray.
         seconds_to_sync: for a transfer of weights to the rollout engines; a dead one ends the run after it.
     """
 
@@ -43,7 +42,6 @@ class Cluster:
     gpu_gib: float | None = None
     cpus: int | None = None
     runtime_env: dict[str, Any] = field(default_factory=dict)
-    seconds_to_connect: float = 60.0
     seconds_to_sync: float = 120.0
 
     def __post_init__(self) -> None:
@@ -56,8 +54,8 @@ class Cluster:
                 f"nodes={self.nodes} needs a Ray cluster over these machines: start one (ray start) and set "
                 "cluster.address=auto on its head, or cluster.address=ray://host:10001"
             )
-        if min(self.seconds_to_connect, self.seconds_to_sync) <= 0:
-            raise ValueError("seconds_to_connect and seconds_to_sync must be above 0")
+        if self.seconds_to_sync <= 0:
+            raise ValueError(f"seconds_to_sync must be above 0, not {self.seconds_to_sync}")
 
     @property
     def gpus(self) -> int:
