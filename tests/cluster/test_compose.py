@@ -12,7 +12,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from rearank.config import build
+from rearank.config import build, node_of
+from rearank.training import tiny
 from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import Lora, TrainingError
 from rearank.training.sft import Sft
@@ -94,6 +95,28 @@ def configured(**changes: Any) -> DictConfig:
 
 
 @pytest.mark.usefixtures("_one_tree")
+def test_values_arrive_where_verl_reads_them() -> None:
+    """As verl's workers get them: its own dataclasses, built by its own function."""
+    from verl.utils.config import omega_conf_to_dataclass
+
+    algorithm = build(node_of(composed("algorithm=ppo", "algorithm.max_grad_norm=0.3").algorithm))
+    settings = trainer(tokens_per_pass=2048, offload="all")
+    config = ppo_config(settings, algorithm, replace(WEIGHTS, lengths=Lengths(1024, 512)), FILES, 5)
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    assert actor.optim.clip_grad == 0.3
+    assert actor.ppo_max_token_len_per_gpu == 2048
+    assert (actor.engine.param_offload, actor.engine.optimizer_offload) == (True, True)
+    assert actor.optim.lr == algorithm.learning_rate
+    assert actor.engine.mixed_precision["param_dtype"] == "fp32"
+    config.critic.model.path = str(tiny.ASSETS)  # verl loads its config
+    critic = omega_conf_to_dataclass(config.critic)
+    assert critic.ppo_infer_max_token_len_per_gpu == 2048, "the trainer takes both of the critic's limits from it"
+    assert (critic.optim.clip_grad, critic.optim.lr) == (0.3, 1e-5)
+    assert critic.engine.param_offload
+    assert config.trainer.critic_warmup == 1, "the policy learns from the first step on"
+
+
+@pytest.mark.usefixtures("_one_tree")
 def test_any_key_of_verls_can_be_set() -> None:
     config = configured(
         verl={
@@ -142,6 +165,10 @@ def test_adapters() -> None:
     model = configured(lora=Lora(rank=8)).actor_rollout_ref.model
     assert (model.lora_rank, model.lora_alpha, model.target_modules) == (8, 16, "all-linear")
     assert configured().actor_rollout_ref.model.lora_rank == 0
+    some = configured(lora=Lora(modules="q_proj,v_proj")).actor_rollout_ref.model
+    assert list(some.target_modules) == ["q_proj", "v_proj"]
+    with pytest.raises(TrainingError, match="no dropout in adapters"):
+        trainer(lora=Lora(dropout=0.1)).check(PolicyGradient())
 
 
 def test_fine_tuning() -> None:

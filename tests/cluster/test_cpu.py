@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from rearank.training import tiny
 from rearank.training.verl.cpu.patches import PATCHES, Patch
 
 
@@ -63,9 +64,28 @@ def test_asked_for_it_is_all_there() -> None:
     assert python(code, VERL_PLATFORM="cpu") == f"cpu {len(PATCHES) + 1}"
 
 
-def test_on_gpus_only_the_time_outs_are_put_in_place() -> None:
+def test_on_gpus_only_what_is_of_use_there_is_put_in_place() -> None:
     code = "import verl; from rearank.training.verl import cpu; print(cpu.applied)"
-    assert python(code, REARANK_WEIGHT_TIMEOUT="5") == "['time-outs on weight transfer']"
+    expected = [patch.name for patch in PATCHES if patch.on_gpu]
+    assert python(code, REARANK_WEIGHT_TIMEOUT="5") == str(expected)
+    assert len(expected) == 2
+
+
+def test_verl_still_asks_small_vocabularies_for_a_newline() -> None:
+    from transformers import AutoTokenizer
+    from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.ASSETS)
+    with pytest.raises(ValueError, match="newline"):  # if not: remove `hf_model_type = None` in rollouts.RolloutWorker
+        create_continuous_token_builder(tokenizer, hf_model_type="qwen3")
+    generic = create_continuous_token_builder(tokenizer, hf_model_type=None)
+    turns = [
+        {"role": "user", "content": "ship"},
+        {"role": "assistant", "content": "port"},
+        {"role": "user", "content": "x"},
+    ]
+    whole = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert list(generic.build_initial_tokens(turns)) == list(whole), "prompts are the chat template's, to the token"
 
 
 def test_both_entry_points_are_found() -> None:

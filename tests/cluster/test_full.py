@@ -101,6 +101,32 @@ def test_fine_tuning(notes: str, tmp_path: Path) -> None:
     assert losses(tmp_path / "rl") == [1, 2], "RL starts from it"
 
 
+@pytest.mark.parametrize("what", ["ppo", "adapters", "sft"])
+def test_what_else_is_resumed(what: str, tmp_path: Path) -> None:
+    settings = {
+        "ppo": ("algorithm=ppo", "algorithm.group_size=1", "algorithm.prompts_per_step=8", "algorithm.steps=3"),
+        "adapters": ("trainer.lora={_target_: rearank.training.base.Lora, rank: 4}", "algorithm.steps=3"),
+        "sft": ("task=sft", "sft.steps=6", "sft.batch=8", "trainer.validate_every=1", "sft.learning_rate=1e-3"),
+    }[what]
+    name = "sft" if what == "sft" else "training"
+    last = 6 if what == "sft" else 3
+    checkpoints = tmp_path / "run" / name / "checkpoints"
+    started = Started(tmp_path, SMALL, *settings, "trainer.guard.patience=null")
+    started.wait_until(lambda: any(checkpoints.glob("global_step_*/complete")))
+    started.process.kill()
+    started.process.wait()
+    cluster_processes(patience=120)
+    said = run(tmp_path, SMALL, *settings, "trainer.guard.patience=null")
+    assert re.search(r"continued from step [1-5]", said)
+    lines = [
+        json.loads(text)
+        for text in (tmp_path / "run" / name / ("sft.jsonl" if what == "sft" else "train.jsonl"))
+        .read_text()
+        .splitlines()
+    ]
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, last + 1))
+
+
 def test_a_killed_worker_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
     started = Started(tmp_path, SMALL, "algorithm.steps=40")
     started.wait_until(step_reached(tmp_path / "run", 2))
@@ -189,25 +215,28 @@ def test_a_sweep_of_two_jobs(tmp_path: Path) -> None:
 
 @pytest.fixture
 def ray_of_somebody_else() -> Iterator[str]:
-    """A Ray that was there before."""
+    """A Ray that was there before: two machines (both this one) of a "GPU" each."""
     ray = str(Path(sys.executable).parent / "ray")
-    start = [ray, "start", "--head", "--port=26379", "--num-gpus=1", "--num-cpus=32", "--include-dashboard=false"]
-    subprocess.run(start, check=True, capture_output=True, timeout=120, env=environment())
-    yield "127.0.0.1:26379"
+    address = "127.0.0.1:26379"
+    size = ["--num-gpus=1", "--num-cpus=48"]
+    for role in (["--head", "--port=26379", "--include-dashboard=false"], [f"--address={address}"]):
+        subprocess.run([ray, "start", *role, *size], check=True, capture_output=True, timeout=120, env=environment())
+    yield address
     subprocess.run([ray, "stop", "--force"], check=False, capture_output=True, timeout=120)
 
 
-def test_an_existing_cluster_is_left_as_it_was(ray_of_somebody_else: str, tmp_path: Path) -> None:
-    run(tmp_path, SMALL, f"cluster.address={ray_of_somebody_else}")
+def test_an_existing_cluster_of_two_nodes_is_left_as_it_was(ray_of_somebody_else: str, tmp_path: Path) -> None:
+    there = f"cluster.address={ray_of_somebody_else}"
+    run(tmp_path, SMALL, there, "cluster.nodes=2", "cluster.gpus_per_node=1")
     assert losses(tmp_path / "run") == [1, 2]
-    assert pids(r"raylet"), "still there"
-    assert (
-        cluster_processes(patience=40, pattern=re.compile(r"VLLM::|ray::(WorkerDict|Runner|Reward|Rollout|vLLM)")) == []
-    )
-    said = run(
-        tmp_path, SMALL, "name=more", f"cluster.address={ray_of_somebody_else}", "cluster.gpus_per_node=2", expect=1
-    )
-    assert "the Ray cluster has 1 GPUs and cluster.nodes x cluster.gpus_per_node = 2" in said
+    assert len(pids(r"raylet/raylet")) == 2, "still there"
+    ours = re.compile(r"VLLM::|ray::(WorkerDict|Runner|Reward|Rollout|vLLM|Transfer)")
+    assert cluster_processes(patience=40, pattern=ours) == []
+    said = run(tmp_path, SMALL, "name=more", there, "cluster.gpus_per_node=2", expect=1)
+    assert "the Ray cluster's machines have 1, 1 GPUs, and cluster.nodes=1 with cluster.gpus_per_node=2" in said
+    # A run with a Ray of its own does not touch it.
+    run(tmp_path, SMALL, "name=own", "algorithm.steps=1")
+    assert len(pids(r"raylet/raylet")) == 2
 
 
 def test_no_cluster_there(tmp_path: Path) -> None:
@@ -217,7 +246,12 @@ def test_no_cluster_there(tmp_path: Path) -> None:
 
 
 def test_early_stop(tmp_path: Path) -> None:
-    run(tmp_path, SMALL, "algorithm.steps=20", "trainer.guard.min_length=1000", "trainer.guard.window=2")
+    still = ("algorithm.steps=20", "algorithm.learning_rate=1e-12", "trainer.guard.patience=1", "trainer.save_every=50")
+    run(tmp_path, SMALL, *still)
     found = result(tmp_path / "run")
-    assert found["steps"] == 2
-    assert "answers shrank to nothing" in found["stopped"]
+    assert (found["steps"], found["best_step"]) == (2, 0)
+    assert "1 validations in a row without a better nDCG@10" in found["stopped"]
+    (tmp_path / "run" / "training" / "result.json").unlink()  # killed just before its end
+    said = run(tmp_path, SMALL, *still)
+    assert "starting Ray" not in said
+    assert result(tmp_path / "run") == found

@@ -39,14 +39,20 @@ def test_a_healthy_run_goes_on() -> None:
     ],
 )
 def test_collapse_is_named_with_its_bound(figures: dict[str, float], key: str) -> None:
-    reasons = after(Guard(window=3, min_entropy=0.1), {}, {}, figures, figures, figures)
-    assert reasons[:2] == [None, None], "one step is no collapse"
+    reasons = after(Guard(window=3, min_entropy=0.1), {}, {}, {}, figures, figures, figures)
+    assert reasons[:3] == [None] * 3
     assert reasons[-1] is not None
     assert f"trainer.guard.{key}" in reasons[-1]
 
 
+def test_what_a_model_can_not_do_yet_is_no_collapse() -> None:
+    wild = {"rollout/parse/ok": 0.0}
+    assert after(Guard(window=1), wild, wild, {}, {}) == [None] * 4
+    assert after(Guard(window=1), wild, {}, wild)[-1] is not None, "but once it could, it is"
+
+
 def test_a_bound_can_be_switched_off() -> None:
-    assert after(Guard(window=1, max_kl=None), {"train/kl": 50.0}) == [None]
+    assert after(Guard(window=1, max_kl=None), {}, {"train/kl": 50.0}) == [None, None]
 
 
 def test_a_figure_that_is_not_there_is_no_collapse() -> None:
@@ -65,10 +71,12 @@ def test_patience_counts_validations_without_a_better_one() -> None:
 def test_a_resumed_run_judges_as_an_uninterrupted_one() -> None:
     lines = [{"step": 0, "val/ndcg@10": 0.5}, *({"step": i, "rollout/reward/total": 0.1, **HEALTHY} for i in range(3))]
     lines.append({"step": 3, "val/ndcg@10": 0.4})
-    dog = Watchdog(Guard(patience=2, window=4, max_kl=1.0))
-    dog.replay(lines)
-    assert dog.validated(0.45) is not None
+    dog = Watchdog(Guard(patience=2, window=3, max_kl=1.0))
+    assert dog.replay(lines) is None
     assert dog.step({**HEALTHY, "train/kl": 10.0}) is not None
+    assert dog.validated(0.45) is not None
+    ended = Watchdog(Guard(patience=1)).replay(lines)
+    assert ended is not None, "it had come to its end"
 
 
 @pytest.mark.parametrize("wrong", [{"window": 0}, {"patience": 0}])

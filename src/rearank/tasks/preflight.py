@@ -12,7 +12,7 @@ from rearank.tasks.prepare import SUMMARY, TRAIN, VALIDATION, prepared_settings
 from rearank.tasks.stage import changed_settings
 from rearank.tasks.train import optional_rows
 from rearank.training.base import TrainingError
-from rearank.training.rows import TrainingRow
+from rearank.training.rows import RowError, TrainingRow
 
 QUICKSTART = "python run.py experiment=quickstart"
 
@@ -81,8 +81,12 @@ def _examine_training(run: Run) -> tuple[list[str], list[str]]:
         except ValueError as error:  # a config.json that doesn't say
             return [str(error)], []
         if isinstance(run.experiment.task, PreflightTask):
-            rows, why_not = _prepared_rows(run)
-            if rows and not report.problems:
+            try:
+                rows, why_not = _prepared_rows(run)
+            except RowError as error:
+                rows, why_not = {}, ""
+                report.problems.append(str(error))
+            if rows:
                 trainer.measure(report, model, rows)
             elif why_not:
                 report.notes.append(why_not)

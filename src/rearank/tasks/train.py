@@ -101,6 +101,7 @@ def _stage(run: Run, name: str, keys: tuple[str, ...], work: Callable[[TrainingJ
                 folder=folder,
                 tracker=tracker,
                 seed=experiment.seed,
+                sizes=experiment.model.sizes,
             )
         )
     finally:

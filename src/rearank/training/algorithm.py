@@ -30,7 +30,8 @@ class PolicyGradient:
         max_grad_norm: gradients are scaled down to it.
         kl: weight of the KL to the model it started from; 0 leaves the reference model out.
         kl_in: ``loss`` adds it to the loss (GRPO), ``reward`` takes it off each token's reward (RLOO, PPO).
-        clip: how far a probability ratio counts, below 1 and above.
+        clip: how far a probability ratio counts, below 1 and above. verl bounds it at 3 for bad answers, too (dual
+            clip); TRL doesn't. With one update a step every ratio is 1, and no clip matters.
         clip_high: another bound above 1, ``null`` for the same.
         ratio: ``token`` by token, or one of the whole ``sequence``, its geometric mean (GSPO).
         temperature: of the rollouts.

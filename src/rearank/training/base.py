@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
+from rearank.engines.model import Architecture
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.rewards import Reward, RewardBreakdown
 from rearank.tracking import Trackers, transcript
@@ -53,11 +54,15 @@ class TrainingJob:
     folder: Path
     tracker: Trackers
     seed: int
+    sizes: Architecture | None = None
+    """Of the model, where they are known: memory is planned by them."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """Where the best checkpoint lies, by nDCG on the validation rows (the last one, where there are none).
+
+    Fine-tuning with verl goes by the loss on them, and then ``best_ndcg`` is ``None``.
 
     On disk ``model`` is relative to the training's folder, which may be moved. ``stopped`` says why training ended
     before its last step, where it did (``trainer.guard``).

@@ -17,10 +17,13 @@ from typing import Any
 class Guard:
     """Bounds on means over ``window`` steps; ``null`` switches one off.
 
+    A bound counts once the run has been within it: what a model can't do yet when training starts is no collapse.
+
     Args:
         patience: validations in a row without a better nDCG before the run is stopped; ``null``: never.
         window: steps averaged.
-        max_kl: of the policy to the model it started from, nats a token.
+        max_kl: of the policy to the model it started from, nats a token; only where ``algorithm.kl`` is above 0, since
+            there is no such model otherwise.
         min_entropy: of the policy, nats a token.
         max_entropy: likewise.
         min_length: tokens an answer.
@@ -64,6 +67,7 @@ class Watchdog:
     _recent: deque[Mapping[str, float]] = field(init=False)
     _best: float | None = field(default=None, init=False)
     _since_best: int = field(default=0, init=False)
+    _armed: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self._recent = deque(maxlen=self.guard.window)
@@ -78,8 +82,9 @@ class Watchdog:
             if bound is None or len(values) < self.guard.window:
                 continue
             mean = fmean(values)
-            # NaN is out of every bound.
-            if not (mean >= bound if key.startswith("min_") else mean <= bound):
+            if mean >= bound if key.startswith("min_") else mean <= bound:  # NaN is within no bound
+                self._armed.add(key)
+            elif key in self._armed:
                 return (
                     f"{meaning}: {name} is {mean:.4g} over the last {self.guard.window} steps, beyond "
                     f"trainer.guard.{key}={bound:g} (null switches this bound off)"
@@ -99,10 +104,14 @@ class Watchdog:
             )
         return None
 
-    def replay(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """What was logged before a stop: a resumed run judges as an uninterrupted one."""
+    def replay(self, lines: Sequence[Mapping[str, Any]]) -> str | None:
+        """What was logged before a stop: a resumed run judges as an uninterrupted one.
+
+        Returns why the run had come to its end, where it had.
+        """
+        reason: str | None = None
         for line in lines:
-            if "val/ndcg@10" in line:
-                self.validated(line["val/ndcg@10"])
-            if "rollout/reward/total" in line:
-                self.step(line)
+            stepped = self.step(line) if "rollout/reward/total" in line else None
+            validated = self.validated(line["val/ndcg@10"]) if "val/ndcg@10" in line else None
+            reason = reason or stepped or validated
+        return reason

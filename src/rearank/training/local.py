@@ -126,6 +126,15 @@ def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | N
     return whole[-1] if whole else None
 
 
+def prune(folder: Path, pattern: str, keep: int, best: int) -> None:
+    """Remove checkpoints but the last ``keep`` and that of step ``best``; folders are named by ``pattern`` and step."""
+    start = len(pattern) - 1
+    found = sorted(folder.glob(pattern), key=lambda path: int(path.name[start:]))
+    for path in found[:-keep]:
+        if int(path.name[start:]) != best:
+            shutil.rmtree(path)
+
+
 def keep_best(trainer: Any, tokenizer: Any, folder: Path, step: int, ndcg: float | None, best: Best) -> None:
     """Write the present weights (the adapter, with LoRA) to ``<folder>/best-<step>`` and make it the best.
 

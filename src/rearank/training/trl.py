@@ -102,7 +102,7 @@ class TrlTrainer:
             if (chosen := getattr(algorithm, name)) == value or (value is ... and chosen is not None):
                 raise TrainingError(
                     f"trainer=trl can't run algorithm.{name}={chosen}: use trainer=verl, or an algorithm that TRL has "
-                    "(grpo, dr_grpo, gspo; dapo with algorithm.dynamic_sampling=false)"
+                    "(grpo, dr_grpo; gspo or dapo with algorithm.prompts_per_update=null and dynamic_sampling=false)"
                 )
         batch = algorithm.answers_per_step
         if self.micro_batch is not None and batch % self.micro_batch:

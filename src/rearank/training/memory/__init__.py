@@ -15,7 +15,8 @@ inside its package; ``transformer_impl.py`` is ``workers/engine/fsdp/transformer
 - Logits, tokens x vocabulary, are the largest tensor. The update holds one bfloat16 copy: flash-attention's cross
   entropy writes the gradient over it (``inplace_backward``, since no entropy is asked for in the update). A temperature
   other than 1 adds a copy. Without flash-attn verl falls back to ``logprobs_from_logits_v2``
-  (``utils/torch_functional.py``): 8 bytes an entry, measured on a CPU.
+  (``utils/torch_functional.py``): 8 bytes an entry, measured on a CPU; and torch's attention over a packed batch has a
+  mask of tokens x tokens.
 - The pass before the update asks for the entropy: one copy of the logits, no gradient, and three float32 slices of
   2,048 tokens (``entropy_from_logits_with_chunking``, which we set). It takes ``FORWARD_RATIO`` times the tokens.
 - A reference model takes nothing of the GPU: FSDP2 keeps a model that only runs forward on the host

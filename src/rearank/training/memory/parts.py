@@ -24,6 +24,7 @@ SPARE = 0.05
 """Share of the GPU that the allocator can't use."""
 
 _FLOAT, _HALF = 4, 2  # bytes of float32, bfloat16
+_MASK = 3  # bytes a pair of tokens: torch's attention over a packed batch takes it as bool and as bfloat16
 _ENTROPY_SLICE = 2048  # tokens: entropy_from_logits_chunk_size
 _BUCKET = 2.0  # GiB: rollout.checkpoint_engine.update_weights_bucket_megabytes
 _ROLLOUT_TOKENS = 8192  # of one vLLM pass: rollout.max_num_batched_tokens
@@ -169,6 +170,8 @@ def training_phases(a: Architecture, workload: Workload, state: State) -> dict[s
     """The moments of a step in which the trainer has the GPU, in their order."""
     tokens, everything = workload.tokens_per_pass, workload.lora_rank is None
     runtime = {"runtime": RUNTIME}
+    masks = {} if workload.flash_attention else {"attention mask": _gib(_MASK * tokens**2)}
+    wide_masks = {name: gib * FORWARD_RATIO**2 for name, gib in masks.items()}
     kept, working = _activations(a, workload)
     slices = 3 * _FLOAT * min(_ENTROPY_SLICE, FORWARD_RATIO * tokens)
     phases: dict[str, Parts] = {
@@ -177,11 +180,12 @@ def training_phases(a: Architecture, workload: Workload, state: State) -> dict[s
             "gathered": _gib(_HALF * a.embedding_parameters),
             "activations": _gib(_HALF * a.hidden * FORWARD_RATIO * tokens),
             "logits": _gib((_HALF * FORWARD_RATIO * tokens + slices) * a.vocabulary),
+            **wide_masks,
             **runtime,
         }
     }
     if workload.critic:
-        layer = {"gathered": _gathered(a, trained=True), "activations": kept + working}
+        layer = {"gathered": _gathered(a, trained=True), "activations": kept + working, **masks}
         phases["critic update"] = {**state.updating_critic(), **layer, **runtime}
         phases["critic step"] = {**state.updating_critic(), "step": state.critic_weights, **runtime}
     phases["update at the logits"] = {
@@ -190,9 +194,10 @@ def training_phases(a: Architecture, workload: Workload, state: State) -> dict[s
         "gathered": _gib(_HALF * a.embedding_parameters * (2 if everything else 1)),
         "activations": kept,
         "logits": _gib(_logit_bytes(workload) * tokens * a.vocabulary),
+        **masks,
         **runtime,
     }
-    layer = {"gathered": _gathered(a, trained=everything), "activations": kept + working}
+    layer = {"gathered": _gathered(a, trained=everything), "activations": kept + working, **masks}
     phases["update in a layer"] = {**state.updating(), **layer, **runtime}
     phases["optimiser step"] = {**state.updating(), "step": state.gradients, **runtime}
     return phases

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rearank.engines.model import Architecture
 from rearank.training.memory.parts import (
@@ -145,12 +146,16 @@ def recommend(
     reference: bool = True,
     critic: bool = False,
     temperature: float = 1.0,
+    max_sequences: int = 256,
+    gradient_checkpointing: bool = True,
     flash_attention: bool = True,
+    fixed: Mapping[str, Any] | None = None,
 ) -> MemoryPlan:
     """The fastest plan that fits; where none does, the one that misses by least: see its ``fits`` and ``problems()``.
 
     Faster is, in this order: a KV cache for many answers, because a step waits for its rollouts most; engines on few
-    GPUs, which have less to tell each other; nothing offloaded; long passes.
+    GPUs, which have less to tell each other; nothing offloaded; long passes. ``fixed`` holds fields of ``Workload``
+    (``tensor_parallel``, ``offload``, ``tokens_per_pass``, ``rollout_memory``) that are not to be chosen.
     """
     given = Workload(
         gpus=gpus,
@@ -161,9 +166,11 @@ def recommend(
         critic=critic,
         gpu_gib=gpu_gib,
         temperature=temperature,
+        max_sequences=max_sequences,
+        gradient_checkpointing=gradient_checkpointing,
         flash_attention=flash_attention,
     )
-    return _fastest(architecture, given)
+    return _fastest(architecture, given, fixed or {})
 
 
 def describe(parts: Parts) -> str:
@@ -171,8 +178,8 @@ def describe(parts: Parts) -> str:
     return ", ".join(f"{name} {gib:.1f}" for name, gib in parts.items() if gib >= 0.05)
 
 
-def _fastest(architecture: Architecture, given: Workload) -> MemoryPlan:
-    plans = list(_candidates(architecture, given))
+def _fastest(architecture: Architecture, given: Workload, fixed: Mapping[str, Any]) -> MemoryPlan:
+    plans = list(_candidates(architecture, given, fixed))
     for answers in _ANSWERS:
         for plan in plans:
             if plan.kv_answers >= answers and plan.fits:
@@ -180,15 +187,19 @@ def _fastest(architecture: Architecture, given: Workload) -> MemoryPlan:
     return min(plans, key=lambda plan: (len(plan._faults()), plan.peak))
 
 
-def _candidates(architecture: Architecture, given: Workload) -> Iterator[MemoryPlan]:
+def _candidates(architecture: Architecture, given: Workload, fixed: Mapping[str, Any]) -> Iterator[MemoryPlan]:
+    def choices(name: str, of: Sequence[Any]) -> Sequence[Any]:
+        return of if fixed.get(name) is None else [fixed[name]]
+
     whole = _whole_pass(given)
     passes = sorted({whole, *(tokens for tokens in _PASSES if tokens > whole)}, reverse=True)
-    for tensor_parallel in _tensor_parallel_sizes(architecture, given.gpus):
-        for offload in OFFLOADS:
-            for tokens in passes:
+    for tensor_parallel in choices("tensor_parallel", _tensor_parallel_sizes(architecture, given.gpus)):
+        for offload in choices("offload", OFFLOADS):
+            for tokens in choices("tokens_per_pass", passes):
                 work = replace(given, tensor_parallel=tensor_parallel, offload=offload, tokens_per_pass=tokens)
-                shares = (estimate(architecture, replace(work, rollout_memory=share)) for share in _SHARES)
-                yield from sorted(shares, key=_idle)
+                shares = choices("rollout_memory", _SHARES)
+                plans = (estimate(architecture, replace(work, rollout_memory=share)) for share in shares)
+                yield from sorted(plans, key=_idle)
 
 
 def _idle(plan: MemoryPlan) -> tuple[bool, float]:

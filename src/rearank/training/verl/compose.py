@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,7 @@ def ppo_config(
     Raises ``TrainingError`` naming the key that the installed verl does not know.
     """
     config = verl_tree()
+    trainer = cautious(trainer, weights.lengths)
     settings = {
         **_data(algorithm, weights, files),
         **_model(trainer, weights),
@@ -119,9 +120,21 @@ def ppo_config(
     return config
 
 
+def cautious(trainer: VerlTrainer, lengths: Lengths) -> VerlTrainer:
+    """``trainer`` with what is still open settled for GPUs of 80 GB and a model that is small for them."""
+    choices: dict[str, Any] = {
+        "tensor_parallel": 1,
+        "tokens_per_pass": max(16384, lengths.total),
+        "offload": "none",
+        "rollout_memory": 0.6,
+    }
+    return replace(trainer, **{name: value for name, value in choices.items() if getattr(trainer, name) is None})
+
+
 def sft_config(trainer: VerlTrainer, sft: Sft, weights: Weights, files: Files, steps: int, pad_to: int) -> DictConfig:
     """Everything verl's SFT trainer is told; raises as ``ppo_config``."""
     config = verl_tree("sft_trainer_engine")
+    trainer = cautious(trainer, weights.lengths)
     settings = {
         "data.train_batch_size": sft.batch,
         "data.train_files": str(files.train),
@@ -197,7 +210,7 @@ def _backbone(trainer: VerlTrainer, weights: Weights) -> dict[str, Any]:
         keys |= {
             "lora_rank": trainer.lora.rank,
             "lora_alpha": trainer.lora.alpha or 2 * trainer.lora.rank,
-            "target_modules": trainer.lora.modules,
+            "target_modules": modules[0] if len(modules := trainer.lora.modules.split(",")) == 1 else modules,
         }
     return keys
 
@@ -219,9 +232,8 @@ def _actor(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) ->
         "use_kl_loss": in_loss,
         "kl_loss_coef": algorithm.kl if in_loss else 0.0,
         "kl_loss_type": "low_var_kl",
-        "entropy_coeff": 0,
-        "grad_clip": algorithm.max_grad_norm,
         "data_loader_seed": weights.seed,
+        "optim.clip_grad": algorithm.max_grad_norm,
         "optim.lr": algorithm.learning_rate,
         "optim.lr_warmup_steps": algorithm.warmup_steps,
         "optim.lr_scheduler_type": "constant",
@@ -250,20 +262,15 @@ def _rollout(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) 
         "max_num_seqs": trainer.max_sequences,
         "gpu_memory_utilization": trainer.rollout_memory,
         "tensor_model_parallel_size": trainer.tensor_parallel,
-        "calculate_log_probs": True,  # logged: how far rollouts and trainer are apart
         "load_format": "safetensors" if trainer.lora is not None else "dummy",
         "agent.num_workers": trainer.rollout_workers,
         "+agent.agent_loop_manager_class": "rearank.training.verl.rollouts.RolloutManager",
         "log_prob_use_dynamic_bsz": True,
-        "log_prob_max_token_len_per_gpu": FORWARD_RATIO * trainer.tokens_per_pass,  # no backward pass
-        "val_kwargs.temperature": 0,
-        "val_kwargs.do_sample": False,
-        "val_kwargs.n": 1,
+        "log_prob_max_token_len_per_gpu": FORWARD_RATIO * (trainer.tokens_per_pass or 0),  # no backward pass
     }
     return _under("actor_rollout_ref.rollout", keys) | {
         "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": True,
-        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": FORWARD_RATIO * trainer.tokens_per_pass,
-        "actor_rollout_ref.ref.fsdp_config.param_offload": trainer.offload == "all",
+        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": FORWARD_RATIO * (trainer.tokens_per_pass or 0),
     }
 
 
@@ -292,13 +299,15 @@ def _critic(trainer: VerlTrainer, algorithm: Ppo, weights: Weights) -> dict[str,
         "optim.lr": algorithm.critic_learning_rate,
         "optim.weight_decay": algorithm.weight_decay,
         "cliprange_value": algorithm.value_clip,
-        "grad_clip": algorithm.max_grad_norm,
-        "ppo_max_token_len_per_gpu": trainer.tokens_per_pass,
+        "optim.clip_grad": algorithm.max_grad_norm,
+        # Of both its passes, the update's too, whatever ppo_max_token_len_per_gpu says (trainer_base.py).
+        "+ppo_infer_max_token_len_per_gpu": trainer.tokens_per_pass,
         "data_loader_seed": weights.seed,
         "fsdp.param_offload": trainer.offload == "all",
         "fsdp.optimizer_offload": trainer.offload != "none",
     }
-    return _under("critic", keys) | {"trainer.critic_warmup": algorithm.critic_warmup}
+    # verl's policy learns from step critic_warmup on, counted from 1.
+    return _under("critic", keys) | {"trainer.critic_warmup": algorithm.critic_warmup + 1}
 
 
 def _run(trainer: VerlTrainer, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
@@ -318,15 +327,12 @@ def _run(trainer: VerlTrainer, weights: Weights, files: Files, steps: int) -> di
         "resume_mode": "disable",
         "max_actor_ckpt_to_keep": None,  # old ones are removed once the new one is whole
         "max_critic_ckpt_to_keep": None,
-        "use_v1": True,
-        "v1.trainer_mode": "sync",
     }
     return _under("trainer", keys) | {
         "reward.num_workers": trainer.reward_workers,
         "reward.custom_reward_function.path": REWARD_PATH,
         "reward.custom_reward_function.name": FUNCTION,
         "+reward.custom_reward_function.reward_kwargs.reward": weights.reward,
-        "reward.reward_manager.name": "naive",
     }
 
 

@@ -13,6 +13,9 @@ from typing import Any
 NAME = "REARANK_EVENTS"
 """The environment variable that holds the actor's name in every process of a run."""
 
+SEEDED = "REARANK_SEED_ANSWERS"
+"""Set where every sampled answer gets a seed of its own."""
+
 
 class Events:
     """The actor. Events are numbered from 1; ``take(n)`` acknowledges those up to ``n``."""

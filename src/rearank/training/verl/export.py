@@ -75,7 +75,7 @@ def merged_weights(folder: Path) -> dict[str, Any]:
         raise TrainingError(
             f"{missing[0]}: no such shard; checkpoints of several nodes need a file system they share (paths.outputs)"
         )
-    shards = [torch.load(path, map_location="cpu", weights_only=False) for path in paths]
+    shards = [torch.load(path, map_location="cpu", weights_only=False, mmap=True) for path in paths]
 
     def whole(name: str) -> Any:
         parts = [shard[name] for shard in shards]

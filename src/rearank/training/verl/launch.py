@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -25,20 +25,24 @@ from rearank.progress import Progress, progress
 from rearank.tracking import read_jsonl
 from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import TrainingError, TrainingJob, TrainingResult, result_of, write_result
+from rearank.training.guard import Watchdog
 from rearank.training.local import complete_checkpoint, load_tokenizer
 from rearank.training.rows import TrainingRow, save_rows
 from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config, sft_config
-from rearank.training.verl.events import NAME, Events, root_cause
+from rearank.training.verl.events import NAME, SEEDED, Events, root_cause
 from rearank.training.verl.export import export, export_base, world_size
 from rearank.training.verl.lengths import rows_that_fit
 from rearank.training.verl.node import Cluster, VerlTrainer
+from rearank.training.verl.preflight import gpu_gib, settled
 from rearank.training.verl.runner import Outcome, Runner
 
 if TYPE_CHECKING:
     from rearank.training.sft import Sft
 
 _EVERY = 0.2  # seconds between two looks at the cluster's events
-_PATIENCE = 20.0  # seconds that an interrupted run gets to put its processes away
+_PATIENCE = 30.0  # seconds that an interrupted run gets to put its processes away
+_CPUS_A_GPU = 10  # that verl's placement groups ask for at most (RayResourcePool, max_colocate_count)
+_CPUS_BESIDE = 16  # of the queue's, the reward's and our own actors
 _TRANSFER_QUEUE = ("TransferQueueController", "transfer_queue")
 _log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ def train(trainer: VerlTrainer, job: TrainingJob, algorithm: PolicyGradient) -> 
         return finished
     trainer.check(algorithm)
     lengths = Lengths(trainer.max_prompt_tokens, job.max_tokens)
+    trainer = settled(trainer, algorithm, lengths, job.sizes, gpu_gib(trainer))
     rows, held_out = _rows(job, lengths)
     if len(rows) < algorithm.prompts_per_step:
         raise TrainingError(
@@ -62,7 +67,6 @@ def train(trainer: VerlTrainer, job: TrainingJob, algorithm: PolicyGradient) -> 
     steps = algorithm.total_steps(len(rows))
     config = ppo_config(trainer, algorithm, _weights(job, lengths), files, steps)
     watch = {
-        "folder": files.checkpoints.parent,
         "guard": trainer.guard,
         "save_every": trainer.save_every,
         "validate_every": trainer.validate_every,
@@ -80,8 +84,15 @@ def fine_tune(trainer: VerlTrainer, job: TrainingJob, sft: Sft, *, tags: bool) -
     if sft.batch % trainer.cluster.gpus:
         raise TrainingError(f"sft.batch ({sft.batch}) must divide over the GPUs ({trainer.cluster.gpus})")
     lengths = Lengths(trainer.max_prompt_tokens, job.max_tokens)
+    trainer = settled(trainer, PolicyGradient(kl=0.0), lengths, job.sizes, gpu_gib(trainer))
+    if (trainer.tokens_per_pass or 0) < lengths.total:
+        raise TrainingError(
+            f"trainer.tokens_per_pass ({trainer.tokens_per_pass}) is less than one prompt with its answer "
+            f"({lengths.total}): raise it, or lower trainer.max_prompt_tokens or model.max_tokens"
+        )
     rows, held_out = _rows(job, lengths)
-    if len(held_out) < sft.batch:
+    if held_out and len(held_out) < sft.batch:
+        _log.warning("no validation: its %d windows are less than sft.batch (%d)", len(held_out), sft.batch)
         held_out = []  # verl drops a last batch that isn't full
     if len(rows) < sft.batch:
         raise TrainingError(f"{len(rows)} training windows are fewer than sft.batch ({sft.batch}): lower it")
@@ -155,8 +166,9 @@ def _run(trainer: VerlTrainer, job: TrainingJob, plan: _Plan) -> TrainingResult:
         plan.config.trainer.resume_mode, plan.config.trainer.resume_from_path = "resume_path", str(last)
     job.tracker.jsonl.rewind(done if last is not None else -1)
     history = read_jsonl(job.tracker.jsonl.path)
-    if done >= plan.steps:  # stopped between the last step and here
-        outcome = _outcome_of(history, plan.steps)
+    reason = Watchdog(trainer.guard).replay(history)
+    if done >= plan.steps or reason is not None:  # stopped between the last step and here
+        outcome = replace(_outcome_of(history, done), stopped=reason)
     else:
         told = (OmegaConf.to_container(plan.config, resolve=False), {**plan.watch, "history": history})
         with session(trainer, job.folder.resolve()) as ray_session, progress("training", plan.steps, "steps") as shown:
@@ -232,6 +244,8 @@ class _Taker:
                 self._job.tracker.table(name, columns, rows, step)
             elif kind == "begin":
                 self._shown.advance(0, "sampling and scoring")
+            elif kind == "stopped":
+                self._shown.advance(0, f"stopped: {content}")
             self.taken += 1
 
     def _log(self, step: int, figures: Mapping[str, float]) -> None:
@@ -267,7 +281,7 @@ class Session:
                 taker.take(ray.get(self._events.take.remote(taker.taken)))
             outcome: Outcome = ray.get(self._call)
             taker.take(ray.get(self._events.take.remote(taker.taken)))
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ConnectionError) as error:  # the latter from ray://
             outcome = Outcome(failure=root_cause(error), trace=str(error))
         self._call = None
         if outcome.failure is not None:
@@ -321,9 +335,12 @@ def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> 
     runtime = {**given, "env_vars": {**environment, **given.get("env_vars", {})}}
     settings: dict[str, Any] = {"runtime_env": runtime, "log_to_driver": bool(os.environ.get("REARANK_TRACE"))}
     if cluster.address is None:
-        # On a CPU the cores are handed out as "GPUs" (see cpu.platform), and many small actors share them.
-        fake = {"num_gpus": cluster.gpus, "num_cpus": max(32, os.cpu_count() or 1)} if trainer.on_cpu else {}
-        settings |= {"include_dashboard": False, **fake, **({"num_cpus": cluster.cpus} if cluster.cpus else {})}
+        # A Ray that is there already is somebody else's: "local" never joins one. CPUs are only counted: verl's actors
+        # ask for more than they use, and would wait for ever on a machine of few cores. Without a GPU cores are handed
+        # out as "GPUs", too (see cpu.platform).
+        cpus = cluster.cpus or max(os.cpu_count() or 1, _cpus_wanted(cluster))
+        settings |= {"address": "local", "include_dashboard": False, "num_cpus": cpus}
+        settings |= {"num_gpus": cluster.gpus} if trainer.on_cpu else {}
     else:
         settings |= {"address": cluster.address}
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -338,21 +355,34 @@ def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> 
 
 
 def _check_cluster(ray: Any, trainer: VerlTrainer) -> None:
+    """Raises ``TrainingError`` where verl would wait for ever for what the cluster doesn't have, or isn't free."""
     cluster = trainer.cluster
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if gpus < cluster.gpus:
-        raise TrainingError(
-            f"the Ray cluster has {gpus} GPUs and cluster.nodes x cluster.gpus_per_node = {cluster.gpus}: "
-            "set them to what there is"
-        )
     try:
         ray.get_actor(*_TRANSFER_QUEUE)
     except ValueError:
-        return
-    raise TrainingError(
-        "another training of verl's is under way in this Ray cluster, and two would mix their answers "
-        "(they share an actor by name); wait for it, or use a cluster of your own"
-    )
+        pass
+    else:
+        raise TrainingError(
+            "another training of verl's is under way in this Ray cluster, and two would mix their answers "
+            "(they share an actor by name); wait for it, or use a cluster of your own"
+        )
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fitting = sum(machine.get("GPU", 0) >= cluster.gpus_per_node for machine in machines)
+    if fitting < cluster.nodes:
+        gpus = ", ".join(f"{machine.get('GPU', 0):g}" for machine in machines)
+        raise TrainingError(
+            f"the Ray cluster's machines have {gpus} GPUs, and cluster.nodes={cluster.nodes} with "
+            f"cluster.gpus_per_node={cluster.gpus_per_node} are asked for: set these to what there is"
+        )
+    if cluster.address is None:
+        return  # nobody else is in it
+    for name, wanted in (("GPU", cluster.gpus), ("CPU", _cpus_wanted(cluster))):
+        free = ray.available_resources().get(name, 0)
+        if free < wanted:
+            raise TrainingError(
+                f"the Ray cluster has {free:g} {name}s free and this run asks for {wanted}: others use them, or its "
+                f"machines were started with fewer (ray start --num-{name.lower()}s=...; CPUs are only counted)"
+            )
 
 
 def _disconnect(ray: Any, ours: bool) -> None:
@@ -388,7 +418,6 @@ def _interruptible() -> Iterator[None]:
 def _environment(trainer: VerlTrainer) -> dict[str, str]:
     """What every process of the run needs in its environment."""
     common = {
-        "TOKENIZERS_PARALLELISM": "true",
         "NCCL_DEBUG": "WARN",
         "VLLM_LOGGING_LEVEL": "WARN",
         "VLLM_NO_USAGE_STATS": "1",
@@ -404,4 +433,11 @@ def _environment(trainer: VerlTrainer) -> dict[str, str]:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
         }
-    return {name: os.environ.get(name, value) for name, value in common.items()}
+    if trainer.seed_answers if trainer.seed_answers is not None else trainer.on_cpu:
+        common[SEEDED] = "1"
+    # What the user set stays, but for what this process set for itself.
+    return {**{name: os.environ.get(name, value) for name, value in common.items()}, "TOKENIZERS_PARALLELISM": "true"}
+
+
+def _cpus_wanted(cluster: Cluster) -> int:
+    return _CPUS_A_GPU * cluster.gpus + _CPUS_BESIDE

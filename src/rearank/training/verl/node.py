@@ -70,7 +70,8 @@ class VerlTrainer:
     Args:
         cluster: where.
         lora: adapters instead of all weights; ``null`` trains all.
-        tensor_parallel: GPUs a rollout engine spans.
+        tensor_parallel: GPUs a rollout engine spans. This and the next three: ``null`` for the fastest that fits the
+            GPUs by ``rearank.training.memory``, given those that are set.
         tokens_per_pass: prompt and answer tokens a GPU takes in one forward and backward pass.
         offload: what leaves the GPU while answers are sampled: ``none``, the ``optimizer``, or ``all`` of the training.
         rollout_memory: share of a GPU's memory for the rollout engine, weights included.
@@ -85,16 +86,18 @@ class VerlTrainer:
         rollout_workers: processes that feed the rollout engines.
         reward_workers: processes that score; scoring runs while other answers are still being sampled.
         guard: when to stop early.
+        seed_answers: give every sampled answer a seed of its own, so that a resumed run draws what was lost again;
+            ``null`` does so on CPUs, since vLLM serves seeded requests one by one and a GPU would wait.
         device: ``cuda``, or ``cpu`` for tests and trials (extra ``cluster-cpu``).
         verl: any key of verl's own config, as a tree: ``+trainer.verl.actor_rollout_ref.actor.ppo_epochs=2``.
     """
 
     cluster: Cluster
     lora: Lora | None = None
-    tensor_parallel: int = 1
-    tokens_per_pass: int = 16384
-    offload: Literal["none", "optimizer", "all"] = "none"
-    rollout_memory: float = 0.6
+    tensor_parallel: int | None = None
+    tokens_per_pass: int | None = None
+    offload: Literal["none", "optimizer", "all"] | None = None
+    rollout_memory: float | None = None
     max_sequences: int = 256
     max_prompt_tokens: int = 4096
     gradient_checkpointing: bool = True
@@ -106,6 +109,7 @@ class VerlTrainer:
     rollout_workers: int = 8
     reward_workers: int = 8
     guard: Guard = field(default_factory=Guard)
+    seed_answers: bool | None = None
     device: Literal["cuda", "cpu"] = "cuda"
     verl: dict[str, Any] = field(default_factory=dict)
 
@@ -114,13 +118,13 @@ class VerlTrainer:
             *("tensor_parallel", "tokens_per_pass", "max_sequences", "max_prompt_tokens", "save_every", "keep"),
             *("validate_every", "rollout_workers", "reward_workers"),
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 < self.rollout_memory < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.rollout_memory is not None and not 0 < self.rollout_memory < 1:
             raise ValueError(f"rollout_memory is a share and must lie between 0 and 1, not {self.rollout_memory}")
         if self.rollout_samples < 0:
             raise ValueError(f"rollout_samples must not be negative, not {self.rollout_samples}")
-        if self.cluster.gpus_per_node % self.tensor_parallel:
+        if self.cluster.gpus_per_node % (self.tensor_parallel or 1):
             raise ValueError(
                 f"tensor_parallel ({self.tensor_parallel}) must divide cluster.gpus_per_node "
                 f"({self.cluster.gpus_per_node})"
@@ -155,6 +159,11 @@ class VerlTrainer:
                     f"{'is 1' if seen == 1 else f'are {seen}' if seen else 'is none'} here; set it to what there is, "
                     f"join a cluster (cluster.address=...), or: {_HERE}"
                 )
+        if self.attention == "flash_attention_2" and self.cluster.address is None and find_spec("flash_attn") is None:
+            missing.append(
+                "trainer.attention=flash_attention_2: the package flash-attn is missing; pip install flash-attn "
+                "--no-build-isolation, or set trainer.attention=auto"
+            )
         return missing
 
     def examine(self, algorithm: PolicyGradient, model: Model, folder: Path) -> Report:
@@ -183,7 +192,11 @@ class VerlTrainer:
                 examine_lengths(report, prompt_lengths(tokenizer, some, what), what, lengths)
 
     def check(self, algorithm: PolicyGradient) -> None:
-        """Whether the batch divides over the GPUs; raises ``TrainingError`` naming the keys."""
+        """Whether verl can run it and the batch divides over the GPUs; raises ``TrainingError`` naming the keys."""
+        if self.lora is not None and self.lora.dropout:
+            raise TrainingError(
+                f"trainer=verl has no dropout in adapters: set trainer.lora.dropout=0, not {self.lora.dropout}"
+            )
         gpus = self.cluster.gpus
         update = (algorithm.prompts_per_update or algorithm.prompts_per_step) * algorithm.group_size
         if update % gpus:

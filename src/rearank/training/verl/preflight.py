@@ -9,21 +9,22 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 
 from rearank.engines.model import Architecture
 from rearank.training.algorithm import PolicyGradient, Ppo
-from rearank.training.base import TrainingError
-from rearank.training.memory import GPU_GIB, Workload, describe, estimate
-from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config
+from rearank.training.base import TrainingError, result_of
+from rearank.training.memory import GPU_GIB, Workload, describe, estimate, recommend
+from rearank.training.verl.compose import Files, Lengths, Weights, cautious, ppo_config
 from rearank.training.verl.node import VerlTrainer
 
 _GIB = 1 << 30
 _STATE = 12  # bytes a trained parameter in a checkpoint: float32 weights and Adam's two moments
 _FLOAT32, _BFLOAT16 = 4, 2
+_PLANNED = ("tensor_parallel", "tokens_per_pass", "offload", "rollout_memory")
 
 
 @dataclass
@@ -47,12 +48,14 @@ def examine(
         folder: where checkpoints will go.
     """
     report = Report()
+    gib = gpu_gib(trainer)
+    trainer = settled(trainer, algorithm, lengths, sizes, gib)
     try:
         trainer.check(algorithm)
     except TrainingError as error:
         report.problems.append(str(error))
     _examine_keys(report, trainer, algorithm, lengths)
-    if trainer.tokens_per_pass < lengths.total:
+    if (trainer.tokens_per_pass or 0) < lengths.total:
         report.problems.append(
             f"trainer.tokens_per_pass ({trainer.tokens_per_pass}) is less than one prompt with its answer "
             f"(trainer.max_prompt_tokens + model.max_tokens = {lengths.total}): raise it, or lower one of these"
@@ -66,7 +69,7 @@ def examine(
             f"model's context of {sizes.context}; lower one of them"
         )
     if not trainer.on_cpu:
-        _examine_memory(report, trainer, algorithm, lengths, sizes)
+        _examine_memory(report, trainer, algorithm, lengths, sizes, gib)
     _examine_disk(report, trainer, algorithm, sizes, folder)
     return report
 
@@ -96,28 +99,66 @@ def _examine_keys(report: Report, trainer: VerlTrainer, algorithm: PolicyGradien
         report.problems.append(str(error))
 
 
+def settled(
+    trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, gib: float | None
+) -> VerlTrainer:
+    """``trainer`` with every setting that it left open chosen by the memory plan.
+
+    Where the model's sizes are not known the choice is a cautious one.
+    """
+    open_ones = [name for name in _PLANNED if getattr(trainer, name) is None]
+    if not open_ones:
+        return trainer
+    if sizes is None:
+        return cautious(trainer, lengths)
+    plan = recommend(
+        sizes,
+        trainer.cluster.gpus,
+        gib or GPU_GIB,
+        prompt_tokens=lengths.prompt,
+        answer_tokens=lengths.answer,
+        lora_rank=trainer.lora.rank if trainer.lora is not None else None,
+        reference=algorithm.kl > 0,
+        critic=isinstance(algorithm, Ppo),
+        temperature=algorithm.temperature,
+        max_sequences=trainer.max_sequences,
+        gradient_checkpointing=trainer.gradient_checkpointing,
+        flash_attention=trainer.attention_kernel == "flash_attention_2",
+        fixed={name: getattr(trainer, name) for name in _PLANNED},
+    )
+    return replace(trainer, **{name: getattr(plan.workload, name) for name in open_ones})
+
+
+def gpu_gib(trainer: VerlTrainer) -> float | None:
+    """Memory of a GPU: what the config says, or is seen here; ``None`` on CPUs and for clusters elsewhere."""
+    if trainer.on_cpu:
+        return None
+    return trainer.cluster.gpu_gib or (visible_gpu_gib() if trainer.cluster.address is None else None)
+
+
 def _examine_memory(
-    report: Report, trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture
+    report: Report,
+    trainer: VerlTrainer,
+    algorithm: PolicyGradient,
+    lengths: Lengths,
+    sizes: Architecture,
+    gib: float | None,
 ) -> None:
-    gib = trainer.cluster.gpu_gib or (visible_gpu_gib() if trainer.cluster.address is None else None)
     plan = estimate(
         sizes,
         Workload(
             gpus=trainer.cluster.gpus,
-            tensor_parallel=trainer.tensor_parallel,
             prompt_tokens=lengths.prompt,
             answer_tokens=lengths.answer,
-            tokens_per_pass=trainer.tokens_per_pass,
             lora_rank=trainer.lora.rank if trainer.lora is not None else None,
             reference=algorithm.kl > 0,
             critic=isinstance(algorithm, Ppo),
-            offload=trainer.offload,
-            rollout_memory=trainer.rollout_memory,
             gpu_gib=gib or GPU_GIB,
             temperature=algorithm.temperature,
             max_sequences=trainer.max_sequences,
             gradient_checkpointing=trainer.gradient_checkpointing,
             flash_attention=trainer.attention_kernel == "flash_attention_2",
+            **{name: getattr(trainer, name) for name in _PLANNED},
         ),
     )
     said = ("model's context", "trainer.tokens_per_pass=")  # examined above, whatever the device
@@ -127,6 +168,7 @@ def _examine_memory(
         f"memory a GPU, computed: {plan.peak:.1f} of {plan.capacity:.1f} GiB{assumed}, most in {plan.peak_phase} "
         f"({describe(plan.phases[plan.peak_phase])}); the KV cache holds {plan.kv_answers} whole answers"
     )
+    report.notes.append(f"settings: {' '.join(plan.settings())}")
 
 
 def _examine_disk(
@@ -138,6 +180,10 @@ def _examine_disk(
     if isinstance(algorithm, Ppo):
         one += parameters * _STATE
     needed = (trainer.keep + 2) * one + 2 * parameters * _BFLOAT16
+    training = folder / "training"
+    if result_of(training) is not None:
+        return  # trained already: nothing more will be written
+    needed = max(0, needed - _size(training / "checkpoints"))  # a run that goes on has some of them
     place = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
     free = shutil.disk_usage(place).free
     report.notes.append(
@@ -150,6 +196,11 @@ def _examine_disk(
             "and the model; free some, keep fewer (trainer.keep), train adapters (trainer.lora) or write elsewhere "
             "(paths.outputs=...)"
         )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of every file below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def visible_gpu_gib() -> float | None:

@@ -1,4 +1,4 @@
-"""verl's agent loop with two things added: a seed for every answer, and failures that are told at once.
+"""verl's agent loop with two things added: a seed for every answer, if asked for, and failures told at once.
 
 verl counts a failed answer and goes on with the others; a run of ours ends with what went wrong.
 Chosen by ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``. Imported in the cluster only.
@@ -7,13 +7,14 @@ Chosen by ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``. Imported
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import Any
 
 import ray
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
-from rearank.training.verl.events import Reporter, root_cause
+from rearank.training.verl.events import SEEDED, Reporter, root_cause
 
 _Worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
@@ -29,7 +30,7 @@ class RolloutWorker(_Worker):  # type: ignore[misc,valid-type]
         self.hf_model_type = None
 
     async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
-        if not trajectory["validate"] and self.config.actor_rollout_ref.rollout.temperature > 0:
+        if SEEDED in os.environ and not trajectory["validate"]:
             place = (trajectory["step"], kwargs["index"], kwargs["session_id"])
             sampling_params = {**sampling_params, "seed": answer_seed(self.config.data.seed, *place)}
         try:

@@ -104,7 +104,7 @@ def _shut_down_rollouts(trainer: Any) -> None:
 
     def shut_down(server: Any) -> None:
         if (engine := getattr(server, "engine", None)) is not None:
-            engine.shutdown()
+            engine.shutdown(timeout=_PATIENCE - 3)
 
     servers = getattr(trainer, "llm_server_manager", None)
     calls = [

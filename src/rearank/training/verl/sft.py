@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 from verl.trainer import sft_trainer_ray
 
-from rearank.training.local import mark_complete
+from rearank.training.local import mark_complete, prune
 from rearank.training.verl.events import Reporter
 from rearank.training.verl.runner import Outcome
 
@@ -52,22 +51,46 @@ class AnswerDataset(Dataset):  # type: ignore[misc]
         return {"input_ids": ids, "position_ids": torch.arange(len(ids)), "loss_mask": mask}
 
 
-class _Tracking:
-    """In the place of verl's ``Tracking``: figures go to the driver under our names."""
+class _Progress:
+    """In the place of verl's ``Tracking``, and around its checkpoints: figures go to the driver under our names."""
 
-    last = 0
-    best_step, best_loss = -1, float("inf")
+    def __init__(self, history: Sequence[Mapping[str, Any]], keep: int) -> None:
+        self.best_step, self._best_loss = -1, float("inf")
+        self._reporter, self._keep, self._logged = Reporter(), keep, 0
+        for line in history:
+            self._compare(line["step"], line)
 
-    def __init__(self, **_: Any) -> None:
-        self._reporter = Reporter()
+    def tracking(self, **_: Any) -> _Progress:
+        """What verl calls ``Tracking(...)`` for."""
+        return self
 
     def log(self, data: Mapping[str, Any], step: int) -> None:
+        """verl's figures of a step, or of a validation."""
         figures = {ours: float(data[key]) for name, ours in _CURVES.items() if (key := f"train/{name}") in data}
-        if "val/loss" in data:
-            figures["val/loss"] = loss = float(data["val/loss"])
-            if loss < _Tracking.best_loss:
-                _Tracking.best_step, _Tracking.best_loss = step, loss
-        _Tracking.last = self._reporter.put("log", (step, figures))
+        figures |= {"val/loss": float(data["val/loss"])} if "val/loss" in data else {}
+        self._compare(step, figures)
+        self._logged = self._reporter.put("log", (step, figures))
+
+    def watch(self, trainer: Any) -> None:
+        """Have each checkpoint of ``trainer`` count once its figures are logged, and old ones removed."""
+        save = trainer.ckpt_handler.save_checkpoint
+
+        def save_and_mark(step: int) -> None:
+            save(step=step)
+            place = Path(trainer.config.trainer.default_local_dir) / f"global_step_{step}"
+            if step % trainer.steps_per_epoch == 0:
+                # The loader's state at an epoch's end gives an empty epoch first; without one the next begins afresh.
+                (place / "data_0.pt").unlink()
+            self._reporter.wait_for_driver(self._logged)
+            mark_complete(place)
+            prune(place.parent, "global_step_*", self._keep, self.best_step)
+
+        trainer.ckpt_handler.save_checkpoint = save_and_mark
+        self._reporter.put("begin", None)
+
+    def _compare(self, step: int, figures: Mapping[str, float]) -> None:
+        if (loss := figures.get("val/loss", float("inf"))) < self._best_loss:
+            self.best_step, self._best_loss = step, loss
 
 
 def fine_tune(config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
@@ -76,29 +99,13 @@ def fine_tune(config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
 
     tree = OmegaConf.create(dict(config))
     OmegaConf.resolve(tree)
-    for line in watch["history"]:
-        if "val/loss" in line and line["val/loss"] < _Tracking.best_loss:
-            _Tracking.best_step, _Tracking.best_loss = line["step"], line["val/loss"]
-    sft_trainer_ray.Tracking = _Tracking
+    shown = _Progress(watch["history"], watch["keep"])
+    sft_trainer_ray.Tracking = shown.tracking
     trainer = sft_trainer_ray.SFTTrainer(tree)
     if tree.trainer.device == "cpu":  # a worker process for each of verl's eight loaders is more than a trial needs
         trainer.train_dataloader.num_workers = 0
         if trainer.val_dataloader is not None:
             trainer.val_dataloader.num_workers = 0
-    reporter = Reporter()
-    save = trainer.ckpt_handler.save_checkpoint
-
-    def save_and_mark(step: int) -> None:
-        save(step=step)
-        reporter.wait_for_driver(_Tracking.last)
-        folder = Path(tree.trainer.default_local_dir)
-        mark_complete(folder / f"global_step_{step}")
-        steps = sorted(int(path.name.rpartition("_")[2]) for path in folder.glob("global_step_*"))
-        for old in steps[: -watch["keep"]]:
-            if old != _Tracking.best_step:
-                shutil.rmtree(folder / f"global_step_{old}")
-
-    trainer.ckpt_handler.save_checkpoint = save_and_mark
-    reporter.put("begin", {"step": trainer.resume_global_step, "steps": trainer.total_training_steps})
+    shown.watch(trainer)
     trainer.fit()
-    return Outcome(trainer.total_training_steps, _Tracking.best_step)
+    return Outcome(trainer.total_training_steps, shown.best_step)

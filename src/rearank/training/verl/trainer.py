@@ -5,7 +5,6 @@ Imported in the cluster only. verl's loop is not changed: what is ours hangs on 
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,21 +20,21 @@ from rearank.parsing import ParseStatus
 from rearank.rewards import RewardBreakdown
 from rearank.training.base import ROLLOUT_COLUMNS, TrainingError, describe, rollout_line
 from rearank.training.guard import Guard, Watchdog
-from rearank.training.local import mark_complete
+from rearank.training.local import mark_complete, prune
 from rearank.training.rows import read_rows
 from rearank.training.verl.events import Reporter
 
 POLL = 0.1
 """Seconds between two looks for finished answers; verl's own 2.0 s is most of a small step."""
 
+REPLACED = 20
+"""Batches that dynamic sampling may draw for one step."""
+
 # verl's names -> ours, which are the same for every trainer.
 _CURVES = {
     "actor/pg_loss": "train/loss",
     "actor/grad_norm": "train/grad_norm",
     "actor/lr": "train/learning_rate",
-    "actor/kl_loss": "train/kl",
-    "actor/reward_kl_penalty": "train/kl",
-    "actor/entropy": "train/entropy",
     "actor/pg_clipfrac": "train/clip_ratio",
     "critic/vf_loss": "train/value_loss",
     "prompt_length/mean": "rollout/prompt_length",
@@ -44,7 +43,7 @@ _CURVES = {
     "training/filter_groups/evicted_samples": "rollout/groups_replaced",
     "perf/throughput": "perf/tokens_per_second_per_gpu",
     "perf/mfu/actor": "perf/mfu",
-    "perf/max_memory_allocated_gb": "perf/memory_gib",
+    "actor/perf/max_memory_allocated_gb": "perf/memory_gib",
 }
 _TIMES = {
     "gen": "rollouts",
@@ -65,7 +64,6 @@ _TIMES = {
 class Watch:
     """What the trainer does beside verl's loop."""
 
-    folder: Path
     guard: Guard
     save_every: int
     validate_every: int
@@ -94,6 +92,7 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         self._scores: dict[str, dict[str, Any]] = {}
         self._shown_answers: list[list[str]] = []
         self._saved: Path | None = None
+        self._replaced = 0
         self.stopped: str | None = None
         self._remember(watch.history)
         super().__init__(config)
@@ -132,11 +131,27 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         buffer._sync_metadata_from_transfer_queue = look_for_failures
         return buffer
 
+    def on_step_begin(self) -> None:
+        """Nothing was replaced yet."""
+        super().on_step_begin()
+        self._replaced = 0
+
+    def _add_prompts_to_generate(self, num_prompts: int) -> Any:
+        """Dynamic sampling asks for windows in place of those whose answers all earned the same; verl sets no limit."""
+        self._replaced += num_prompts
+        limit = REPLACED * self.config.data.train_batch_size
+        if self._replaced > limit:
+            raise TrainingError(
+                f"step {self.global_steps}: {limit} windows were drawn and too few of them have answers that earn "
+                "different rewards; set algorithm.dynamic_sampling=false, or sample hotter (algorithm.temperature)"
+            )
+        return super()._add_prompts_to_generate(num_prompts)
+
     def on_train_begin(self) -> None:
         """Validate before the first step; a resumed run has done so."""
         super().on_train_begin()
         done = self.global_steps - 1  # verl has moved on to the step to come
-        self._reporter.put("begin", {"step": done, "steps": self.total_training_steps})
+        self._reporter.put("begin", None)
         if done == 0 and self.config.trainer.test_freq > 0:
             self.global_steps = 0
             self._validate()
@@ -146,7 +161,8 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
     def _save_checkpoint(self) -> None:
         """Only at the steps that are due; it counts once the step's figures are logged."""
         step, last = self.global_steps, self.total_training_steps
-        due = any(step % every == 0 for every in (self._watch.save_every, self._watch.validate_every))
+        validated = self.config.trainer.test_freq > 0 and step % self._watch.validate_every == 0
+        due = validated or step % self._watch.save_every == 0
         if due or step >= last:
             super()._save_checkpoint()
             self._saved = Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
@@ -154,7 +170,8 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
     def _maybe_log_val_generations(self, inputs: Any, outputs: Sequence[str], scores: Any) -> None:
         """Called with every validation answer: how long they are."""
         super()._maybe_log_val_generations(inputs=inputs, outputs=outputs, scores=scores)
-        self._validation_length = fmean(len(ids) + 1 for ids in self.tokenizer(list(outputs))["input_ids"])
+        ids = self.tokenizer(list(outputs), add_special_tokens=False)["input_ids"]
+        self._validation_length = fmean(len(tokens) + 1 for tokens in ids)  # and the end token
 
     def _val_metrics_update(
         self, data_sources: Any, sample_uids: Any, reward_extra_infos_dict: Any, sample_turns: Any, **_: Any
@@ -184,12 +201,13 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
             reason = reason or self._dog.validated(figures["val/ndcg@10"])
         number = self._log(global_steps, figures)
         if self._saved is None and reason is not None:
+            self.checkpoint_manager.sleep_replicas()  # verl saves while the rollout engines have let go of the GPU
             super()._save_checkpoint()
             self._saved = Path(self.config.trainer.default_local_dir) / f"global_step_{global_steps}"
         if self._saved is not None:
             self._reporter.wait_for_driver(number)
             mark_complete(self._saved)
-            self._prune()
+            prune(self._saved.parent, "global_step_*", self._watch.keep, self._best_step)
             self._saved = None
         if reason is not None:
             self.stopped = reason
@@ -228,6 +246,7 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         figures["rollout/reward_seconds"] = sum(answer["seconds"] for *_, answer in answers)
         figures["rollout/reward_share"] = figures["rollout/reward_seconds"] / figures["time/step"]
         figures["train/seconds"] = figures["time/step"]
+        figures |= self._token_means(batch)
         if self.global_steps % self._watch.validate_every == 0 or self.global_steps >= self.total_training_steps:
             self._keep_some(answers)
         figures |= {f"verl/{name}": float(v) for name, v in metrics.items() if isinstance(v, (int, float))}
@@ -244,6 +263,19 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         uids, rows = map(str, _column(data, "uid")), map(int, _column(data, "index"))
         return list(zip(uids, rows, data["responses"].unbind(), scores, strict=True))
 
+    def _token_means(self, batch: Any) -> dict[str, float]:
+        """Entropy and KL, nats a token, of the policy that sampled.
+
+        verl's own figures are weighed as its loss is (``loss_agg_mode``), which depends on the algorithm.
+        """
+        names = ["entropy", *(["old_log_probs", "ref_log_prob"] if self.use_reference_policy else [])]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
+        figures = {"train/entropy": float(torch.cat(list(data["entropy"].unbind())).mean())}
+        if self.use_reference_policy:
+            gap = torch.cat(list(data["ref_log_prob"].unbind())) - torch.cat(list(data["old_log_probs"].unbind()))
+            figures["train/kl"] = float((gap.exp() - gap - 1).mean())  # unbiased, of low variance (Schulman's k3)
+        return figures
+
     def _keep_some(self, answers: Sequence[tuple[str, int, torch.Tensor, dict[str, Any]]]) -> None:
         """The first answer of the first few groups, to be read by a person."""
         first = {uid: (index, tokens, answer) for uid, index, tokens, answer in reversed(answers)}
@@ -256,14 +288,6 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
             )
             for index, tokens, answer in chosen
         ]
-
-    def _prune(self) -> None:
-        """Keep the last checkpoints and the best one."""
-        folder = Path(self.config.trainer.default_local_dir)
-        steps = sorted(int(path.name.rpartition("_")[2]) for path in folder.glob("global_step_*"))
-        for step in steps[: -self._watch.keep]:
-            if step != self._best_step:
-                shutil.rmtree(folder / f"global_step_{step}")
 
 
 def _column(data: Any, name: str) -> list[Any]:

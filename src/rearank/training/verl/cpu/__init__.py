@@ -4,7 +4,8 @@ verl finds this package by the entry point ``verl.plugins``, vLLM by ``vllm.gene
 unless it is asked for by the environment, which ``trainer.device=cpu`` sets for every process of the cluster:
 
 - ``VERL_PLATFORM=cpu``: the platform and every patch of ``patches``;
-- ``REARANK_WEIGHT_TIMEOUT``: seconds after which a weight transfer to a dead rollout worker fails; also set on GPUs.
+- ``REARANK_WEIGHT_TIMEOUT``: seconds after which a weight transfer to a dead rollout worker fails. Set on GPUs, too:
+  the patches marked ``on_gpu`` are of use there.
 
 verl only logs a plug-in that fails, at debug level: ``applied`` is how the runner asserts that it didn't.
 """

@@ -191,6 +191,7 @@ PATCHES = (
         where="verl/utils/model.py, load_valuehead_model",
         change=_plain_value_head,
         needed=_wants_flash_attention,
+        on_gpu=True,
     ),
     Patch(
         name="time-outs on weight transfer",
