@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.runs import SMALL, Started, cluster_processes, command, curves, pids, result, run, step_reached
-from tests.end_to_end.pipeline import environment
+from tests.end_to_end.pipeline import environment, lines
 
 pytestmark = [pytest.mark.full, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -91,11 +91,11 @@ def test_fine_tuning(notes: str, tmp_path: Path) -> None:
     sft = ("task=sft", "sft.steps=6", "sft.batch=8", "sft.learning_rate=1e-3", f"sft.notes={notes}",
            "trainer.validate_every=3")  # fmt: skip
     run(tmp_path, SMALL, *sft)
-    lines = [json.loads(text) for text in (tmp_path / "run" / "sft" / "sft.jsonl").read_text().splitlines()]
-    trained = [line["train/loss"] for line in lines if "train/loss" in line]
+    logged = lines(tmp_path / "run" / "sft" / "sft.jsonl")
+    trained = [line["train/loss"] for line in logged if "train/loss" in line]
     assert len(trained) == 6
     assert trained[-1] < trained[0]
-    assert len([line for line in lines if "val/loss" in line]) == 2
+    assert len([line for line in logged if "val/loss" in line]) == 2
     model = tmp_path / "run" / "sft" / "model"
     run(tmp_path, SMALL, "name=rl", f"model.path={model}")
     assert losses(tmp_path / "rl") == [1, 2], "RL starts from it"
@@ -118,13 +118,8 @@ def test_what_else_is_resumed(what: str, tmp_path: Path) -> None:
     cluster_processes(patience=120)
     said = run(tmp_path, SMALL, *settings, "trainer.guard.patience=null")
     assert re.search(r"continued from step [1-5]", said)
-    lines = [
-        json.loads(text)
-        for text in (tmp_path / "run" / name / ("sft.jsonl" if what == "sft" else "train.jsonl"))
-        .read_text()
-        .splitlines()
-    ]
-    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, last + 1))
+    logged = lines(tmp_path / "run" / name / ("sft.jsonl" if what == "sft" else "train.jsonl"))
+    assert [line["step"] for line in logged if "train/loss" in line] == list(range(1, last + 1))
 
 
 def test_a_killed_worker_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
