@@ -17,7 +17,7 @@ from rearank.training.verl import Cluster, VerlTrainer
     [
         ({"group_size": 1}, "group_size must be at least 2"),
         ({"advantage": "leave_one_out", "group_size": 1}, "group_size must be at least 2"),
-        ({"prompts_per_update": 3}, r"prompts_per_update \(3\) must divide prompts_per_step \(128\)"),
+        ({"minibatches": 3}, r"minibatches \(3\) must divide prompts_per_step \(128\)"),
         ({"advantage": "critic"}, "goes with algorithm=ppo"),
         ({"advantage": "batch", "group_size": 1, "dynamic_sampling": True}, "dynamic_sampling compares"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative"),
@@ -50,13 +50,17 @@ def test_steps() -> None:
         PolicyGradient(advantage="batch"),
         PolicyGradient(dynamic_sampling=True),
         PolicyGradient(kl_in="reward"),
-        PolicyGradient(prompts_per_update=64),
     ],
     ids=lambda a: a.advantage,
 )
 def test_what_trl_cannot_run_is_named(algorithm: PolicyGradient) -> None:
     with pytest.raises(TrainingError, match=r"trainer=trl can't run algorithm\.\w+=.*use trainer=verl"):
         TrlTrainer().check(algorithm)
+
+
+def test_trl_updates_once_a_step() -> None:
+    with pytest.raises(TrainingError, match=r"set algorithm\.minibatches=1, not 4"):
+        TrlTrainer().check(PolicyGradient(minibatches=4))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class PolicyGradient:
         epochs: used where ``steps`` is null.
         prompts_per_step: windows a step.
         group_size: sampled answers a window.
-        prompts_per_update: windows an optimiser update takes; ``null`` for all of a step's, which is on-policy.
+        minibatches: parts that a step's rollouts are split into, one optimiser update each; 1 is on-policy.
         updates: passes over a step's rollouts.
         learning_rate: peak, then constant.
         warmup_steps: linear.
@@ -48,7 +48,7 @@ class PolicyGradient:
     epochs: float = 2.0
     prompts_per_step: int = 128
     group_size: int = 32
-    prompts_per_update: int | None = None
+    minibatches: int = 1
     updates: int = 1
     learning_rate: float = 1e-6
     warmup_steps: int = 0
@@ -66,16 +66,14 @@ class PolicyGradient:
     dynamic_sampling: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "prompts_per_update", "updates", "group_size"):
+        for name in ("steps", "prompts_per_step", "minibatches", "updates", "group_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if self.group_size < 2 and self.advantage in _GROUPED:
             raise ValueError(f"group_size must be at least 2: an answer is judged beside others; not {self.group_size}")
-        if self.prompts_per_update is not None and self.prompts_per_step % self.prompts_per_update:
-            raise ValueError(
-                f"prompts_per_update ({self.prompts_per_update}) must divide prompts_per_step ({self.prompts_per_step})"
-            )
+        if self.prompts_per_step % self.minibatches:
+            raise ValueError(f"minibatches ({self.minibatches}) must divide prompts_per_step ({self.prompts_per_step})")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate must lie between 0 and 1 (1e-6 is usual), not {self.learning_rate}")
         if self.temperature <= 0:

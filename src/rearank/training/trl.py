@@ -42,14 +42,13 @@ _CURVES = {
     "completions/clipped_ratio": "rollout/cut_off",
     "step_time": "train/seconds",
 }
-# What TRL's GRPOTrainer has no setting for; ... stands for any value.
+# What TRL's GRPOTrainer has no setting for.
 _UNSUPPORTED = (
     ("advantage", "critic"),
     ("advantage", "leave_one_out"),
     ("advantage", "batch"),
     ("dynamic_sampling", True),
     ("kl_in", "reward"),
-    ("prompts_per_update", ...),
 )
 _LOSSES = {"token": "dapo", "sequence": "grpo", "constant": "dr_grpo"}
 
@@ -99,11 +98,15 @@ class TrlTrainer:
     def check(self, algorithm: PolicyGradient) -> None:
         """Whether TRL can run it and the batch divides; raises ``TrainingError`` naming the keys."""
         for name, value in _UNSUPPORTED:
-            if (chosen := getattr(algorithm, name)) == value or (value is ... and chosen is not None):
+            if (chosen := getattr(algorithm, name)) == value:
                 raise TrainingError(
                     f"trainer=trl can't run algorithm.{name}={chosen}: use trainer=verl, or an algorithm that TRL has "
-                    "(grpo, dr_grpo; gspo or dapo with algorithm.prompts_per_update=null and dynamic_sampling=false)"
+                    "(grpo, dr_grpo; gspo or dapo with algorithm.minibatches=1 and dynamic_sampling=false)"
                 )
+        if algorithm.minibatches > 1:
+            raise TrainingError(
+                f"trainer=trl updates once a step: set algorithm.minibatches=1, not {algorithm.minibatches}"
+            )
         batch = algorithm.answers_per_step
         if self.micro_batch is not None and batch % self.micro_batch:
             raise TrainingError(

@@ -219,7 +219,7 @@ def _actor(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) ->
     in_loss = algorithm.kl > 0 and algorithm.kl_in == "loss"
     keys = {
         "strategy": "fsdp2",
-        "ppo_mini_batch_size": algorithm.prompts_per_update or algorithm.prompts_per_step,
+        "ppo_mini_batch_size": algorithm.prompts_per_step // algorithm.minibatches,
         "ppo_epochs": algorithm.updates,
         "use_dynamic_bsz": True,
         "ppo_max_token_len_per_gpu": trainer.tokens_per_pass,

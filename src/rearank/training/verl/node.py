@@ -198,10 +198,10 @@ class VerlTrainer:
                 f"trainer=verl has no dropout in adapters: set trainer.lora.dropout=0, not {self.lora.dropout}"
             )
         gpus = self.cluster.gpus
-        update = (algorithm.prompts_per_update or algorithm.prompts_per_step) * algorithm.group_size
+        update = algorithm.answers_per_step // algorithm.minibatches
         if update % gpus:
             raise TrainingError(
-                f"an update's answers must divide over the GPUs: algorithm.prompts_per_update (or prompts_per_step) x "
+                f"an update's answers must divide over the GPUs: algorithm.prompts_per_step / algorithm.minibatches x "
                 f"algorithm.group_size = {update}, cluster.nodes x cluster.gpus_per_node = {gpus}"
             )
 
