@@ -39,6 +39,9 @@ from rearank.training.verl.runner import Outcome, Runner
 if TYPE_CHECKING:
     from rearank.training.sft import Sft
 
+FAILURE = "failure.txt"
+"""In the training's folder: the traceback of what a run failed of."""
+
 _EVERY = 0.2  # seconds between two looks at the cluster's events
 _PATIENCE = 30.0  # seconds that an interrupted run gets to put its processes away
 _CPUS_A_GPU = 10  # that verl's placement groups ask for at most (RayResourcePool, max_colocate_count)
@@ -165,6 +168,7 @@ def _run(trainer: VerlTrainer, job: TrainingJob, plan: _Plan) -> TrainingResult:
         _check_same_gpus(plan.shards_of(done), trainer.cluster)
         plan.config.trainer.resume_mode, plan.config.trainer.resume_from_path = "resume_path", str(last)
     job.tracker.jsonl.rewind(done if last is not None else -1)
+    (job.folder / FAILURE).unlink(missing_ok=True)  # an earlier try's
     history = read_jsonl(job.tracker.jsonl.path)
     reason = Watchdog(trainer.guard).replay(history)
     if done >= plan.steps or reason is not None:  # stopped between the last step and here
@@ -272,7 +276,7 @@ class Session:
     def run(self, method: str, taker: _Taker, *arguments: Any) -> Outcome:
         """Call the runner's ``method`` and take down what happens meanwhile.
 
-        Raises ``TrainingError`` with the root cause where it fails; the whole of it is in ``failure.txt``.
+        Raises ``TrainingError`` with the root cause where it fails; the whole of it is in ``FAILURE``.
         """
         ray = self._ray
         self._call = getattr(self._runner, method).remote(*arguments)
@@ -285,7 +289,7 @@ class Session:
             outcome = Outcome(failure=root_cause(error), trace=str(error))
         self._call = None
         if outcome.failure is not None:
-            place = self._folder / "failure.txt"
+            place = self._folder / FAILURE
             place.write_text(f"{outcome.failure}\n\n{outcome.trace}\n")
             raise TrainingError(
                 f"training failed: {outcome.failure}\n  the whole of it: {place}; "
