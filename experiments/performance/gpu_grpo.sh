@@ -3,7 +3,7 @@
 # 16 windows x 8 answers, five steps of verl with vLLM rollouts. Nothing is downloaded.
 #
 #   experiments/performance/gpu_grpo.sh            one GPU, extra cluster (flash-attn beside it, if you have it)
-#   experiments/performance/gpu_grpo.sh small      the same on a CPU at a small size with TRL
+#   experiments/performance/gpu_grpo.sh small      the same on a CPU, 4 windows x 4 short answers of a small model, with TRL
 #   experiments/performance/gpu_grpo.sh small-verl ... and with verl and vLLM's CPU build (extra cluster-cpu)
 #
 # PYTHON names the interpreter, OUT the folder (outputs/gpu_grpo). More overrides may follow the size:
@@ -21,11 +21,12 @@ case $size in
       prompt.max_characters=1400 augmentation.size=20 prepare.depth=20) ;;
   small)
     shape=small
-    settings=(trainer=trl trainer.micro_batch=32 model.max_tokens=64 augmentation.size=5 prepare.depth=5) ;;
+    settings=(trainer=trl model.max_tokens=64 augmentation.size=5 prepare.depth=5
+      algorithm.prompts_per_step=4 algorithm.group_size=4) ;;
   small-verl)
     shape=small
     settings=(trainer=verl_cpu trainer.max_prompt_tokens=1024 trainer.tokens_per_pass=2048 model.max_tokens=64
-      augmentation.size=5 prepare.depth=5) ;;
+      augmentation.size=5 prepare.depth=5 algorithm.prompts_per_step=4 algorithm.group_size=4) ;;
   *) echo "gpu_grpo.sh: size must be real, small or small-verl, not $size" >&2; exit 2 ;;
 esac
 "$python" experiments/performance/gpu_grpo.py make --size "$shape" "$out/$shape"

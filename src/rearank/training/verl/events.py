@@ -73,10 +73,11 @@ class Reporter:
     def wait_for_driver(self, number: int, seconds: float = 300.0) -> None:
         """Until the driver has dealt with event ``number``.
 
-        Raises ``TimeoutError`` where it doesn't: it is gone, or can't write.
+        Raises ``TimeoutError`` where it doesn't (it is gone, or can't write), ``StoppedError`` where it was interrupted.
         """
         deadline = time.monotonic() + seconds
         while self._ray.get(self._actor.acknowledged.remote()) < number:
+            self.check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the command that started this run took no figures for {seconds:.0f} s")
             time.sleep(0.02)

@@ -351,7 +351,7 @@ def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(logging_level=logging.ERROR, **settings)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise TrainingError(
             f"cluster.address={cluster.address}: no Ray can be reached ({str(error).splitlines()[0]}); start one with "
             "`ray start --head`, or leave cluster.address=null for a Ray of this run's own"

@@ -156,7 +156,9 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
             self.global_steps = 0
             self._validate()
             self.global_steps = 1
-            self._log(0, self._take_validation(0))
+            figures = self._take_validation(0)
+            self._dog.validated(figures["val/ndcg@10"])
+            self._log(0, figures)
 
     def _save_checkpoint(self) -> None:
         """Only at the steps that are due; it counts once the step's figures are logged."""
