@@ -73,7 +73,7 @@ class Reporter:
     def wait_for_driver(self, number: int, seconds: float = 300.0) -> None:
         """Until the driver has dealt with event ``number``.
 
-        Raises ``TimeoutError`` where it doesn't (it is gone, or can't write), ``StoppedError`` where it was interrupted.
+        Raises ``TimeoutError`` where it doesn't: it is gone, or can't write; ``StoppedError`` where it was interrupted.
         """
         deadline = time.monotonic() + seconds
         while self._ray.get(self._actor.acknowledged.remote()) < number:
