@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ FAILURE = "failure.txt"
 """In the training's folder: the traceback of what a run failed of."""
 
 _EVERY = 0.2  # seconds between two looks at the cluster's events
+_KNOCK = 10.0  # seconds for a connection to an existing Ray
 _PATIENCE = 30.0  # seconds that an interrupted run gets to put its processes away
 _CPUS_A_GPU = 10  # that verl's placement groups ask for at most (RayResourcePool, max_colocate_count)
 _CPUS_BESIDE = 16  # of the queue's, the reward's and our own actors
@@ -350,12 +352,20 @@ def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> 
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
+        _knock(cluster.address)
         ray.init(logging_level=logging.ERROR, **settings)
-    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as error:
         raise TrainingError(
             f"cluster.address={cluster.address}: no Ray can be reached ({str(error).splitlines()[0]}); start one with "
             "`ray start --head`, or leave cluster.address=null for a Ray of this run's own"
         ) from error
+
+
+def _knock(address: str | None) -> None:
+    """Raises ``OSError`` where nobody listens at ``host:port``: Ray would knock for many minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_KNOCK).close()
 
 
 def _check_cluster(ray: Any, trainer: VerlTrainer) -> None:
