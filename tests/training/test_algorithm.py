@@ -68,7 +68,9 @@ def test_trl_updates_once_a_step() -> None:
     [PolicyGradient(), PolicyGradient(advantage="centred", loss="constant"), PolicyGradient(ratio="sequence")],
 )
 def test_what_trl_can_run(algorithm: PolicyGradient) -> None:
-    TrlTrainer().check(algorithm)
+    TrlTrainer(micro_batch=64).check(algorithm)
+    with pytest.raises(TrainingError, match="must divide"):  # nothing but the batch is in its way
+        TrlTrainer(micro_batch=63).check(algorithm)
 
 
 def test_an_update_divides_over_the_gpus() -> None:

@@ -31,7 +31,7 @@ class Cluster:
         nodes: machines that train.
         gpus_per_node: GPUs of each.
         gpu_gib: memory of each, to plan by; ``null`` for what is seen here, or 79 (an 80 GB GPU) where none is.
-        cpus: cores that a Ray of our own may count; ``null`` for the machine's.
+        cpus: cores that a Ray of our own counts; ``null`` for the machine's, or more where verl's actors ask for more.
         runtime_env: Ray's, for an existing cluster whose machines lack this code: ``{working_dir: ...}``, ``env_vars``.
         seconds_to_sync: for a transfer of weights to the rollout engines; a dead one ends the run after it.
     """

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rearank.engines.model import Architecture
 from rearank.training.algorithm import PolicyGradient, Ppo
@@ -111,22 +112,29 @@ def settled(
         return trainer
     if sizes is None:
         return cautious(trainer, lengths)
-    plan = recommend(
-        sizes,
-        trainer.cluster.gpus,
-        gib or GPU_GIB,
-        prompt_tokens=lengths.prompt,
-        answer_tokens=lengths.answer,
-        lora_rank=trainer.lora.rank if trainer.lora is not None else None,
-        reference=algorithm.kl > 0,
-        critic=isinstance(algorithm, Ppo),
-        temperature=algorithm.temperature,
-        max_sequences=trainer.max_sequences,
-        gradient_checkpointing=trainer.gradient_checkpointing,
-        flash_attention=trainer.attention_kernel == "flash_attention_2",
-        fixed={name: getattr(trainer, name) for name in _PLANNED},
-    )
+    plan = recommend(sizes, **_work(trainer, algorithm, lengths, gib), fixed=_planned(trainer))
     return replace(trainer, **{name: getattr(plan.workload, name) for name in open_ones})
+
+
+def _work(trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, gib: float | None) -> dict[str, Any]:
+    """What the memory plan must know of a run, but for what it may choose."""
+    return {
+        "gpus": trainer.cluster.gpus,
+        "gpu_gib": gib or GPU_GIB,
+        "prompt_tokens": lengths.prompt,
+        "answer_tokens": lengths.answer,
+        "lora_rank": trainer.lora.rank if trainer.lora is not None else None,
+        "reference": algorithm.kl > 0,
+        "critic": isinstance(algorithm, Ppo),
+        "temperature": algorithm.temperature,
+        "max_sequences": trainer.max_sequences,
+        "gradient_checkpointing": trainer.gradient_checkpointing,
+        "flash_attention": trainer.attention_kernel == "flash_attention_2",
+    }
+
+
+def _planned(trainer: VerlTrainer) -> dict[str, Any]:
+    return {name: getattr(trainer, name) for name in _PLANNED}
 
 
 def gpu_gib(trainer: VerlTrainer) -> float | None:
@@ -144,23 +152,7 @@ def _examine_memory(
     sizes: Architecture,
     gib: float | None,
 ) -> None:
-    plan = estimate(
-        sizes,
-        Workload(
-            gpus=trainer.cluster.gpus,
-            prompt_tokens=lengths.prompt,
-            answer_tokens=lengths.answer,
-            lora_rank=trainer.lora.rank if trainer.lora is not None else None,
-            reference=algorithm.kl > 0,
-            critic=isinstance(algorithm, Ppo),
-            gpu_gib=gib or GPU_GIB,
-            temperature=algorithm.temperature,
-            max_sequences=trainer.max_sequences,
-            gradient_checkpointing=trainer.gradient_checkpointing,
-            flash_attention=trainer.attention_kernel == "flash_attention_2",
-            **{name: getattr(trainer, name) for name in _PLANNED},
-        ),
-    )
+    plan = estimate(sizes, Workload(**_work(trainer, algorithm, lengths, gib), **_planned(trainer)))
     said = ("model's context", "trainer.tokens_per_pass=")  # examined above, whatever the device
     report.problems += [line for line in plan.problems() if not any(text in line.split(":")[0] for text in said)]
     assumed = "" if gib else " (assumed; cluster.gpu_gib says otherwise)"

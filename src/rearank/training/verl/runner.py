@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rearank.training.verl.events import root_cause
+from rearank.training.verl.events import Reporter, root_cause
 
 _PATIENCE = 15.0  # seconds for the rollout engines to end
 
@@ -47,8 +47,6 @@ class Runner:
             _assert_platform()
             return work()
         except Exception as error:
-            from rearank.training.verl.events import Reporter
-
             # What was said first is closest to the cause: later errors are its consequences.
             said = Reporter().failure()
             return Outcome(failure=said or root_cause(error), trace=traceback.format_exc())
@@ -112,4 +110,5 @@ def _shut_down_rollouts(trainer: Any) -> None:
         for replica in (servers.get_replicas() if servers is not None else ())
         for server in replica.servers
     ]
-    ray.wait(calls, num_returns=len(calls), timeout=_PATIENCE) if calls else None
+    if calls:
+        ray.wait(calls, num_returns=len(calls), timeout=_PATIENCE)
