@@ -173,4 +173,6 @@ class Completion:
     finish: Literal["stop", "length"] = "stop"
     seconds: float = 0.0
     prompt_truncated: bool = False
+    cost: float = 0.0
+    """US dollars, where the engine has a price."""
     extra: Mapping[str, float] = field(default_factory=dict)

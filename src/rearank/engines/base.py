@@ -46,6 +46,16 @@ class EngineNode(Protocol):
         """What this machine lacks to run it, one line each with its remedy; empty if nothing."""
         ...
 
-    def create(self, model: str, *, revision: str | None = None, judgements: Qrels | None = None) -> Engine:
-        """The engine over ``model`` (a folder or a hub id); raises ``EngineError`` where it can't start."""
+    def create(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        judgements: Qrels | None = None,
+        thinking: bool | None = None,
+    ) -> Engine:
+        """The engine over ``model`` (a folder or a hub id); raises ``EngineError`` where it can't start.
+
+        ``judgements`` are for fakes; ``thinking`` is the switch of models that have one.
+        """
         ...

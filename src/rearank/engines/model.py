@@ -162,6 +162,10 @@ class Model:
         top_p: nucleus of sampling.
         architecture: its sizes, to plan memory by where the weights are still on the hub; a folder's own
             ``config.json`` is believed first.
+        strategy: the node of ``conf/strategy`` its protocol needs, ``null`` for a model that any can use.
+        thinking: the switch of models that have one (Qwen3): reason before the answer, or not; ``null`` for a model
+            without it.
+        published: the row of the published tables (``rearank.evaluation.published``) its results are shown beside.
     """
 
     name: str
@@ -172,6 +176,9 @@ class Model:
     temperature: float = 0.0
     top_p: float = 1.0
     architecture: Any = None
+    strategy: str | None = None
+    thinking: bool | None = None
+    published: str | None = None
 
     def __post_init__(self) -> None:
         if self.architecture is not None and not isinstance(self.architecture, Architecture):
@@ -209,8 +216,8 @@ class Model:
         found: Architecture | None = self.architecture
         return found
 
-    def preflight(self, prompt: str | None = None) -> list[str]:
-        """A folder that isn't there, a prompt (the name of the chosen node) it wasn't trained with."""
+    def preflight(self, prompt: str | None = None, strategy: str | None = None) -> list[str]:
+        """A folder that isn't there; a prompt or a strategy (the names of the chosen nodes) that isn't its own."""
         found = []
         place = Path(self.location)
         if not _is_hub_id(self.path) and not place.is_dir():
@@ -221,6 +228,11 @@ class Model:
             found.append(
                 f"model {self.name} was trained with prompt={self.prompt} and prompt={prompt} is chosen; "
                 f"set prompt={self.prompt}, or model.prompt=null to go ahead"
+            )
+        if self.strategy is not None and strategy is not None and strategy != self.strategy:
+            found.append(
+                f"model {self.name} is used with strategy={self.strategy} and strategy={strategy} is chosen; "
+                f"set strategy={self.strategy}, or model.strategy=null to go ahead"
             )
         return found
 

@@ -39,7 +39,14 @@ class TransformersNode:
             missing.append(f"engine.device={self.device} needs an NVIDIA GPU and there is none; set engine.device=cpu")
         return missing
 
-    def create(self, model: str, *, revision: str | None = None, judgements: Qrels | None = None) -> Engine:
+    def create(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        judgements: Qrels | None = None,
+        thinking: bool | None = None,
+    ) -> Engine:
         """Load ``model``; raises ``EngineError`` where that can't be done. ``judgements`` are not looked at."""
         if missing := self.preflight():
             raise EngineError("; ".join(missing))
@@ -74,7 +81,14 @@ class ScriptedNode:
         """Nothing is ever missing."""
         return []
 
-    def create(self, model: str, *, revision: str | None = None, judgements: Qrels | None = None) -> Engine:
+    def create(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        judgements: Qrels | None = None,
+        thinking: bool | None = None,
+    ) -> Engine:
         """The fake; ``model`` plays no part, ``judgements`` are what the oracle goes by."""
         return ScriptedEngine(
             self.behaviour,
@@ -135,7 +149,14 @@ class VllmNode:
             ]
         return [] if for_cpu or _has_gpu() else [no_gpu]
 
-    def create(self, model: str, *, revision: str | None = None, judgements: Qrels | None = None) -> Engine:
+    def create(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        judgements: Qrels | None = None,
+        thinking: bool | None = None,
+    ) -> Engine:
         """The engine; the model itself is loaded with the first call. ``judgements`` are not looked at.
 
         Raises:
@@ -179,7 +200,14 @@ class OpenAINode:
             missing.append(f"engine=openai needs a key: set the environment variable {self.key_variable}")
         return [*missing, f"this version does not call engine=openai yet; {_HERE}"]
 
-    def create(self, model: str, *, revision: str | None = None, judgements: Qrels | None = None) -> Engine:
+    def create(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        judgements: Qrels | None = None,
+        thinking: bool | None = None,
+    ) -> Engine:
         """Raises ``EngineError`` naming what to use instead."""
         raise EngineError("; ".join(self.preflight()))
 
@@ -192,7 +220,14 @@ class NoEngine:
         """Nothing is ever missing."""
         return []
 
-    def create(self, model: str, *, revision: str | None = None, judgements: Qrels | None = None) -> Engine:
+    def create(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        judgements: Qrels | None = None,
+        thinking: bool | None = None,
+    ) -> Engine:
         """Raises ``EngineError``: the task does need an engine."""
         raise EngineError(f"engine=none answers nothing and this task asks a model; {_HERE}")
 

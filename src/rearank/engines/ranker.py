@@ -42,6 +42,8 @@ class PromptRanker:
     """Answers that reached ``max_tokens``."""
     prompt_tokens: int = field(default=0, init=False)
     completion_tokens: int = field(default=0, init=False)
+    cost: float = field(default=0.0, init=False)
+    """US dollars."""
 
     async def order(self, window: Window) -> Permutation:
         """The model's order of ``window``."""
@@ -59,6 +61,7 @@ class PromptRanker:
         self.cut_answers += completion.finish == "length"
         self.prompt_tokens += completion.prompt_tokens
         self.completion_tokens += completion.completion_tokens
+        self.cost += completion.cost
         if self.on_answer is not None:
             self.on_answer(completion)
         return parsed.permutation

@@ -107,8 +107,8 @@ class Run:
     def settings(self, *keys: str) -> dict[str, Any]:
         """The plain config of these keys: what a stage's result depends on."""
         settings = {key: self.config[key] for key in keys}
-        if "model" in settings:  # its sizes are said for planning; the weights say them too
-            settings["model"] = {k: v for k, v in settings["model"].items() if k != "architecture"}
+        if "model" in settings:  # sizes are for planning, a published row for tables
+            settings["model"] = {k: v for k, v in settings["model"].items() if k not in ("architecture", "published")}
         return settings
 
 

@@ -57,7 +57,7 @@ def preflight(run: Run) -> None:
     notes: list[str] = []
     for need in experiment.task.needs:
         if need == "model":
-            found += experiment.model.preflight(run.choices.get("prompt"))
+            found += experiment.model.preflight(run.choices.get("prompt"), run.choices.get("strategy"))
         elif hasattr(node := getattr(experiment, need), "preflight"):
             found += node.preflight()
     if "algorithm" in experiment.task.needs:
