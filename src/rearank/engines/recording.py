@@ -24,6 +24,10 @@ class RecordingEngine:
         self.store = store
         self.paid = 0
         """Calls that went to the engine."""
+        self.paid_tokens = 0
+        """Tokens of the answers that came from the engine."""
+        self.paid_cost = 0.0
+        """US dollars, of those."""
         self.recalled = 0
         """Calls answered from the store or by an equal call under way."""
         self._identity = dict(engine.identity)
@@ -75,6 +79,8 @@ class RecordingEngine:
             completion = await self.engine.complete_window(window, messages, sampling)
         else:
             completion = await self.engine.complete(messages, sampling)
+        self.paid_tokens += completion.completion_tokens
+        self.paid_cost += completion.cost
         return self.store.put(key, messages, completion)
 
     def _forget(self, key: str, task: asyncio.Task[Completion]) -> None:
