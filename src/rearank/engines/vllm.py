@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from rearank.engines.base import EngineError
 from rearank.engines.chat import Overflow, call_seed, dtype_name, known_as, load_chat
+from rearank.engines.home import Home
 from rearank.engines.processes import PATIENCE, ProcessGuard
 from rearank.progress import progress
 from rearank.types import Completion, Message, Sampling
@@ -122,7 +122,7 @@ class VllmEngine:
             "VLLM_NO_USAGE_STATS": "1",
         }
         self._numbers = itertools.count()
-        self._home: _Home | None = None
+        self._home: Home | None = None
         self._closed = False
         # What follows is touched in the home loop only.
         self._llm: Any = None
@@ -141,7 +141,7 @@ class VllmEngine:
         if self._closed:
             raise EngineError("the engine is closed and answers no more calls")
         if self._home is None:
-            self._home = _Home()
+            self._home = Home("rearank-vllm")
         return await self._home.run(self._complete(tuple(messages), sampling))
 
     async def aclose(self) -> None:
@@ -241,30 +241,3 @@ class VllmEngine:
             self._llm = None
         if self._guard is not None:
             self._guard.dismiss()
-
-
-class _Home:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="rearank-vllm", daemon=True)
-        self._thread.start()
-
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """``work``'s result, computed there; a caller that is cancelled cancels it."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
-
-    def close(self) -> None:
-        """Cancel what is left and end the thread."""
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
