@@ -60,10 +60,12 @@ def test_a_killed_program_takes_its_engine_along(tmp_path: Path) -> None:
     try:
         assert _runs(engine)
         running.kill()
-        running.communicate()
+        running.wait()  # not communicate(): the worker holds the pipe open until its sleep is over
         assert gone(engine, 5.0)
     finally:
         os.kill(worker, signal.SIGKILL)  # vLLM's workers end with their engine; this one knows nothing of that
+        assert running.stdout is not None
+        running.stdout.close()
 
 
 def test_a_dead_engines_worker_is_not_left_behind(tmp_path: Path) -> None:
