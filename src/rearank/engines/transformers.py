@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rearank.engines.base import EngineError
-from rearank.engines.chat import Overflow, call_seed, cannot_load, dtype_name, known_as, load_chat
+from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, cannot_load, dtype_name, known_as, load_chat
 from rearank.types import Completion, Message, Sampling
 
 if TYPE_CHECKING:
@@ -61,9 +61,11 @@ class TransformersEngine:
             longest messages in their middles until it fits, and says so in ``Completion.prompt_truncated``; ``refuse``
             fails the call.
         gather_seconds: how long to wait for company before a batch starts.
+        thinking: whether the model is to reason first, where its template has that switch; ``None`` leaves it alone.
 
     Raises:
-        EngineError: where there is no such model, or its tokenizer has no chat template or end token.
+        EngineError: where there is no such model, or its tokenizer has no chat template or end token, or the template
+            has no switch for ``thinking``.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class TransformersEngine:
         max_batch_tokens: int = 65536,
         overflow: Overflow = "truncate",
         gather_seconds: float = 0.005,
+        thinking: bool | None = None,
     ) -> None:
         import torch
 
@@ -86,8 +89,8 @@ class TransformersEngine:
         self._max_batch = max_batch
         self._max_batch_tokens = max_batch_tokens
         self._gather_seconds = gather_seconds
-        self.chat = load_chat(model, revision, overflow=overflow)
-        self.tokenizer = self.chat.tokenizer
+        self.chat = load_chat(model, revision, overflow=overflow, thinking=thinking)
+        self.tokenizer = SpareTokenizer(self.chat.tokenizer)
         self.context = self.chat.context
         self._model = _load(self.chat.source, revision, self._dtype)
         self._model.to(self._device).eval()
@@ -98,6 +101,7 @@ class TransformersEngine:
             "fingerprint": self.chat.fingerprint,
             "dtype": self._dtype,
             "overflow": overflow,
+            **self.chat.switch,
         }
         self.truncated = 0
         """Prompts that were shortened to fit."""
@@ -189,7 +193,8 @@ class TransformersEngine:
         with torch.inference_mode():
             rows = [_Row(call, self.chat.room(call.prompt, call.sampling)) for call in batch]
             width = max(len(call.prompt) for call in batch)
-            pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else next(iter(self.chat.ends))
+            pad = self.chat.tokenizer.pad_token_id
+            pad = next(iter(self.chat.ends)) if pad is None else pad
             prompts = [[pad] * (width - len(c.prompt)) + c.prompt for c in batch]
             lengths = torch.tensor([len(c.prompt) for c in batch], device=self._device)
             inputs = torch.tensor(prompts, device=self._device)

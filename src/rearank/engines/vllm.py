@@ -2,6 +2,7 @@
 
 vLLM's engine belongs to one event loop and its callers' loops come and go (``asyncio.run`` again and again), so it gets
 a loop in a thread of its own. It starts with the first call: where every answer is recorded, nothing is loaded.
+Prompts become tokens, and tokens text, in one more thread: both loops stay free, and the tokenizer has one user.
 
 A sample is drawn with its own seed, named by messages, sampling, seed and sample index. What else is in the batch
 changes a row's logits by rounding alone, which float32 hides nearly always and bfloat16 does not.
@@ -11,15 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rearank.engines.base import EngineError
-from rearank.engines.chat import Overflow, call_seed, dtype_name, known_as, load_chat
+from rearank.engines.capacity import GIB, Split, choose_sequences, gpus_seen
+from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, dtype_name, known_as, load_chat
 from rearank.engines.home import Home
 from rearank.engines.processes import PATIENCE, ProcessGuard
 from rearank.progress import progress
@@ -27,7 +31,8 @@ from rearank.types import Completion, Message, Sampling
 
 T = TypeVar("T")
 
-_GIB = 1 << 30
+_log = logging.getLogger(__name__)
+
 _PULSE = 1.0  # seconds between two looks at an engine that owes an answer: a dead one leaves some requests hanging
 
 
@@ -47,19 +52,25 @@ class VllmEngine:
         revision: the hub's commit, tag or branch.
         device: ``auto`` (what the installed vLLM was built for), ``cuda`` or ``cpu``.
         dtype: ``auto`` (bfloat16 on a GPU, float32 on a CPU) or torch's name of it.
-        tensor_parallel: GPUs the weights are split over.
+        tensor_parallel: GPUs each layer is split over; it must divide the model's heads.
+        pipeline_parallel: groups of GPUs the stack of layers is split over.
+        data_parallel: whole engines that share the calls, each on GPUs of its own.
         gpu_memory_utilization: the share of a GPU's memory that weights and key-value cache may take.
         kv_cache_gib: the key-value cache's size on a CPU, GiB; the variable VLLM_CPU_KVCACHE_SPACE goes first.
         max_model_len: the most tokens, prompt and answer together; ``None`` for the model's own context.
-        max_concurrent: calls generated together at most; others wait their turn inside vLLM.
+        max_concurrent: calls an engine generates together at most; others wait their turn inside vLLM. ``None``: as
+            many as its key-value cache holds, by the sizes of the model and of the first call (``capacity``).
+        prefix_caching: keep the keys and values of prompts that begin alike; it changes no answer.
         enforce_eager: no compiled graphs; ``None``: compiled on a GPU, not on a CPU, where it takes minutes.
         overflow: what to do with a prompt that leaves the answer no room in the context. ``truncate`` shortens the
             longest messages in their middles until it fits, and says so in ``Completion.prompt_truncated``; ``refuse``
             fails the call.
+        thinking: whether the model is to reason first, where its template has that switch; ``None`` leaves it alone.
 
     Raises:
-        EngineError: where there is no such model, or its tokenizer has no chat template or end token, or the installed
-            vLLM is built for another device.
+        EngineError: where there is no such model, or its tokenizer has no chat template or end token, or the template
+            has no switch for ``thinking``; or the installed vLLM is built for another device, or the model can't be
+            split as asked.
     """
 
     def __init__(
@@ -70,19 +81,26 @@ class VllmEngine:
         device: Literal["auto", "cuda", "cpu"] = "auto",
         dtype: str = "auto",
         tensor_parallel: int = 1,
+        pipeline_parallel: int = 1,
+        data_parallel: int = 1,
         gpu_memory_utilization: float = 0.9,
         kv_cache_gib: float = 1.0,
         max_model_len: int | None = None,
-        max_concurrent: int = 256,
+        max_concurrent: int | None = None,
+        prefix_caching: bool = True,
         enforce_eager: bool | None = None,
         overflow: Overflow = "truncate",
+        thinking: bool | None = None,
     ) -> None:
         on_cpu = built_for_cpu()
         if device != "auto" and on_cpu != (device == "cpu"):
             built = "CPUs" if on_cpu else "GPUs"
             raise EngineError(f"engine.device={device}: the vLLM installed here is built for {built}")
-        self.chat = load_chat(model, revision, overflow=overflow, longest=max_model_len)
-        self.tokenizer = self.chat.tokenizer
+        self.chat = load_chat(model, revision, overflow=overflow, longest=max_model_len, thinking=thinking)
+        self.tokenizer = SpareTokenizer(self.chat.tokenizer)
+        self._split = Split(tensor_parallel, pipeline_parallel, data_parallel)
+        if self.chat.sizes is not None and (misfits := self._split.misfits(self.chat.sizes)):
+            raise EngineError(f"{model}: {'; '.join(misfits)}")
         self.context = self.chat.context
         self.truncated = 0
         """Prompts that were shortened to fit."""
@@ -92,17 +110,20 @@ class VllmEngine:
             "tokenizer_revision": revision,
             "dtype": dtype_name(dtype, on_gpu=not on_cpu),
             "tensor_parallel_size": tensor_parallel,
+            "pipeline_parallel_size": pipeline_parallel,
+            "data_parallel_size": data_parallel,
             "gpu_memory_utilization": gpu_memory_utilization,
             # The same limit on both sides, so that no prompt that fits here is refused there.
             "max_model_len": self.context,
             "max_num_seqs": max_concurrent,
+            "enable_prefix_caching": prefix_caching,
             "enforce_eager": on_cpu if enforce_eager is None else enforce_eager,
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
         }
         if on_cpu:
             # Not by the variable that vLLM also reads: it takes whole GiB only and would outlive this engine.
-            self._settings["kv_cache_memory_bytes"] = int(kv_cache_gib * _GIB)
+            self._settings["kv_cache_memory_bytes"] = int(kv_cache_gib * GIB)
             # vLLM 0.28 dies where a seeded request's prompt is read in pieces: it rewinds the request's random
             # generator by an offset, which CPU generators don't have.
             self._settings["enable_chunked_prefill"] = False
@@ -114,6 +135,7 @@ class VllmEngine:
             "dtype": self._settings["dtype"],
             "context": self.context,
             "overflow": overflow,
+            **self.chat.switch,
         }
         self._quiet = {
             # On a CPU every start has ten warnings, all about what a CPU build lacks or what is set above.
@@ -122,7 +144,9 @@ class VllmEngine:
             "VLLM_NO_USAGE_STATS": "1",
         }
         self._numbers = itertools.count()
+        self._cache_gib = kv_cache_gib if on_cpu else None
         self._home: Home | None = None
+        self._scribe = ThreadPoolExecutor(1, thread_name_prefix="rearank-tokens")
         self._closed = False
         # What follows is touched in the home loop only.
         self._llm: Any = None
@@ -151,20 +175,26 @@ class VllmEngine:
         if home is not None:
             await home.run(self._stop())
             home.close()
+        self._scribe.shutdown()
 
     async def _complete(self, messages: tuple[Message, ...], sampling: Sampling) -> Completion:
         self._calls.add(asyncio.current_task())
         try:
-            prompt, truncated = self.chat.prompt(messages, sampling)
+            prompt, truncated = await self._aside(self.chat.prompt, messages, sampling)
             self.truncated += truncated
-            self._start()
+            self._start(len(prompt), sampling.max_tokens)
             began = time.perf_counter()
             tokens, finish = await self._alive(self._generate(prompt, messages, sampling))
             seconds = time.perf_counter() - began
+            said = tokens[:-1] if finish == "stop" and tokens[-1] in self.chat.ends else tokens
+            text = await self._aside(self.chat.text, said)
         finally:
             self._calls.discard(asyncio.current_task())
-        said = tokens[:-1] if finish == "stop" and tokens[-1] in self.chat.ends else tokens
-        return Completion(self.chat.text(said), len(prompt), len(tokens), finish, seconds, truncated)
+        return Completion(text, len(prompt), len(tokens), finish, seconds, truncated)
+
+    async def _aside(self, work: Callable[..., T], *given: Any) -> T:
+        """``work``'s result, from the thread that has the tokenizer."""
+        return await asyncio.get_running_loop().run_in_executor(self._scribe, work, *given)
 
     async def _generate(
         self, prompt: list[int], messages: tuple[Message, ...], sampling: Sampling
@@ -215,24 +245,57 @@ class VllmEngine:
             f"vLLM's engine process died{self._death}; it says why in its own messages above, if it could"
         )
 
-    def _start(self) -> None:
-        """Start vLLM unless that was tried before. It holds the home loop up, where nobody could go on anyway."""
+    def _start(self, prompt: int, answer: int) -> None:
+        """Start vLLM unless that was tried before; the first call's sizes, in tokens, stand for the others'.
+
+        It holds the home loop up, where nobody could go on anyway.
+        """
         if self._llm is not None:
             return
         if self._refused is None:
             self._guard = ProcessGuard()
             for name, value in self._quiet.items():
                 os.environ.setdefault(name, value)
+            if self._settings["max_num_seqs"] is None:
+                self._settings["max_num_seqs"] = self._chosen_sequences(prompt, answer)
             try:
                 with progress("starting vLLM"), self._guard.watching():
-                    from vllm.engine.arg_utils import AsyncEngineArgs
-                    from vllm.v1.engine.async_llm import AsyncLLM
-
-                    self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._settings))
+                    self._llm = self._launch(self._settings)
+                _log.info("vLLM %s", self._capacity())
                 return
             except Exception as error:
                 self._refused = error
         raise EngineError(f"vLLM does not start: {self._refused}") from self._refused
+
+    def _launch(self, settings: Mapping[str, Any]) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
+
+    def _chosen_sequences(self, prompt: int, answer: int) -> int | None:
+        gpus = [] if self._cache_gib is not None else gpus_seen()
+        choice = choose_sequences(
+            self.chat.sizes,
+            self._split,
+            dtype=self._settings["dtype"],
+            prompt=prompt,
+            answer=min(answer, self.context - prompt),
+            cache_gib=self._cache_gib,
+            gpu_gib=min(gpus, default=None),
+            utilization=self._settings["gpu_memory_utilization"],
+        )
+        _log.info("engine.max_concurrent=%s, chosen: %s", choice.sequences or "vLLM's default", choice.why)
+        return choice.sequences
+
+    def _capacity(self) -> str:
+        """What vLLM says it really has, as far as its inner fields are where this version has them."""
+        try:
+            config = self._llm.vllm_config
+            tokens = config.cache_config.num_gpu_blocks * config.cache_config.block_size
+            return f"takes {config.scheduler_config.max_num_seqs} calls at once and caches {tokens:,} tokens"
+        except (AttributeError, TypeError):
+            return "has started"
 
     async def _stop(self) -> None:
         await asyncio.gather(*(call for call in self._calls if call is not None), return_exceptions=True)
