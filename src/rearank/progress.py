@@ -1,4 +1,4 @@
-"""Signs of life: a bar on a terminal, a line every few seconds in a log.
+"""What is under way and how far it is: a bar on a terminal, a line every few seconds in a log.
 
 Work that counts advances; work that can't count (loading a library, one long call) is shown by the seconds gone by.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
@@ -21,8 +21,17 @@ EVERY = 3.0
 class Progress:
     """One piece of work under way; made by ``progress``."""
 
-    def __init__(self, what: str, total: int | None, unit: str, out: TextIO) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int | None,
+        unit: str,
+        out: TextIO,
+        note: Callable[[float], str] | None = None,
+        left: Callable[[float], float | None] | None = None,
+    ) -> None:
         self._what, self._total, self._unit, self._out = what, total, unit, out
+        self._note_of, self._left_of = note, left
         self._began = time.monotonic()
         self._done = 0
         self._note = ""
@@ -33,6 +42,8 @@ class Progress:
             from tqdm import tqdm
 
             form = None if total is not None else "{desc} {elapsed} {postfix}"
+            if left is not None:  # tqdm knows only the rate of what it counts
+                form = "{l_bar}{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}{postfix}]"
             self._bar = tqdm(desc=what, total=total, unit=f" {unit}", file=out, bar_format=form, leave=True)
         self._thread = threading.Thread(target=self._beat, daemon=True, name="progress")
         self._thread.start()
@@ -42,7 +53,7 @@ class Progress:
         self._done += count
         self._note = note or self._note
         if self._bar is not None:
-            self._bar.set_postfix_str(self._note, refresh=False)
+            self._bar.set_postfix_str(self._noted(), refresh=False)
             self._bar.update(count)
 
     def close(self, failed: bool = False) -> None:
@@ -50,6 +61,7 @@ class Progress:
         self._stop.set()
         self._thread.join()
         if self._bar is not None:
+            self._bar.set_postfix_str(self._noted(), refresh=True)
             self._bar.close()
         else:
             self._say(" - stopped" if failed else " - done")
@@ -57,26 +69,48 @@ class Progress:
     def _beat(self) -> None:
         while not self._stop.wait(1.0 if self._bar is not None else EVERY):
             if self._bar is not None:
-                self._bar.refresh()
+                self._bar.set_postfix_str(self._noted(), refresh=True)
             else:
                 self._say("")
 
     def _say(self, ending: str) -> None:
         seconds = time.monotonic() - self._began
         count = f" {self._done}{f'/{self._total}' if self._total else ''} {self._unit}".rstrip() if self._done else ""
-        left = ""
-        if not ending and self._total and 0 < self._done < self._total:
-            left = f", {seconds * (self._total - self._done) / self._done:.0f} s left"
-        note = f" ({self._note})" if self._note else ""
+        left = "" if ending else self._left(seconds)
+        noted = self._note_of(seconds) if self._note_of is not None else self._note
+        note = f" ({noted})" if noted else ""
         line = f"{self._what}:{count} {seconds:.0f} s{left}{note}{ending}"
         if not ending or self._shown or seconds >= 1:  # what took no time and said nothing needs no line
             self._out.write(line + "\n")
             self._out.flush()
         self._shown = line
 
+    def _left(self, seconds: float) -> str:
+        left = None
+        if self._left_of is not None:
+            left = self._left_of(seconds)
+        elif self._total and 0 < self._done < self._total:
+            left = seconds * (self._total - self._done) / self._done
+        return "" if left is None else f", {left:.0f} s left"
+
+    def _noted(self) -> str:
+        """Of the bar: the note, and the time left where the work knows it better than the bar."""
+        if self._note_of is None:
+            return self._note
+        seconds = time.monotonic() - self._began
+        return (self._left(seconds) + ", " + self._note_of(seconds)).removeprefix(", ")
+
 
 @contextmanager
-def progress(what: str, total: int | None = None, unit: str = "", out: TextIO | None = None) -> Iterator[Progress]:
+def progress(
+    what: str,
+    total: int | None = None,
+    unit: str = "",
+    out: TextIO | None = None,
+    *,
+    note: Callable[[float], str] | None = None,
+    left: Callable[[float], float | None] | None = None,
+) -> Iterator[Progress]:
     """Show ``what`` as under way until the block ends.
 
     Args:
@@ -84,8 +118,10 @@ def progress(what: str, total: int | None = None, unit: str = "", out: TextIO | 
         total: how many there are, where that is known.
         unit: of what, in the plural.
         out: where to; standard error by default.
+        note: asked for what stands behind the figures whenever they are shown, with the seconds gone by.
+        left: asked for the seconds to come, ``None`` while they can't be told; by default they follow from the count.
     """
-    shown = Progress(what, total, unit, out or sys.stderr)
+    shown = Progress(what, total, unit, out or sys.stderr, note, left)
     try:
         yield shown
     except BaseException:

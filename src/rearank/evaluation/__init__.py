@@ -1,16 +1,35 @@
-"""Evaluation: trec_eval's measures, how sure their differences are, and tables of both."""
+"""Evaluation: trec_eval's measures, how sure their differences are, tables of both, and what others published.
 
+``scoring`` runs and judgements -> values · ``measures`` their headings · ``significance`` intervals, paired tests and
+Holm's correction · ``comparison`` any number of systems · ``table`` Markdown, CSV and LaTeX · ``published`` numbers of
+papers, with their sources.
+"""
+
+from rearank.evaluation.comparison import Comparison, Scored, common_queries, compare, most_moved
+from rearank.evaluation.measures import heading
+from rearank.evaluation.published import Published
 from rearank.evaluation.scoring import check_measures, score
-from rearank.evaluation.significance import PairedTest, bootstrap_interval, paired_test
-from rearank.evaluation.table import Cell, render_table, summary_row
+from rearank.evaluation.significance import PairedTest, bootstrap_interval, holm, paired_test
+from rearank.evaluation.table import Cell, render_csv, render_latex, render_table, summary_row, write_tables
 
 __all__ = [
     "Cell",
+    "Comparison",
     "PairedTest",
+    "Published",
+    "Scored",
     "bootstrap_interval",
     "check_measures",
+    "common_queries",
+    "compare",
+    "heading",
+    "holm",
+    "most_moved",
     "paired_test",
+    "render_csv",
+    "render_latex",
     "render_table",
     "score",
     "summary_row",
+    "write_tables",
 ]

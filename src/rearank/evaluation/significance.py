@@ -90,3 +90,19 @@ def paired_test(
         ties=int((difference == 0).sum()),
         losses=int((difference < 0).sum()),
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for having made all of these comparisons, in the order given (Holm 1979, step-down).
+
+    Rejecting where the corrected value is below alpha keeps the chance of one false finding or more below alpha,
+    whatever the comparisons have to do with one another. Raises ``ValueError`` for a value outside [0, 1].
+    """
+    if bad := [p for p in p_values if not 0 <= p <= 1]:
+        raise ValueError(f"a p-value must lie in [0, 1], not {bad[0]}")
+    corrected = [0.0] * len(p_values)
+    floor = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = floor
+    return corrected

@@ -1,9 +1,12 @@
-"""Results as a Markdown table, readable in a terminal too."""
+"""Results as tables: Markdown (readable in a terminal too), CSV for a program, LaTeX for a paper."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 from rearank.evaluation.significance import bootstrap_interval, paired_test
@@ -12,6 +15,11 @@ Cell: TypeAlias = str | int | float | None
 """Floats are shown with four decimals (tiny ones as powers of ten), ``None`` as an empty cell."""
 
 _SMALLEST_DECIMAL = 0.00005  # below it four decimals would show 0.0000
+_LATEX = {
+    **{c: "\\" + c for c in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+}
 
 
 def render_table(rows: Sequence[Mapping[str, Cell]]) -> str:
@@ -19,16 +27,46 @@ def render_table(rows: Sequence[Mapping[str, Cell]]) -> str:
 
     Columns of numbers are aligned right. A row without a key has an empty cell there; no rows give an empty string.
     """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = _columns(rows)
     if not columns:
         return ""
-    numeric = [all(not isinstance(row.get(c), str) for row in rows) for c in columns]
-    cells = [[_escape(c) for c in columns], *([_text(row.get(c)) for c in columns] for row in rows)]
+    numeric = _numeric(rows, columns)
+    cells = [[_escape(c) for c in columns], *([_escape(_text(row.get(c))) for c in columns] for row in rows)]
     # Three at least: shorter rules (`--:` with two characters, say) aren't Markdown everywhere.
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]
     lines = [_line(line, widths, numeric) for line in cells]
     rule = ["-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, numeric, strict=True)]
     return "\n".join([lines[0], _line(rule, widths, numeric), *lines[1:]])
+
+
+def render_csv(rows: Sequence[Mapping[str, Cell]]) -> str:
+    """The same rows for a program: a header line, floats with all their digits, no rounding."""
+    columns = _columns(rows)
+    out = io.StringIO()
+    if columns:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(["" if row.get(c) is None else row.get(c) for c in columns] for row in rows)
+    return out.getvalue()
+
+
+def render_latex(rows: Sequence[Mapping[str, Cell]]) -> str:
+    """A ``tabular`` for the package booktabs, numbers aligned right; TeX's special characters are escaped."""
+    columns = _columns(rows)
+    if not columns:
+        return ""
+    layout = "".join("r" if right else "l" for right in _numeric(rows, columns))
+    body = [" & ".join(_tex(_text(row.get(c))) for c in columns) + r" \\" for row in rows]
+    head = " & ".join(_tex(c) for c in columns) + r" \\"
+    lines = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+def write_tables(stem: Path, rows: Sequence[Mapping[str, Cell]]) -> None:
+    """``<stem>.csv`` and ``<stem>.tex``; the folder is made where it is missing."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_name(f"{stem.name}.csv").write_text(render_csv(rows), encoding="utf-8")
+    stem.with_name(f"{stem.name}.tex").write_text(render_latex(rows), encoding="utf-8")
 
 
 def summary_row(
@@ -38,6 +76,7 @@ def summary_row(
     *,
     measure: str = "nDCG@10",
     seed: int = 0,
+    beside: Mapping[str, Cell] | None = None,
 ) -> dict[str, Cell]:
     """One system's row: mean, 95% bootstrap interval, number of queries and, given a baseline, the paired test.
 
@@ -47,6 +86,7 @@ def summary_row(
         baseline: the same queries' values of the system to compare with.
         measure: the heading of the mean.
         seed: of the interval's resampling and the test's sign flips.
+        beside: further columns, after the interval.
 
     Raises:
         ValueError: without values, or if ``baseline`` holds other queries.
@@ -57,6 +97,7 @@ def summary_row(
         "system": label,
         measure: sum(ordered) / len(ordered),
         "95% interval": f"{low:.4f} to {high:.4f}",
+        **(beside or {}),
         "queries": len(ordered),
     }
     if baseline is not None:
@@ -70,17 +111,40 @@ def summary_row(
     return row
 
 
+def _columns(rows: Sequence[Mapping[str, Cell]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _numeric(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -> list[bool]:
+    return [all(_is_number(row.get(column)) for row in rows) for column in columns]
+
+
+def _is_number(cell: Cell) -> bool:
+    """A text that reads as a number (``+0.0210``, say) counts as one."""
+    if not isinstance(cell, str):
+        return True
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
 def _text(cell: Cell) -> str:
     if cell is None:
         return ""
     if isinstance(cell, float):
         tiny = math.isfinite(cell) and 0 < abs(cell) < _SMALLEST_DECIMAL
         return f"{cell:.1e}" if tiny else f"{cell:.4f}"
-    return _escape(str(cell))
+    return " ".join(str(cell).split())
 
 
 def _escape(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _tex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
