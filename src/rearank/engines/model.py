@@ -172,8 +172,8 @@ class Model:
         thinking: the switch of models that have one (Qwen3): reason before the answer, or not; ``null`` for a model
             without it.
         published: the row of the published tables (``rearank.evaluation.published``) its results are shown beside.
-        engine: the node of ``conf/engine`` that serves it, for a model whose weights are not to be had; ``path`` is then
-            the name that the server knows it by. ``null`` for weights that any engine loads.
+        engine: the node of ``conf/engine`` that serves it, for a model whose weights are not to be had, and ``path`` is
+            the name that the server knows it by; ``null`` for weights that any engine loads.
         adapter_of: the model whose LoRA adapter ``path`` is, for a checkpoint that is published as one; engines load
             whole models, so it is merged into its base before use (``rearank.engines.merge``).
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from rearank.engines import OpenAINode
 from rearank.tasks.experiment import Run
 from rearank.tasks.prepare import SUMMARY, TRAIN, VALIDATION, prepared_settings
 from rearank.tasks.stage import changed_settings
@@ -57,7 +58,11 @@ def preflight(run: Run) -> None:
     notes: list[str] = []
     for need in experiment.task.needs:
         if need == "model":
-            found += experiment.model.preflight(run.choices.get("prompt"), run.choices.get("strategy"))
+            found += experiment.model.preflight(
+                *(run.choices.get(group) for group in ("prompt", "strategy", "engine")),
+                served=isinstance(experiment.engine, OpenAINode),
+                trained="trainer" in experiment.task.needs,
+            )
         elif hasattr(node := getattr(experiment, need), "preflight"):
             found += node.preflight()
     if "algorithm" in experiment.task.needs:

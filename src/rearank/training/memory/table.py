@@ -14,20 +14,28 @@ PROMPT_TOKENS = 4096
 
 
 def models(folder: Path) -> list[tuple[Model, Architecture]]:
-    """The nodes in ``folder`` whose sizes are known, small ones first.
+    """The nodes in ``folder`` whose sizes are known, small ones first; of those of the same sizes the first by name.
 
     Raises ``ValueError`` where ``folder`` holds none.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     from rearank.config import build
 
-    nodes = [OmegaConf.load(file) for file in sorted(folder.glob("*.yaml"))]
-    built: list[Model] = [build(node, "model") for node in nodes if not OmegaConf.is_missing(node, "path")]
-    found = [(model, sizes) for model in built if (sizes := model.sizes)]
+    found: dict[Architecture, Model] = {}
+    for file in sorted(folder.glob("*.yaml")):
+        node = OmegaConf.load(file)
+        if not isinstance(node, DictConfig) or "_target_" not in node or OmegaConf.is_missing(node, "path"):
+            continue  # others' weights with another prompt, or nobody's yet
+        node.pop("defaults", None)  # what it chooses in other groups
+        model: Model = build(node, "model")
+        if sizes := model.sizes:
+            found.setdefault(sizes, model)
     if not found:
         raise ValueError(f"{folder} holds no model whose sizes are known; run this in the project's folder")
-    return sorted(found, key=lambda pair: (pair[1].parameters, pair[0].name))
+    return sorted(
+        ((model, sizes) for sizes, model in found.items()), key=lambda pair: (pair[1].parameters, pair[0].name)
+    )
 
 
 def table(
