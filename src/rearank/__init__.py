@@ -1,6 +1,27 @@
 """rearank: train and evaluate reasoning rerankers with reinforcement learning (REARANK, EMNLP 2025).
 
-Importing the package imports nothing heavy; rooms are imported where they are used.
+Importing the package imports nothing heavy; rooms are imported where they are used. ``from rearank import Reranker``
+is the library's face.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rearank.reranker import Reranker, RerankResult
+
 __version__ = "0.1.0"
+__all__ = ["RerankResult", "Reranker", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Reranker", "RerankResult"):
+        from rearank import reranker
+
+        return getattr(reranker, name)
+    raise AttributeError(f"module 'rearank' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

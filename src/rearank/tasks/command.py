@@ -15,13 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rearank.choices import CONF
 from rearank.config import ConfigError
 from rearank.tasks.environment import environment
 from rearank.tasks.experiment import make_run
 from rearank.tasks.preflight import preflight
 from rearank.tasks.stage import locked
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
 _OVERRIDE = re.compile(r"^[+~]{0,2}([\w/@.]+)=(.*)$")
 
 

@@ -1,0 +1,11 @@
+"""Reranking as a library: ``from rearank import Reranker``.
+
+``face`` the class · ``setup`` names -> parts that fit each other · ``inputs`` and ``result`` what goes in and comes
+out · ``tracing`` every window of a query · ``background`` the event loop behind it.
+"""
+
+from rearank.reranker.face import Reranker
+from rearank.reranker.inputs import PassageLike, QueryLike, well_formed
+from rearank.reranker.result import RankedPassage, RerankResult, WindowTrace
+
+__all__ = ["PassageLike", "QueryLike", "RankedPassage", "RerankResult", "Reranker", "WindowTrace", "well_formed"]
