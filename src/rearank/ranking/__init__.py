@@ -1,12 +1,39 @@
 """Ranking strategies over an async protocol: one query's list in, its ranking out. No engine is imported here.
 
-``plan_windows`` which positions a pass reads · ``SlidingWindow`` the paper's strategy, with any number of passes ·
-``rerank_all`` every query at once.
+``SlidingWindow`` the paper's strategy, with any number of passes (``plan_windows`` which positions a pass reads) ·
+``FullList`` one call · ``TopDown`` a pivot, then all others against it at once · ``Setwise`` a heap of sets ·
+``Pairwise`` bubble sort · ``Pointwise`` each passage alone · ``Tournament`` groups and points · ``SelfConsistency``
+several samples of any of these, merged · ``rerank_all`` every query at once.
 """
 
-from rearank.ranking.base import Ranker, Strategy
+from rearank.ranking.base import AbortRunError, Planned, Ranker, Resamples, Scorer, Strategy
+from rearank.ranking.full_list import FullList
+from rearank.ranking.pairwise import Pairwise
 from rearank.ranking.plan import plan_windows
-from rearank.ranking.schedule import AbortRunError, Failure, rerank_all
+from rearank.ranking.pointwise import Pointwise
+from rearank.ranking.schedule import Failure, rerank_all
+from rearank.ranking.self_consistency import SelfConsistency
+from rearank.ranking.setwise import Setwise
 from rearank.ranking.sliding import SlidingWindow
+from rearank.ranking.top_down import TopDown
+from rearank.ranking.tournament import Tournament
 
-__all__ = ["AbortRunError", "Failure", "Ranker", "SlidingWindow", "Strategy", "plan_windows", "rerank_all"]
+__all__ = [
+    "AbortRunError",
+    "Failure",
+    "FullList",
+    "Pairwise",
+    "Planned",
+    "Pointwise",
+    "Ranker",
+    "Resamples",
+    "Scorer",
+    "SelfConsistency",
+    "Setwise",
+    "SlidingWindow",
+    "Strategy",
+    "TopDown",
+    "Tournament",
+    "plan_windows",
+    "rerank_all",
+]

@@ -1,11 +1,18 @@
-"""The protocols between a strategy and whatever orders a window."""
+"""The protocols between a strategy and whatever orders a window, and what strategies share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rearank.types import Passage, Permutation, Query, Ranking, Window
+
+T = TypeVar("T")
+
+
+class AbortRunError(Exception):
+    """Stops every query, not one: going on would only pay for what can't be kept (a full disk, say)."""
 
 
 @runtime_checkable
@@ -19,7 +26,57 @@ class Ranker(Protocol):
 
 
 @runtime_checkable
+class Scorer(Protocol):
+    """A ranker that can also say how relevant the one passage of a window is; only differences matter."""
+
+    async def score(self, window: Window) -> float: ...
+
+
+@runtime_checkable
+class Resamples(Protocol):
+    """A ranker whose answers are drawn: ``resampled(number)`` is the same ranker with another draw of each."""
+
+    def resampled(self, number: int) -> Ranker: ...
+
+
+@runtime_checkable
 class Strategy(Protocol):
-    """Turns window orders into a ranking of one query's whole list: plain sequential async code."""
+    """Turns window orders into a ranking of one query's whole list: plain sequential async code.
+
+    Several calls of one query may be under way at once: a ranker must allow that.
+    """
 
     async def rerank(self, query: Query, candidates: Sequence[Passage], ranker: Ranker) -> Ranking: ...
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A strategy that knows beforehand what a list of ``n`` takes.
+
+    ``calls`` is the number of calls and ``chain`` the longest sequence of them in which each waits for the one before:
+    what a query takes, in answers, where the engine has places for all. Exact where answers don't change them, else
+    the most that any answers can bring about.
+    """
+
+    def calls(self, n: int) -> int: ...
+
+    def chain(self, n: int) -> int: ...
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run ``work`` concurrently; its results, in the order given.
+
+    The first failure cancels the rest and is raised itself, as sequential code would raise it, not in a group.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except ExceptionGroup as errors:
+        aborts = errors.subgroup(AbortRunError)
+        raise (aborts or errors).exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def ranking(query: Query, passages: Iterable[Passage], calls: int) -> Ranking:
+    """The result of a strategy: the ids of ``passages``, best first."""
+    return Ranking(query.id, tuple(passage.id for passage in passages), calls)

@@ -7,14 +7,11 @@ import heapq
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
-from rearank.ranking.base import Ranker, Strategy
+from rearank.ranking.base import AbortRunError, Planned, Ranker, Resamples, Scorer, Strategy
 from rearank.types import Candidates, Permutation, Ranking, Window
-
-
-class AbortRunError(Exception):
-    """Stops every query, not one: going on would only pay for what can't be kept (a full disk, say)."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +23,6 @@ class Failure:
 
     def __str__(self) -> str:
         return f"query {self.query_id}: {type(self.error).__name__}: {self.error}"
-
-
-@runtime_checkable
-class Planned(Protocol):
-    """A strategy that knows beforehand how many calls a list of ``n`` takes."""
-
-    def calls(self, n: int) -> int: ...
 
 
 @runtime_checkable
@@ -104,7 +94,7 @@ async def _rerank_one(
     try:
         ranker = ranker_for(item)
         planned = strategy.calls(len(item.passages)) if isinstance(strategy, Planned) else 0
-        gated = ranker if gate is None else _Gated(ranker, gate, planned)
+        gated = ranker if gate is None else _Gated(ranker, _Turns(gate, planned))
         ranking = await strategy.rerank(item.query, item.passages, gated)
     except AbortRunError:
         raise
@@ -150,14 +140,38 @@ class _PriorityGate:
 
 
 @dataclass
-class _Gated:
-    """A ranker that waits for its place; ``remaining`` counts the calls its query still has before it."""
+class _Turns:
+    """A query's way to the gate; ``remaining`` counts the calls it still has before it."""
 
-    ranker: Ranker
     gate: _PriorityGate
     remaining: int
 
-    async def order(self, window: Window) -> Permutation:
+    @asynccontextmanager
+    async def next(self) -> AsyncIterator[None]:
         async with self.gate.place(self.remaining):
             self.remaining -= 1
-            return await self.ranker.order(window)
+            yield
+
+
+class _Gated:
+    """A ranker that waits for its turn. It has those optional abilities that ``ranker`` has, and no others."""
+
+    def __init__(self, ranker: Ranker, turns: _Turns) -> None:
+        self._ranker = ranker
+        self._turns = turns
+        # As attributes of the object: a protocol is asked for by what there is, so a class that had them all would lie.
+        if isinstance(ranker, Scorer):
+            self.score = partial(self._score, ranker)
+        if isinstance(ranker, Resamples):
+            self.resampled = partial(self._resampled, ranker)
+
+    async def order(self, window: Window) -> Permutation:
+        async with self._turns.next():
+            return await self._ranker.order(window)
+
+    async def _score(self, scorer: Scorer, window: Window) -> float:
+        async with self._turns.next():
+            return await scorer.score(window)
+
+    def _resampled(self, ranker: Resamples, number: int) -> Ranker:
+        return _Gated(ranker.resampled(number), self._turns)

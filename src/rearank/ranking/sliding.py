@@ -31,6 +31,10 @@ class SlidingWindow:
         """How many windows a list of ``n`` takes."""
         return self.passes * len(plan_windows(n, self.size, self.step)) if n > 1 else 0
 
+    def chain(self, n: int) -> int:
+        """All of them: each window holds passages of the one before."""
+        return self.calls(n)
+
     async def rerank(self, query: Query, candidates: Sequence[Passage], ranker: Ranker) -> Ranking:
         """The reordered list of ``query``; what ``ranker`` raises passes through."""
         ranked = list(candidates)

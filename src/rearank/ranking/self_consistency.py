@@ -1,0 +1,82 @@
+"""Self-consistency over any strategy: several samples of its ranking, merged by rank fusion.
+
+The idea is that of Wang et al., *Self-Consistency Improves Chain of Thought Reasoning in Language Models*, 2022 (arXiv
+2203.11171); rankings are merged as in Cormack, Clarke, Buettcher, *Reciprocal Rank Fusion*, SIGIR 2009, or by Borda's
+count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from rearank.ranking.base import Planned, Ranker, Resamples, Strategy, ranking, together
+from rearank.types import Passage, Query, Ranking
+
+
+@dataclass(frozen=True)
+class SelfConsistency:
+    """Rerank ``samples`` times by ``strategy``, each time with another draw of every answer, and merge the rankings.
+
+    Args:
+        strategy: any other strategy's node.
+        samples: rankings to merge. The model's temperature must be above 0, or all would be the same.
+        fusion: ``rrf`` adds 1 / (constant + rank), in which the top counts most; ``borda`` adds n - rank.
+        constant: of ``rrf``; 60 is the source's.
+
+    Equal sums keep the given order. Calls a query: ``samples`` times the strategy's; the samples run at once, so that
+    the chain is the strategy's.
+    """
+
+    strategy: Any
+    samples: int = 5
+    fusion: Literal["rrf", "borda"] = "rrf"
+    constant: int = 60
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.strategy, Strategy) or not isinstance(self.strategy, Planned):
+            raise ValueError(
+                f"strategy must be a node of conf/strategy with `rerank`, `calls` and `chain`; "
+                f"{type(self.strategy).__name__} is none"
+            )
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}")
+        if self.fusion not in ("rrf", "borda"):
+            raise ValueError(f"fusion must be 'rrf' or 'borda', not {self.fusion!r}")
+        if self.constant < 0:
+            raise ValueError(f"constant must not be negative, not {self.constant}")
+
+    def calls(self, n: int) -> int:
+        """``samples`` times the strategy's."""
+        return int(self.samples * self.strategy.calls(n))
+
+    def chain(self, n: int) -> int:
+        """The strategy's own."""
+        return int(self.strategy.chain(n))
+
+    async def rerank(self, query: Query, candidates: Sequence[Passage], ranker: Ranker) -> Ranking:
+        """The merged ranking of ``query``'s list; what ``ranker`` raises passes through.
+
+        Raises:
+            TypeError: for a ranker that can't draw again.
+            ValueError: from a ranker whose answers are not drawn at all (temperature 0).
+        """
+        if not isinstance(ranker, Resamples):
+            raise TypeError(
+                f"strategy=self_consistency draws each answer several times and {type(ranker).__name__} can't; give "
+                "it a method `resampled`, or choose another strategy"
+            )
+        rankers = [ranker.resampled(number) for number in range(self.samples)]
+        drawn: list[Ranking] = await together(self.strategy.rerank(query, candidates, one) for one in rankers)
+        # Fractions, so that equal sums are equal whichever sample put a passage where.
+        points = {passage.id: Fraction(0) for passage in candidates}
+        for sample in drawn:
+            for rank, passage_id in enumerate(sample.passage_ids, start=1):
+                points[passage_id] += self._points(rank, len(candidates))
+        merged = sorted(candidates, key=lambda passage: -points[passage.id])
+        return ranking(query, merged, sum(sample.calls for sample in drawn))
+
+    def _points(self, rank: int, n: int) -> Fraction:
+        return Fraction(1, self.constant + rank) if self.fusion == "rrf" else Fraction(n - rank)
