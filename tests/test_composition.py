@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,26 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from rearank.config import build
+from rearank.data import Collection, Retriever
+from rearank.tasks.benchmark import Benchmark, BenchmarkList
 from rearank.tasks.experiment import Experiment, Run, make_run
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+PUBLISHED = CONF.parent / "src" / "rearank" / "evaluation" / "published.json"
+# A name that opens with _ is a part that options share, no option.
+FILES = [path for path in CONF.glob("*/*.yaml") if not path.stem.startswith("_")]
+BENCHMARKS = sorted(path.stem for path in FILES if path.parent.name == "benchmark")
+# Benchmarks are many: they are composed and built apart below, a few milliseconds each.
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in FILES if path.parent.name != "benchmark")
 GIVEN = {
     "model=local": ["model.path=some/path"],
     "dataset=local_beir": ["dataset.collection.path=some/path"],
+    "dataset=local_trec": [f"dataset.collection.{key}=some/path" for key in ("docs", "topics", "qrels_file")],
+    "dataset=local_rankllm": [f"dataset.collection.{key}=some/path" for key in ("path", "qrels_file")],
+    "local": [f"benchmark.collection.{key}=some/path" for key in ("docs", "topics", "qrels_file")],
+    "local_beir": ["benchmark.collection.path=some/path"],
+    "local_rankllm": [f"benchmark.collection.{key}=some/path" for key in ("path", "qrels_file")],
     "retriever=run_file": ["retriever.path=some/path"],
     "retriever=rankllm": ["retriever.path=some/path"],
 }
@@ -44,13 +58,72 @@ def test_every_group_of_the_design_is_there() -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_builds(option: str) -> None:
-    group, name = option.split("=")
     needed = GIVEN.get(option, [])
-    if option in ("dataset=local_trec", "dataset=local_rankllm", "benchmark=local"):
-        node = OmegaConf.load(CONF / group / f"{name}.yaml")
-        missing = [key for key, value in OmegaConf.to_container(node.collection).items() if value == "???"]  # type: ignore[union-attr]
-        needed = [f"{group}.collection.{key}=some/path" for key in missing]
     assert isinstance(made(option, *needed).experiment, Experiment)
+
+
+def benchmark_of(name: str, *overrides: str) -> Benchmark | BenchmarkList:
+    """Without the rest of an experiment."""
+    paths = ["+paths.cache=outputs/cache", "+paths.data=data"]
+    config = OmegaConf.to_container(compose(overrides=[f"+benchmark={name}", *paths, *overrides]), resolve=True)
+    assert isinstance(config, dict)
+    built = build(config["benchmark"], "benchmark")
+    assert isinstance(built, Benchmark | BenchmarkList)
+    return built
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_composes_and_builds(name: str) -> None:
+    built = benchmark_of(name, *GIVEN.get(name, []))
+    assert built.name == name or name == "bright_archive_split"
+    for one in built.benchmarks:
+        assert isinstance(one.collection, Collection)
+        assert isinstance(one.first_stage, Retriever)
+
+
+def test_the_benchmarks_of_the_design_are_there() -> None:
+    beir = ("covid", "nfcorpus", "dbpedia", "scifact", "signal1m", "trec_news", "robust04")
+    bright = (
+        *("biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living"),
+        *("pony", "leetcode", "aops", "theoremqa_theorems", "theoremqa_questions"),
+    )
+    lists = {
+        "trec_dl": ("dl19", "dl20"),
+        "beir": beir,
+        "bright": tuple(f"bright_{split}" for split in bright),
+        "bright_archive": tuple(f"bright_archive_{split}" for split in bright),
+        "mrtydi": tuple(f"mrtydi_{language}" for language in "ar bn fi id ja ko ru sw te th".split()),
+    }
+    for name, members in lists.items():
+        assert tuple(one.name for one in benchmark_of(name).benchmarks) == members
+    assert len(benchmark_of("nanobeir").benchmarks) == 13
+    more = ("dl21", "dl22", "dl23", "arguana", "touche", "fiqa", "scidocs", "quora", "fever", "mrtydi_en", "noveleval")
+    assert {*more, "vaswani", "local", "synthetic", "synthetic_dev"} < set(BENCHMARKS)
+
+
+def test_known_values_are_the_published_ones() -> None:
+    """The paper's BM25 rows stand in two places: as data for tables, and in each benchmark's yaml."""
+    row = {
+        column: value
+        for table in json.loads(PUBLISHED.read_text())["tables"]
+        for column, value in zip(table["benchmarks"], table["rows"].get("BM25", []), strict=False)
+    }
+    found = [one for name in ("trec_dl", "beir", "bright", "bright_archive") for one in benchmark_of(name).benchmarks]
+    assert {one.published or one.name: round(100 * one.known["paper"], 2) for one in found} == {
+        column: value for column, value in row.items() if column not in ("trec_dl", "beir", "bright")
+    }
+
+
+def test_a_member_of_a_list_can_be_changed_or_left_out() -> None:
+    built = benchmark_of("beir", "benchmark.members.covid.depth=20", "~benchmark.members.robust04")
+    found = {one.name: one.depth for one in built.benchmarks}
+    assert (found["covid"], found["scifact"], len(found)) == (20, 100, 6)
+
+
+def test_a_retriever_replaces_that_of_every_member() -> None:
+    built = made("experiment=quickstart", "benchmark=trec_dl", "retriever=pyserini", "dataset=dl21_23").experiment
+    assert [one.first_stage.index for one in built.benchmark.benchmarks] == ["msmarco-v1-passage"] * 2
+    assert {type(member.retriever).__name__ for member in built.dataset.members.values()} == {"Pyserini"}
 
 
 def test_the_defaults_are_the_papers() -> None:

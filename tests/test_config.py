@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from rearank.config import ConfigError, build
+from rearank.config import ConfigError, build, node_of
 from rearank.rewards import NdcgReward
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 YAMLS = sorted(CONF.glob("*/*.yaml"))
-# Those that build upon another (`defaults:`) are whole only once Hydra has composed them: see test_composition.
-NODES = [path for path in YAMLS if "_target_" in path.read_text() and "\ndefaults:" not in path.read_text()]
+# Those that build upon another (`defaults:`), and those that others build upon (`_base`), are whole only once Hydra has
+# composed them: see test_composition.
+NODES = [
+    path
+    for path in YAMLS
+    if "_target_" in path.read_text() and "\ndefaults:" not in path.read_text() and not path.stem.startswith("_")
+]
 
 
 def load(path: Path) -> DictConfig:
@@ -22,7 +27,7 @@ def load(path: Path) -> DictConfig:
         {
             "seed": 1,
             "output_dir": "outputs/test",
-            "paths": {"cache": "outputs/cache"},
+            "paths": {"cache": "outputs/cache", "data": "data"},
             "cluster": OmegaConf.load(CONF / "config.yaml").cluster,
             "node": OmegaConf.load(path),
         }
@@ -87,3 +92,36 @@ def test_nested_nodes_are_named_by_their_path() -> None:
     node.filter.minimum = 2.0
     with pytest.raises(ConfigError, match=r"augmentation\.filter: filter\.minimum is an nDCG"):
         build(node, "augmentation")
+
+
+LIST = "rearank.tasks.benchmark.BenchmarkList"
+MEMBER: dict[str, Any] = {
+    "_target_": "rearank.tasks.benchmark.Benchmark",
+    "name": "one",
+    "collection": {"_target_": "rearank.data.irds.Irds", "id": "vaswani"},
+    "retriever": {"_target_": "rearank.data.irds.ScoredDocs"},
+}
+
+
+def test_a_mapping_of_nodes_becomes_a_mapping_of_objects() -> None:
+    members = {"a": MEMBER, "b": {**MEMBER, "name": "two", "known": {"paper": 0.5}}}
+    built = build({"_target_": LIST, "name": "both", "members": members}, "benchmark")
+    assert {key: member.name for key, member in built.members.items()} == {"a": "one", "b": "two"}
+    assert built.members["b"].known == {"paper": 0.5}  # a mapping of plain values stays one
+    assert build(node_of(built)) == built
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({**MEMBER, "dept": 5}, r"benchmark\.members\.b\.dept: no such key; did you mean depth"),
+        ({**MEMBER, "depth": "ten"}, r"benchmark\.members\.b\.depth: .*ten"),
+        ({"name": "two"}, r"benchmark\.members\.b: no _target_ here"),
+        (None, r"benchmark\.members\.b: no _target_ here"),
+        ({**MEMBER, "known": {"paper": 50.58}}, r"benchmark\.members\.b: known\.paper is an nDCG@10 and must lie in"),
+        (MEMBER, r"benchmark: two benchmarks are named 'one'"),
+    ],
+)
+def test_a_mapping_of_nodes_is_strict(other: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build({"_target_": LIST, "name": "both", "members": {"a": MEMBER, "b": other}}, "benchmark")

@@ -65,6 +65,8 @@ def node_of(built: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return node_of(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -91,11 +93,18 @@ def _check_names(values: Mapping[str, Any], fields: Mapping[str, dataclasses.Fie
 
 
 def _build_nested(value: Any, key: str) -> Any:
-    if isinstance(value, Mapping) and TARGET in value:
+    if _is_node(value):
         return build(value, key)
-    if isinstance(value, list) and any(isinstance(item, Mapping) and TARGET in item for item in value):
+    if isinstance(value, list) and any(_is_node(item) for item in value):
         return tuple(build(item, f"{key}[{i}]") for i, item in enumerate(value))
+    # One node makes it a mapping of nodes: what isn't one there is an error, not a value passed on in silence.
+    if isinstance(value, Mapping) and any(_is_node(item) for item in value.values()):
+        return {str(name): build(item, _join(key, str(name))) for name, item in value.items()}
     return value
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, Mapping) and TARGET in value
 
 
 def _check_types(cls: type[Any], values: Mapping[str, Any], key: str) -> dict[str, Any]:

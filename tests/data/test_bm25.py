@@ -81,7 +81,7 @@ def test_bad_parameters_and_empty_collections(collection: TrecFiles, tmp_path: P
     with pytest.raises(DataError, match="no document in it"):
         bm25.retrieve(collection, {"q": Query("q", "a")}, 5)
     Path(collection.docs).write_text("d\t--\n")
-    with pytest.raises(DataError, match="no passage has an English word"):
+    with pytest.raises(DataError, match="no passage has a word in it"):
         bm25.retrieve(TrecFiles(collection.docs, collection.topics), {"q": Query("q", "a")}, 5)
 
 

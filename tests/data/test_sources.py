@@ -112,13 +112,13 @@ def test_queries_without_candidates_or_judgements(trec: TrecFiles, tmp_path: Pat
 
 def test_joined_sources_keep_query_ids_apart(trec: TrecFiles, tmp_path: Path) -> None:
     run = RunFile(str(tmp_path / "run"))
-    members = tuple(Source(name, trec, run, on_empty="skip") for name in ("dl21", "dl22"))
+    members = {name: Source(name, trec, run, on_empty="skip") for name in ("dl21", "dl22")}
     rows = Joined("both", members).judged(10)
     assert [r.candidates.query for r in rows] == [Query("dl21/1", "apples"), Query("dl22/1", "apples")]
     with pytest.raises(ValueError, match="two members are named 'dl21'"):
-        Joined("both", (members[0], members[0]))
+        Joined("both", {"a": members["dl21"], "b": members["dl21"]})
     with pytest.raises(ValueError, match="at least one"):
-        Joined("none", ())
+        Joined("none", {})
 
 
 @pytest.fixture

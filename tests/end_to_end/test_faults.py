@@ -176,7 +176,8 @@ def test_a_missing_benchmark_is_left_out_of_a_list(tmp_path: Path) -> None:
         "~benchmark.depth",
         "~benchmark.measures",
         "~benchmark.missing",
-        f"+benchmark.members=[{MISSING.format(tmp_path)},{SYNTHETIC}]",
+        *(f"~benchmark.{key}" for key in ("own_passage", "language", "lucene_index", "known", "published")),
+        f"+benchmark.members={{gone:{MISSING.format(tmp_path)},here:{SYNTHETIC}}}",
         expect=0,
     )
     assert "benchmark gone is left out" in answer

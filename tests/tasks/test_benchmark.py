@@ -58,11 +58,12 @@ def test_a_query_without_candidates_counts_as_asked(missing: str, queries: str, 
 
 def test_a_list_is_flat_and_its_names_differ() -> None:
     one, other, third = small(), small(name="other"), small(name="third")
-    assert BenchmarkList("x", (one, BenchmarkList("y", (other, third)))).benchmarks == (one, other, third)
+    nested = BenchmarkList("y", {"b": other, "c": third})
+    assert BenchmarkList("x", {"a": one, "y": nested}).benchmarks == (one, other, third)
     with pytest.raises(ValueError, match="'small'"):
-        BenchmarkList("x", (one, BenchmarkList("y", (other, one))))
+        BenchmarkList("x", {"a": one, "y": BenchmarkList("y", {"b": other, "c": one})})
     with pytest.raises(ValueError, match="at least one"):
-        BenchmarkList("x", ())
+        BenchmarkList("x", {})
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
-"""The tokens of Lucene's English analyzer, in Python.
+"""The tokens of Lucene's English analyzer, in Python; and words of any language.
 
-Unicode words (UAX #29), possessive ``'s`` removed, lower case, Lucene's 33 stopwords removed, Porter's stemmer in its
-author's own variant. bm25s's own tokenizer would drop one-letter words and stem otherwise, so that scores would not
-compare with published BM25 runs.
+English: Unicode words (UAX #29), possessive ``'s`` removed, lower case, Lucene's 33 stopwords removed, Porter's
+stemmer in its author's own variant. bm25s's own tokenizer would drop one-letter words and stem otherwise, so that
+scores would not compare with published BM25 runs.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 from typing import Any
@@ -84,3 +85,38 @@ class EnglishAnalyzer:
 def english_analyzer() -> EnglishAnalyzer:
     """The analyzer that this process shares: a word is stemmed once, whether documents or queries hold it."""
     return EnglishAnalyzer()
+
+
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー"
+WORDS_VERSION = "words-1"
+
+
+class WordAnalyzer:
+    """Callable: text -> tokens, for any language: lower-cased words, nothing dropped and nothing stemmed.
+
+    Where words aren't spaced (Chinese, Japanese, Thai, Lao, Khmer, Burmese) the tokens are overlapping pairs of
+    characters, as in Lucene's CJK analyzer.
+    """
+
+    @cached_property
+    def _piece(self) -> Any:
+        import regex
+
+        return regex.compile(rf"([{_UNSPACED}]+)|[\p{{L}}\p{{N}}\p{{M}}--[{_UNSPACED}]]+", regex.V1)
+
+    def __call__(self, text: str) -> list[str]:
+        """The tokens of ``text``, in order, with repetitions."""
+        tokens: list[str] = []
+        for found in self._piece.finditer(unicodedata.normalize("NFKC", text).lower()):
+            piece = found[0]
+            if found[1] and len(piece) > 1:
+                tokens += map(str.__add__, piece, piece[1:])
+            else:
+                tokens.append(piece)
+        return tokens
+
+
+@lru_cache(maxsize=1)
+def word_analyzer() -> WordAnalyzer:
+    """The one that this process shares."""
+    return WordAnalyzer()

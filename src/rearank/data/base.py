@@ -69,6 +69,20 @@ class HasScoredDocs(Protocol):
         ...
 
 
+@runtime_checkable
+class Fits(Protocol):
+    """A first stage that works otherwise for each benchmark: by its language, or with an index made for it."""
+
+    def fitted(self, index: str, language: str) -> Retriever:
+        """The one for a benchmark.
+
+        Args:
+            index: name of Pyserini's prebuilt index, empty where there is none.
+            language: ISO 639-1 code of the passages.
+        """
+        ...
+
+
 def check_depth(depth: int) -> None:
     """Raise ``ValueError`` unless ``depth`` asks for at least one candidate."""
     if depth < 1:

@@ -15,16 +15,25 @@ from rearank.types import Passage, Query
 
 @dataclass(frozen=True)
 class BeirFolder:
-    """A collection in BEIR's layout; files may be gzipped (``corpus.jsonl.gz``)."""
+    """A collection in BEIR's layout; files may be gzipped (``corpus.jsonl.gz``).
+
+    ``obtain`` is said where a file is missing: who gives the collection out.
+    """
 
     path: str
     split: str = "test"
     name: str = "beir"
+    obtain: str = ""
 
     def _file(self, *parts: str) -> Path:
         plain = Path(self.path, *parts)
         packed = plain.with_name(plain.name + ".gz")
-        return packed if packed.is_file() else require_file(plain, "file of a BEIR folder")
+        if packed.is_file():
+            return packed
+        try:
+            return require_file(plain, "file of a BEIR folder")
+        except DataError as error:
+            raise DataError(f"{error}; {self.name}: {self.obtain}" if self.obtain else str(error)) from None
 
     @cached_property
     def _corpus(self) -> dict[str, Passage]:

@@ -1,4 +1,6 @@
-"""BM25 as in Lucene: its English analyzer, its formula, an index that is built once and memory-mapped afterwards."""
+"""BM25 as in Lucene: its English analyzer (or plain words, for other languages), its formula, and an index that is
+built once and memory-mapped afterwards.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,12 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rearank.data.analyzer import ANALYZER_VERSION, EnglishAnalyzer, english_analyzer
+from rearank.data.analyzer import ANALYZER_VERSION, WORDS_VERSION, english_analyzer, word_analyzer
 from rearank.data.base import Collection, DataError, assemble, check_depth
 from rearank.types import Candidates, Query
 
@@ -32,13 +34,15 @@ class Bm25:
     The index lies under ``cache_dir`` by a hash of the passages, the analyzer and the parameters, so that a changed
     collection never meets an old index. Equal scores are ordered as the collection is, as Lucene does: runs repeat
     exactly. ``backend``: ``auto`` takes numba where it is installed (extra ``fast``) and there is so much to score that
-    its compilation, some six seconds, pays; numpy otherwise.
+    its compilation, some six seconds, pays; numpy otherwise. ``analyzer``: ``english`` as Lucene's, ``words`` for
+    any language, ``auto`` by the benchmark's language (English where none is told).
     """
 
     k1: float = 0.9
     b: float = 0.4
     cache_dir: str = "outputs/cache"
     backend: Literal["auto", "numpy", "numba"] = "auto"
+    analyzer: Literal["auto", "english", "words"] = "auto"
 
     def __post_init__(self) -> None:
         if self.k1 < 0:
@@ -47,6 +51,14 @@ class Bm25:
             raise ValueError(f"b must lie in [0, 1] (0.4 is the usual value for passages), not {self.b}")
         if self.backend not in ("auto", "numpy", "numba"):
             raise ValueError(f"backend must be auto, numpy or numba, not {self.backend!r}")
+        if self.analyzer not in ("auto", "english", "words"):
+            raise ValueError(f"analyzer must be auto, english or words, not {self.analyzer!r}")
+
+    def fitted(self, index: str, language: str) -> Bm25:
+        """With the analyzer for ``language``, where it isn't chosen."""
+        if self.analyzer != "auto":
+            return self
+        return replace(self, analyzer="english" if language == "en" else "words")
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         check_depth(depth)
@@ -57,7 +69,7 @@ class Bm25:
     ) -> dict[str, list[tuple[str, float]]]:
         """Query id -> (passage id, score), best first: the ranking alone, no text is looked up."""
         check_depth(depth)
-        analyze = english_analyzer()
+        analyze, _ = self._analyzer()
         index, ids = self._index(collection, analyze)
         index.backend = self._engine(len(ids) * len(queries))
         vocabulary = index.vocab_dict
@@ -72,10 +84,16 @@ class Bm25:
         """Where the index of ``collection`` is kept."""
         from importlib.metadata import version
 
-        key = "\n".join((collection.fingerprint(), ANALYZER_VERSION, repr(self.k1), repr(self.b), version("bm25s")))
+        _, analysis = self._analyzer()
+        key = "\n".join((collection.fingerprint(), analysis, repr(self.k1), repr(self.b), version("bm25s")))
         return Path(self.cache_dir) / f"bm25-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
-    def _index(self, collection: Collection, analyze: EnglishAnalyzer) -> tuple[Any, list[str]]:
+    def _analyzer(self) -> tuple[Callable[[str], list[str]], str]:
+        """What makes tokens of a text, and the name of what it makes."""
+        words = self.analyzer == "words"
+        return (word_analyzer(), WORDS_VERSION) if words else (english_analyzer(), ANALYZER_VERSION)
+
+    def _index(self, collection: Collection, analyze: Callable[[str], list[str]]) -> tuple[Any, list[str]]:
         bm25s = _bm25s()
         folder = self.index_folder(collection)
         if not (folder / _IDS_FILE).is_file():
@@ -84,7 +102,7 @@ class Bm25:
         index = bm25s.BM25.load(str(folder), mmap=True, show_progress=False, override_params={"backend": "numpy"})
         return index, json.loads((folder / _IDS_FILE).read_text(encoding="utf-8"))
 
-    def _build(self, collection: Collection, analyze: EnglishAnalyzer, folder: Path) -> None:
+    def _build(self, collection: Collection, analyze: Callable[[str], list[str]], folder: Path) -> None:
         bm25s = _bm25s()
         vocabulary: defaultdict[str, int] = defaultdict()
         vocabulary.default_factory = vocabulary.__len__  # a new token gets the next number
@@ -96,7 +114,7 @@ class Bm25:
         if not ids:
             raise DataError(f"{collection.name}: the collection is empty; check the path of its documents")
         if not vocabulary:
-            raise DataError(f"{collection.name}: no passage has an English word in it; check the text field")
+            raise DataError(f"{collection.name}: no passage has a word in it; check the text field and the analyzer")
         index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene", backend="numpy")
         index.index((rows, dict(vocabulary)), show_progress=False)
         # Built beside its place and moved there whole: a killed run leaves no half index behind.

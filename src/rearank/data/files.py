@@ -81,6 +81,11 @@ def passage_of(row: dict[str, Any], where: str, *, id_keys: tuple[str, ...] = ID
     return Passage(field(row, id_keys, where), field(row, TEXT_KEYS, where), str(row.get("title") or ""))
 
 
+def plain_id(text: str) -> str:
+    """An id as TREC files can carry it: they separate columns by spaces, and some ids of BRIGHT hold spaces."""
+    return text.replace(" ", "_")
+
+
 def unique(seen: set[str] | dict[str, Any], key: str, where: str, what: str) -> None:
     """Raise `DataError` if ``key`` was seen before."""
     if key in seen:

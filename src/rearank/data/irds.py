@@ -10,23 +10,37 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from rearank.data.base import Collection, DataError, HasScoredDocs, assemble, check_depth, lookup
+from rearank.data.files import plain_id
 from rearank.types import Candidates, Passage, Query
+
+_FIRST = 100  # passages that tell whether two corpora of one id are the same
+_SEARCHED_FOR_SPACES = 1_000_000  # passages: larger collections than BRIGHT's have no ids with spaces
 
 
 def _passage(doc: Any) -> Passage:
     title = getattr(doc, "title", "") or ""
     text = getattr(doc, "text", None)
-    return Passage(doc.doc_id, doc.default_text() if text is None else text, title if text is not None else "")
+    return Passage(
+        plain_id(doc.doc_id), doc.default_text() if text is None else text, title if text is not None else ""
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Type and first line of what went wrong."""
+    said = (str(error).splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}{': ' + said if said else ''}."
 
 
 @dataclass(frozen=True)
 class Irds:
     """``id`` as in the ir_datasets catalogue, e.g. ``msmarco-passage/trec-dl-2019/judged``.
 
-    Files are downloaded by ir_datasets on first use, to ``IR_DATASETS_HOME``.
+    Files are downloaded by ir_datasets on first use, to ``IR_DATASETS_HOME``. Spaces in ids become ``_``: TREC files
+    couldn't hold them.
     """
 
     id: str
@@ -50,53 +64,85 @@ class Irds:
         return self._dataset
 
     @contextmanager
-    def _fetching(self) -> Iterator[None]:
-        """A download that fails is said in a line; what ir_datasets raises is a page of attempts."""
+    def _reading(self) -> Iterator[None]:
+        """Whatever keeps ir_datasets from giving its data, as a `DataError` with the remedy.
+
+        Its sources fail in many ways without a base in common: the network, a missing or damaged archive, a checksum,
+        a licence to confirm, a package that isn't installed.
+        """
         try:
             yield
-        except RuntimeError as error:
-            if "download" not in str(error).lower():
-                raise
-            raise DataError(
-                f"ir_datasets can't fetch the files of {self.id!r}; check the network, or put them by hand where "
-                "ir_datasets looks for them (IR_DATASETS_HOME)"
-            ) from error
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"ir_datasets can't give {self.id!r}: {_reason(error)} {self._remedy(error)}") from error
+
+    def _remedy(self, error: Exception) -> str:
+        import ir_datasets.util
+
+        page = f"https://ir-datasets.com/{self.id.split('/')[0]}.html"
+        home = "IR_DATASETS_HOME (by default ~/.ir_datasets)"
+        if isinstance(error, ImportError):
+            return "Install that package."
+        if isinstance(error, FileNotFoundError):
+            return f"This file must be obtained by hand: {page} says from whom; lay it there."
+        if isinstance(error, EOFError):
+            return f"Its owner asks for a user name and password: {page} says how to get and where to note them."
+        if isinstance(error, ir_datasets.util.HashVerificationError):
+            return "What was fetched isn't the file that ir_datasets knows: try again; if it stays so, report it there."
+        if isinstance(error, OSError) or "download" in str(error).lower():
+            return f"Check the network, or lay the files by hand where ir_datasets looks for them: {home}; see {page}."
+        return f"A file may be cut short, or another one: remove this collection's folder from {home} and try again."
 
     def queries(self) -> dict[str, Query]:
-        with self._fetching():
+        with self._reading():
             rows = self._having("queries").queries_iter()
             return {q.query_id: Query(q.query_id, q.default_text()) for q in rows}
 
     def qrels(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}
-        with self._fetching():
+        with self._reading():
             for row in self._having("qrels").qrels_iter():
-                found.setdefault(row.query_id, {})[row.doc_id] = int(row.relevance)
+                found.setdefault(row.query_id, {})[plain_id(row.doc_id)] = int(row.relevance)
         return found
 
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
-        wanted = list(ids)
-        with self._fetching():
-            docs = self._having("docs").docs_store().get_many(wanted)
-        return lookup({i: _passage(doc) for i, doc in docs.items()}, wanted, self.id)
+        wanted = list(dict.fromkeys(ids))
+        with self._reading():
+            store = self._having("docs").docs_store()
+            found = {i: _passage(doc) for i, doc in store.get_many(wanted).items()}
+            if len(found) < len(wanted) and store.count() <= _SEARCHED_FOR_SPACES:
+                spaced = [self._spaced[i] for i in wanted if i not in found and i in self._spaced]
+                found |= {plain_id(i): _passage(doc) for i, doc in store.get_many(spaced).items()}
+        return lookup(found, wanted, self.id)
+
+    @cached_property
+    def _spaced(self) -> dict[str, str]:
+        """Ids with spaces by their plain form."""
+        return {plain_id(d.doc_id): d.doc_id for d in self._dataset.docs_iter() if " " in d.doc_id}
 
     def iter_passages(self) -> Iterator[Passage]:
-        with self._fetching():
+        with self._reading():
             for doc in self._having("docs").docs_iter():
                 yield _passage(doc)
 
     def scoreddocs(self) -> dict[str, list[tuple[str, float]]]:
         """The official first-stage lists, by falling score (the given order where scores are equal)."""
         found: dict[str, list[tuple[str, float]]] = {}
-        with self._fetching():
+        with self._reading():
             for row in self._having("scoreddocs").scoreddocs_iter():
-                found.setdefault(row.query_id, []).append((row.doc_id, float(row.score)))
+                found.setdefault(row.query_id, []).append((plain_id(row.doc_id), float(row.score)))
         return {qid: sorted(rows, key=lambda row: -row[1]) for qid, rows in found.items()}
 
     def fingerprint(self) -> str:
-        # The catalogue pins its sources by checksum: the documents' id and number say which texts they are.
-        if namespace := self._having("docs").docs_namespace():
-            return f"{namespace}:{self._dataset.docs_count()}"
+        # The catalogue pins its sources by checksum, so the corpus's id says which texts they are; the first ones show
+        # whether they really are, where a file was laid by hand. (Neither the namespace nor the number of documents
+        # would do: all splits of BRIGHT share the one, and the other isn't known before the store is built.)
+        import ir_datasets
+
+        if self._having("docs").docs_namespace():
+            first = hashlib.sha256(repr(list(islice(self.iter_passages(), _FIRST))).encode()).hexdigest()
+            return f"{ir_datasets.corpus_id(self.id)}:{first}"
         # A user's own entry has no pinned source: what ir_datasets serves is hashed. (It keeps a copy of its own:
         # after an edit of the source file, delete the .pklz4 folder beside it.)
         digest = hashlib.sha256()

@@ -1,21 +1,60 @@
 """Where judged candidates come from: one collection with its first stage, or several joined.
 
-`Source` and `Joined` are what the nodes of ``conf/dataset`` build to.
+`Source` and `Joined` are what the nodes of ``conf/dataset`` build to. Passages that a query must not be answered with
+are taken out here, once, for training and evaluation alike: see `split_judgements`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from rearank.data.base import DataError
-from rearank.types import Candidates
+from rearank.types import Candidates, Qrels
+
+EXCLUDED = -100
+"""The grade by which BRIGHT marks a passage as excluded for a query (the query was made from it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgements:
+    """What is judged, and what a query's candidates must not hold: both query id -> passage ids.
+
+    ``grades`` has no query without a grade, and no excluded passage.
+    """
+
+    grades: dict[str, dict[str, int]]
+    excluded: dict[str, frozenset[str]]
+
+    def allowed(self, query_id: str, ranked: Iterable[str]) -> list[str]:
+        """``ranked`` without what is excluded for the query."""
+        excluded = self.excluded.get(query_id, frozenset())
+        return [passage for passage in ranked if passage not in excluded]
+
+
+def split_judgements(qrels: Qrels, own_passage: Literal["keep", "exclude"] = "keep") -> Judgements:
+    """Grades apart from exclusions.
+
+    Excluded is what carries the grade `EXCLUDED` (or one below), and with ``own_passage="exclude"`` the passage whose
+    id is the query's own: in ArguAna, Quora and SCIDOCS the query is itself in the collection.
+    """
+    own = own_passage == "exclude"
+    excluded = {
+        qid: frozenset(p for p, grade in judged.items() if grade <= EXCLUDED)
+        | (frozenset({qid}) if own else frozenset())
+        for qid, judged in qrels.items()
+    }
+    grades = {qid: {p: g for p, g in judged.items() if p not in excluded[qid]} for qid, judged in qrels.items()}
+    return Judgements(
+        {qid: judged for qid, judged in grades.items() if judged},
+        {qid: passages for qid, passages in excluded.items() if passages},
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedCandidates:
-    """A query's first-stage list and all its judgements."""
+    """A query's first-stage list and all its judgements; excluded passages are in neither."""
 
     candidates: Candidates
     grades: dict[str, int]
@@ -38,30 +77,43 @@ class JudgedSource(Protocol):
 class Source:
     """A collection and a first stage over it. Only judged queries are retrieved for.
 
-    ``on_empty`` says what happens to a query for which the first stage finds nothing: an ``error``, ``skip`` it, or
-    ``keep`` it with an empty list (evaluation counts it as zero).
+    Args:
+        name: keeps the query ids of joined sources apart.
+        collection: a ``rearank.data.Collection``.
+        retriever: a ``rearank.data.Retriever``.
+        on_empty: what happens to a query without a candidate: an ``error``, ``skip`` it, or ``keep`` it with an empty
+            list (evaluation counts it as zero).
+        own_passage: ``exclude`` takes out the passage with the query's own id, as BEIR's evaluation does.
+
+    Excluded passages are taken out of the first ``depth`` candidates and nothing moves up from below: the paper's
+    BRIGHT runs were made so.
     """
 
     name: str
     collection: Any
     retriever: Any
     on_empty: Literal["error", "skip", "keep"] = "error"
+    own_passage: Literal["keep", "exclude"] = "keep"
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("name must not be empty: it keeps the query ids of joined sources apart")
         if self.on_empty not in ("error", "skip", "keep"):
             raise ValueError(f"on_empty must be error, skip or keep, not {self.on_empty!r}")
+        if self.own_passage not in ("keep", "exclude"):
+            raise ValueError(f"own_passage must be keep or exclude, not {self.own_passage!r}")
 
     def judged(self, depth: int) -> list[JudgedCandidates]:
-        qrels = self.collection.qrels()
-        queries = {qid: query for qid, query in self.collection.queries().items() if qrels.get(qid)}
+        judgements = split_judgements(self.collection.qrels(), self.own_passage)
+        qrels = judgements.grades
+        queries = {qid: query for qid, query in self.collection.queries().items() if qid in qrels}
         if not queries:
             raise DataError(
                 f"{self.name}: no query has a judgement; check that topics and qrels belong together ("
                 f"{len(qrels)} queries are judged, none of them is among the topics)"
             )
-        lists = self.retriever.retrieve(self.collection, queries, depth)
+        found = self.retriever.retrieve(self.collection, queries, depth)
+        lists = {qid: _without(listed, judgements.excluded.get(qid)) for qid, listed in found.items()}
         empty = [qid for qid in queries if not lists[qid].passages]
         if empty and self.on_empty == "error":
             raise DataError(
@@ -72,20 +124,32 @@ class Source:
         return [JudgedCandidates(lists[qid], dict(qrels[qid])) for qid in kept]
 
 
+def _without(listed: Candidates, excluded: frozenset[str] | None) -> Candidates:
+    """``listed`` less the excluded passages."""
+    kept = [n for n, passage in enumerate(listed.passages) if not excluded or passage.id not in excluded]
+    if len(kept) == len(listed.passages):
+        return listed
+    scores = tuple(listed.scores[n] for n in kept) if listed.scores else ()
+    return Candidates(listed.query, tuple(listed.passages[n] for n in kept), scores)
+
+
 @dataclass(frozen=True)
 class Joined:
-    """Several sources as one. Query ids become ``<source>/<id>``, so that equal ids of two sources stay apart."""
+    """Several sources as one. Query ids become ``<source>/<id>``, so that equal ids of two sources stay apart.
+
+    ``members`` are sources by a name of their own, which the config alone uses (``dataset.members.dl21...``).
+    """
 
     name: str
-    members: tuple[Any, ...]
+    members: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if not self.members:
-            raise ValueError("members must list at least one source")
-        _refuse_repeated(member.name for member in self.members)
+        if not isinstance(self.members, Mapping) or not self.members:
+            raise ValueError("members must map names to sources, at least one")
+        _refuse_repeated(member.name for member in self.members.values())
 
     def judged(self, depth: int) -> list[JudgedCandidates]:
-        return [_prefixed(item, member.name) for member in self.members for item in member.judged(depth)]
+        return [_prefixed(item, member.name) for member in self.members.values() for item in member.judged(depth)]
 
 
 def _refuse_repeated(names: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from rearank.prompts import Prompt
 from rearank.ranking import Strategy
 from rearank.rewards import Reward
 from rearank.tasks.benchmark import Benchmark, BenchmarkList
-from rearank.tasks.settings import Evaluation, Preparation
+from rearank.tasks.settings import Compare, Evaluation, Preparation
 from rearank.tracking import TrackingNode
 from rearank.training.base import Trainer
 
@@ -62,6 +62,7 @@ class Experiment:
     prepare: Any
     sft: Any
     evaluation: Any
+    compare: Any
     cluster: Any
 
     def __post_init__(self) -> None:
@@ -88,6 +89,7 @@ _EXPECTED: Mapping[str, Any] = {
     "tracking": TrackingNode,
     "prepare": Preparation,
     "evaluation": Evaluation,
+    "compare": Compare,
 }
 
 
@@ -133,5 +135,5 @@ def _with_retriever(node: Any, retriever: Any) -> Any:
         return None
     names = {field.name for field in fields(node)}
     if "members" in names:
-        return replace(node, members=tuple(_with_retriever(member, retriever) for member in node.members))
+        return replace(node, members={key: _with_retriever(m, retriever) for key, m in node.members.items()})
     return replace(node, retriever=retriever) if "retriever" in names else node
