@@ -74,9 +74,14 @@ def _parts(template: str) -> tuple[str, ...]:
 
 # An augmented query shows each of its passages in about ten windows; 4,096 are the passages of forty queries.
 @lru_cache(maxsize=4096)
-def _shown(passage: Passage, max_characters: int | None, neutralised: bool) -> str:
-    text = passage_text(passage)[:max_characters]
+def _shown(passage: Passage, max_characters: int | None, max_words: int | None, neutralised: bool) -> str:
+    text = _cut(passage, max_characters, max_words)
     return neutralise(text) if neutralised else text
+
+
+def _cut(passage: Passage, max_characters: int | None, max_words: int | None) -> str:
+    text = passage_text(passage)[:max_characters]
+    return text if max_words is None else " ".join(text.split(" ")[:max_words])
 
 
 @dataclass(frozen=True)
@@ -86,19 +91,20 @@ class _Cutting:
     max_characters: int | None = None
     max_tokens: int | None = None
     neutralise: bool = True
+    max_words: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_characters", "max_tokens"):
+        for name in ("max_characters", "max_words", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or null for no cut, not {value}")
 
     def _passage(self, passage: Passage, tokenizer: Tokenizer | None) -> str:
         if self.max_tokens is None:
-            return _shown(passage, self.max_characters, self.neutralise)
+            return _shown(passage, self.max_characters, self.max_words, self.neutralise)
         if tokenizer is None:
             raise ValueError("the prompt's max_tokens needs a tokenizer; use max_characters with this engine")
-        text = passage_text(passage)[: self.max_characters]
+        text = _cut(passage, self.max_characters, self.max_words)
         tokens = tokenizer.encode(text, add_special_tokens=False)
         if len(tokens) > self.max_tokens:
             text = tokenizer.decode(tokens[: self.max_tokens])
