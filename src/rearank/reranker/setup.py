@@ -45,13 +45,14 @@ def assemble(given: Mapping[str, Any], overrides: Sequence[str]) -> Parts:
         EngineError: where this machine can't run the engine; the message says what is missing.
     """
     named = {group: value for group, value in given.items() if isinstance(value, str)}
-    chosen = choose(_GROUPS, named, overrides)
+    all_objects = not named and None not in given.values() and not overrides
+    chosen = Chosen({}, {}) if all_objects else choose(_GROUPS, named, overrides)
     model: Model = _part("model", given, chosen)
     groups = ("prompt", "strategy", "engine")
     own = {group: name for group in groups if given[group] is None and (name := getattr(model, group))}
     if own:
         chosen = choose(_GROUPS, {**own, **named}, overrides)
-    engine = _part("engine", given, chosen)
+    prompt, strategy, engine = (_part(group, given, chosen) for group in ("prompt", "strategy", "engine"))
     _refuse_foreign(model, given, chosen, engine)
     missing = engine.preflight() if isinstance(engine, EngineNode) else []
     if missing and given["engine"] is None and isinstance(engine, VllmNode):
@@ -60,7 +61,7 @@ def assemble(given: Mapping[str, Any], overrides: Sequence[str]) -> Parts:
         missing = engine.preflight()
     if missing:
         raise EngineError("; ".join(missing))
-    return Parts(model, _part("prompt", given, chosen), _part("strategy", given, chosen), engine)
+    return Parts(model, prompt, strategy, engine)
 
 
 def pretrained(path: str | Path, prompt: str | None, revision: str | None) -> tuple[str | Model, list[str]]:
