@@ -32,6 +32,7 @@ GIVEN = {
     "local_rankllm": [f"benchmark.collection.{key}=some/path" for key in ("path", "qrels_file")],
     "retriever=run_file": ["retriever.path=some/path"],
     "retriever=rankllm": ["retriever.path=some/path"],
+    "experiment=gpt4_two_stage": ["retriever.path=some/path"],
 }
 DESIGN = (
     *("task", "model", "dataset", "augmentation", "reward", "algorithm", "trainer", "engine", "prompt", "strategy"),
