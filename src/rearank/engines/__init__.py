@@ -1,18 +1,22 @@
 """Engines: messages in, a completion out; and what stands between one and a strategy.
 
 ``nodes`` what conf/engine builds to · ``transformers`` and ``vllm`` models on this machine (``chat`` what both need,
-``processes`` none outlives this one) · ``scripted`` a public fake · ``recording`` and ``store`` no call is paid for
+``processes`` none outlives this one) · ``openai`` models behind a server (``server`` the line to it, ``retries``,
+``replies``, ``overflow``, ``budget``) · ``scripted`` a public fake · ``recording`` and ``store`` no call is paid for
 twice · ``ranker`` prompt, call, parse.
 """
 
 from rearank.engines.base import Engine, EngineError, EngineNode, SeesWindows
-from rearank.engines.nodes import NoEngine, OpenAINode, ScriptedNode, TransformersNode, VllmNode
+from rearank.engines.budget import BudgetError
+from rearank.engines.nodes import NoEngine, ScriptedNode, TransformersNode, VllmNode
+from rearank.engines.openai_node import OpenAINode
 from rearank.engines.ranker import PromptRanker, Recorder
 from rearank.engines.recording import RecordingEngine
 from rearank.engines.scripted import ScriptedEngine
 from rearank.engines.store import CompletionStore, StoreError, call_key
 
 __all__ = [
+    "BudgetError",
     "CompletionStore",
     "Engine",
     "EngineError",

@@ -5,7 +5,6 @@ Nothing heavy is imported before ``create``.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -205,39 +204,6 @@ class VllmNode:
             overflow=self.overflow,
             thinking=thinking,
         )
-
-
-@dataclass(frozen=True)
-class OpenAINode:
-    """A server that speaks OpenAI's chat protocol: typed and preflighted, not launched by this version."""
-
-    base_url: str | None = None
-    key_variable: str = "OPENAI_API_KEY"
-    max_concurrent_calls: int = 32
-    timeout_seconds: float = 600.0
-
-    def __post_init__(self) -> None:
-        _at_least_1(max_concurrent_calls=self.max_concurrent_calls)
-        if self.timeout_seconds <= 0:
-            raise ValueError(f"timeout_seconds must be above 0, not {self.timeout_seconds}")
-
-    def preflight(self) -> list[str]:
-        """The key, needed unless ``base_url`` names a server of one's own; and that this version can't call it."""
-        missing = []
-        if self.base_url is None and not os.environ.get(self.key_variable):
-            missing.append(f"engine=openai needs a key: set the environment variable {self.key_variable}")
-        return [*missing, f"this version does not call engine=openai yet; {_HERE}"]
-
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """Raises ``EngineError`` naming what to use instead."""
-        raise EngineError("; ".join(self.preflight()))
 
 
 @dataclass(frozen=True)

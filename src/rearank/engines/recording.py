@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rearank.engines.base import Engine, SeesWindows
+from rearank.engines.budget import Spends
 from rearank.engines.store import CompletionStore, call_key
 from rearank.parsing import ParsedRanking
 from rearank.types import Completion, Message, Sampling, Window
+
+
+@runtime_checkable
+class Drains(Protocol):
+    """An engine with a line of calls that wait for their turn."""
+
+    async def drain(self) -> None:
+        """Give those up; calls that are being answered go on."""
+        ...
 
 
 class RecordingEngine:
     """Answers from ``store`` where it can, and from ``engine`` otherwise, recording what that says.
 
     Equal calls under way at the same moment share one answer. A caller that gives up (a cancelled query) leaves the
-    call running: it is being paid for, so that its answer is kept. Closing closes the engine, not the store.
+    call running: it is being paid for, so that its answer is kept. Closing closes the engine, not the store. What the
+    answers in ``store`` cost counts against the engine's budget, where it has one.
     """
 
     def __init__(self, engine: Engine, store: CompletionStore) -> None:
@@ -30,6 +41,8 @@ class RecordingEngine:
         """US dollars, of those."""
         self.recalled = 0
         """Calls answered from the store or by an equal call under way."""
+        if isinstance(engine, Spends):
+            engine.budget.earlier = store.cost()
         self._identity = dict(engine.identity)
         self._under_way: dict[str, asyncio.Task[Completion]] = {}
 
@@ -52,7 +65,9 @@ class RecordingEngine:
         self.store.annotate(key, parsed.status.value, parsed.permutation)
 
     async def aclose(self) -> None:
-        """Wait for the calls under way, then close the engine."""
+        """Wait for the calls under way, but not for those that wait for their turn; then close the engine."""
+        if self._under_way and isinstance(self.engine, Drains):
+            await self.engine.drain()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
         await self.engine.aclose()
 

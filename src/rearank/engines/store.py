@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ _SCHEMA = """
 create table if not exists completions (
     key text primary key, messages text not null, text text not null, prompt_tokens integer not null,
     completion_tokens integer not null, finish text not null, prompt_truncated integer not null, seconds real not null,
-    parse_status text, permutation text
+    parse_status text, permutation text, cost real not null default 0
 ) without rowid
 """
+_PATIENCE = 60.0  # seconds for another process to let the file go
 
 
 def call_key(identity: Mapping[str, Any], messages: Sequence[Message], sampling: Sampling) -> str:
@@ -28,53 +30,65 @@ def call_key(identity: Mapping[str, Any], messages: Sequence[Message], sampling:
     return hashlib.sha256(json.dumps(call, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
+def messages_hash(messages: Sequence[Message]) -> str:
+    """What the store's column ``messages`` holds: a prompt's name, whoever is asked it."""
+    return hashlib.sha256(json.dumps([asdict(m) for m in messages]).encode()).hexdigest()
+
+
 class StoreError(AbortRunError, OSError):
-    """The store's file can't be opened or written; it stops the run, which would pay for answers it can't keep."""
+    """The store's file can't be opened, read or written; it stops the run, which would pay for what it can't keep."""
 
 
 class CompletionStore:
     """A SQLite file of calls and their answers. Each answer is on disk when ``put`` returns, SIGKILL or not.
 
-    Raises ``StoreError`` naming the file where it can't be opened or written (no permission, a full disk).
+    Several processes may use the same file at once. Raises ``StoreError`` naming the file where it can't be opened,
+    read or written (no permission, a full disk, not such a file).
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute("pragma synchronous=normal")  # safe against a killed process
-            self._db.execute(_SCHEMA)
+            self._db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+            self._prepare()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"{self.path}: can't keep completions here ({error}); choose a writable folder") from error
 
     def get(self, key: str) -> Completion | None:
         """The recorded answer, or ``None``."""
-        row = self._db.execute(
-            "select text, prompt_tokens, completion_tokens, finish, seconds, prompt_truncated from completions "
+        row = self._one(
+            "select text, prompt_tokens, completion_tokens, finish, seconds, prompt_truncated, cost from completions "
             "where key = ?",
             (key,),
-        ).fetchone()
+        )
         if row is None:
             return None
-        text, prompt_tokens, completion_tokens, finish, seconds, truncated = row
-        return Completion(text, prompt_tokens, completion_tokens, finish, seconds, bool(truncated))
+        text, prompt_tokens, completion_tokens, finish, seconds, truncated, cost = row
+        return Completion(text, prompt_tokens, completion_tokens, finish, seconds, bool(truncated), cost)
 
     def put(self, key: str, messages: Sequence[Message], completion: Completion) -> Completion:
-        """Record an answer and return it as recorded, so that a resumed run sees what this one saw.
+        """Record an answer and return the recorded one, so that a resumed run sees what this one saw.
 
-        The first answer recorded for a call stays.
+        The first answer recorded for a call stays, whichever process it came from.
         """
-        texts = hashlib.sha256(json.dumps([asdict(m) for m in messages]).encode()).hexdigest()
         # Lone surrogates can come out of a model; SQLite stores valid text only.
         text = completion.text.encode("utf-8", "replace").decode()
-        row = (key, texts, text, completion.prompt_tokens, completion.completion_tokens, completion.finish)
-        self._write(
-            "insert or ignore into completions values (?, ?, ?, ?, ?, ?, ?, ?, null, null)",
-            (*row, int(completion.prompt_truncated), completion.seconds),
-        )
-        return replace(completion, text=text)
+        values = {
+            "key": key,
+            "messages": messages_hash(messages),
+            "text": text,
+            "prompt_tokens": completion.prompt_tokens,
+            "completion_tokens": completion.completion_tokens,
+            "finish": completion.finish,
+            "prompt_truncated": int(completion.prompt_truncated),
+            "seconds": completion.seconds,
+            "cost": completion.cost,
+        }
+        names, marks = ", ".join(values), ", ".join("?" * len(values))
+        added = self._write(f"insert or ignore into completions ({names}) values ({marks})", tuple(values.values()))
+        first = None if added else self.get(key)
+        return replace(completion, text=text) if first is None else first
 
     def annotate(self, key: str, parse_status: str, permutation: Permutation) -> None:
         """Record how the answer was read: the status, and the order as a JSON list of 0-based positions."""
@@ -85,16 +99,49 @@ class CompletionStore:
             (parse_status, order, key, parse_status, order),
         )
 
-    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+    def cost(self) -> float:
+        """US dollars that all recorded answers cost together."""
+        row = self._one("select total(cost) from completions")
+        return float(row[0]) if row is not None else 0.0
+
+    def __len__(self) -> int:
+        row = self._one("select count(*) from completions")
+        return int(row[0]) if row is not None else 0
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _prepare(self) -> None:
+        """The file's mode and its table; files of earlier versions get the columns they lack."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._db.execute("pragma journal_mode=wal")
+                break
+            except sqlite3.OperationalError as error:  # SQLite itself doesn't wait where two switch at once
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        self._db.execute("pragma synchronous=normal")  # safe against a killed process
+        self._db.execute("begin immediate")  # two that open an old file must not both mend it
+        self._db.execute(_SCHEMA)
+        columns = {row[1] for row in self._db.execute("pragma table_info(completions)")}
+        if "cost" not in columns:
+            self._db.execute("alter table completions add column cost real not null default 0")
+        self._db.execute("commit")
+
+    def _one(self, statement: str, values: tuple[object, ...] = ()) -> tuple[Any, ...] | None:
         try:
-            self._db.execute(statement, values)
+            row: tuple[Any, ...] | None = self._db.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: can't read completions ({error}); move the file away to go on") from error
+        return row
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> bool:
+        """Whether a row changed."""
+        try:
+            return self._db.execute(statement, values).rowcount > 0
         except sqlite3.Error as error:
             raise StoreError(
                 f"{self.path}: can't record a completion ({error}); free some disk space and rerun"
             ) from error
-
-    def __len__(self) -> int:
-        return int(self._db.execute("select count(*) from completions").fetchone()[0])
-
-    def close(self) -> None:
-        self._db.close()

@@ -1,0 +1,159 @@
+"""The node of ``engine=openai``: typed, checked, and nothing imported before ``create``."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from rearank.engines.base import Engine, EngineError
+from rearank.engines.budget import Prices
+from rearank.types import Qrels
+
+OPENAI = "https://api.openai.com/v1"
+OPENAI_KEY = "OPENAI_API_KEY"
+
+_OURS = ("model", "messages", "stream", "n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
+_KEPT = "; Hydra keeps command lines in the run's folder (.hydra): take it out there too"
+
+
+@dataclass(frozen=True)
+class OpenAINode:
+    """A server that speaks OpenAI's chat protocol.
+
+    Args:
+        base_url: up to and with ``/v1``; ``null`` for OpenAI's own.
+        key_variable: the environment variable that holds the key. ``null``: OPENAI_API_KEY for OpenAI's own server and
+            none for another, which has no business with that key.
+        served_model: the name the server knows the model by; ``null`` for the model's path.
+        accept_model: a name that answers may come under besides the one asked for and its dated snapshots.
+        max_concurrent_calls: requests under way at once; others wait in line.
+        connect_seconds: to reach the server.
+        timeout_seconds: for one request, from its start to the end of the answer.
+        retries: how often a request is repeated before its call fails.
+        first_wait: seconds before the first repetition, doubled for each further one, and jittered.
+        longest_wait: the most seconds between two of them, whatever the server asks for (Retry-After).
+        max_tokens_field: what the server calls the most tokens of an answer; OpenAI's reasoning models want
+            ``max_completion_tokens``.
+        send_temperature: whether to send ``temperature`` and ``top_p``; OpenAI's reasoning models refuse them.
+        send_seed: whether to send the seed of a sampled call.
+        extra_body: further fields of every request (``{reasoning_effort: low}``). No keys: it is written down.
+        price_prompt: US dollars per million prompt tokens; ``null`` where calls cost nothing or nobody counts.
+        price_completion: US dollars per million tokens answered, reasoning included.
+        price_cached: of prompt tokens the server had seen before; ``null``: as other prompt tokens.
+        budget: US dollars that this run's folder may cost; ``null`` for no limit.
+        overflow: what to do with a prompt that the server finds too long. ``truncate`` shortens the longest messages
+            in their middles until it fits, and says so in ``Completion.prompt_truncated``; ``refuse`` fails the call.
+    """
+
+    base_url: str | None = None
+    key_variable: str | None = None
+    served_model: str | None = None
+    accept_model: str | None = None
+    max_concurrent_calls: int = 32
+    connect_seconds: float = 10.0
+    timeout_seconds: float = 600.0
+    retries: int = 8
+    first_wait: float = 1.0
+    longest_wait: float = 60.0
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    send_temperature: bool = True
+    send_seed: bool = True
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    price_prompt: float | None = None
+    price_completion: float | None = None
+    price_cached: float | None = None
+    budget: float | None = None
+    overflow: Literal["truncate", "refuse"] = "truncate"
+
+    def __post_init__(self) -> None:
+        if self.base_url is not None:
+            _check_url(self.base_url)
+        if self.key_variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII):
+            # Not quoted: it may be the key itself.
+            raise ValueError(f"key_variable must be the name of an environment variable, not a key{_KEPT}")
+        if self.max_concurrent_calls < 1:
+            raise ValueError(f"max_concurrent_calls must be at least 1, not {self.max_concurrent_calls}")
+        for name in ("connect_seconds", "timeout_seconds", "first_wait", "longest_wait"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("retries", "price_prompt", "price_completion", "price_cached", "budget"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if (self.price_prompt is None) != (self.price_completion is None):
+            raise ValueError("price_prompt and price_completion belong together; set both, or neither")
+        if self.price_prompt is None and (self.budget is not None or self.price_cached is not None):
+            raise ValueError(
+                "budget and price_cached need the prices of the model: set price_prompt and price_completion "
+                "(US dollars per million tokens, from the provider's price list)"
+            )
+        if taken := [name for name in _OURS if name in self.extra_body]:
+            raise ValueError(f"extra_body can't set {taken[0]}: the model and the engine have their own keys for it")
+
+    @property
+    def url(self) -> str:
+        """The server's, without a slash at its end."""
+        return (self.base_url or OPENAI).rstrip("/")
+
+    @property
+    def variable(self) -> str | None:
+        """The environment variable that the key comes from; ``None`` where none is sent."""
+        return self.key_variable or (OPENAI_KEY if self.base_url is None else None)
+
+    @property
+    def prices(self) -> Prices | None:
+        """``None`` where they aren't known."""
+        if self.price_prompt is None or self.price_completion is None:
+            return None
+        return Prices(self.price_prompt, self.price_completion, self.price_cached)
+
+    def preflight(self) -> list[str]:
+        """The package; the key, as the node names it. The server itself is not asked."""
+        missing = []
+        if find_spec("openai") is None:
+            missing.append(
+                "engine=openai: the package openai is missing; install rearank's extra api: pip install -e '.[api]'"
+            )
+        key = os.environ.get(self.variable or "", "").strip()
+        if self.variable is not None and not key:
+            missing.append(f"engine=openai needs a key: set the environment variable {self.variable}")
+        elif not (key.isascii() and key.isprintable()) or " " in key:
+            missing.append(f"the environment variable {self.variable} holds characters that no key has")
+        return missing
+
+    def create(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        judgements: Qrels | None = None,
+        thinking: bool | None = None,
+    ) -> Engine:
+        """The engine; the server is asked with the first call. ``judgements`` are not looked at.
+
+        Raises ``EngineError`` where the package or the key is missing.
+        """
+        if missing := self.preflight():
+            raise EngineError("; ".join(missing))
+        from rearank.engines.openai import OpenAIEngine
+
+        return OpenAIEngine(self, model, revision=revision, thinking=thinking)
+
+
+def _check_url(url: str) -> None:
+    """Raises ``ValueError``, which quotes nothing that could be a secret."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("base_url is no address; write http://host:port/v1") from None
+    if parts.username or parts.password or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            "base_url must hold no user, password, key or query: put the key into an environment variable and its "
+            f"name into key_variable{_KEPT}"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"base_url must begin with http:// or https:// and name a host, not {url!r}")

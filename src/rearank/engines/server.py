@@ -1,0 +1,112 @@
+"""The line to a server that speaks OpenAI's chat protocol: a request out, the reply's text or a ``Trouble`` back.
+
+The package ``openai`` sends; it is told to retry nothing. The key goes into the request's header and nowhere else:
+what the server says is searched for it before anyone reads it, and the libraries' logs, which show requests, are off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from rearank.engines.openai_node import OpenAINode
+from rearank.engines.retries import Kind, Trouble, read_failure
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_LIBRARIES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
+_NOBODY_THERE = ("ConnectError", "ConnectTimeout")  # by name: a client library's classes differ between versions
+_LISTED = 10  # names of models in a message
+
+
+class Server:
+    """One server, as ``node`` describes it; belongs to the event loop that first calls it."""
+
+    def __init__(self, node: OpenAINode) -> None:
+        self.url = node.url
+        self._node = node
+        self._key = os.environ.get(node.variable or "", "").strip()
+        self._client: Any = None
+
+    async def chat(self, body: Mapping[str, Any]) -> str:
+        """The reply to a chat request, unread; raises ``Trouble``."""
+        import openai
+
+        create = self._connected().chat.completions.with_raw_response.create
+        try:
+            async with asyncio.timeout(self._node.timeout_seconds):
+                raw = await create(**body)
+            return bytes(raw.http_response.content).decode("utf-8", "replace")
+        except openai.APIStatusError as error:
+            headers = {name.lower(): value for name, value in error.response.headers.items()}
+            text = self.clean(error.response.text)
+            raise read_failure(error.status_code, headers, text, self._node.variable) from None
+        except TimeoutError:
+            raise self._too_slow() from None
+        except openai.APIConnectionError as error:
+            raise self._broken(error.__cause__ or error) from None
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in _LIBRARIES:
+                raise
+            raise self._broken(error) from None
+
+    async def models(self) -> str:
+        """``: it serves a, b`` for a message, or what it may mean that the server doesn't say."""
+        try:
+            async with asyncio.timeout(self._node.connect_seconds):
+                raw = await self._connected().models.with_raw_response.list()
+            names = [str(model["id"]) for model in json.loads(raw.http_response.content)["data"]]
+        except Exception:  # whatever it is, the list is only a help
+            return "; it lists none either: does engine.base_url lack its /v1?"
+        more = "..." if len(names) > _LISTED else ""
+        return self.clean(f": it serves {', '.join(names[:_LISTED])}{more}")
+
+    def clean(self, text: str) -> str:
+        """``text`` without the key."""
+        return text.replace(self._key, "***") if self._key else text
+
+    async def close(self) -> None:
+        """Drop the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
+    def _connect(self) -> Any:
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+
+        for name in _LIBRARIES:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        timeout = Timeout(self._node.timeout_seconds, connect=self._node.connect_seconds)
+        # A server on this machine is not asked through a proxy.
+        local = urlsplit(self.url).hostname in _LOOPBACK
+        client = AsyncOpenAI(
+            api_key=self._key or "none",  # the package insists on one
+            base_url=self.url,
+            timeout=timeout,
+            max_retries=0,
+            http_client=DefaultAsyncHttpxClient(trust_env=not local, timeout=timeout),
+        )
+        if self._node.base_url is not None:  # the numbers of an account at OpenAI are nobody else's business
+            client.organization = client.project = None
+        return client
+
+    def _too_slow(self) -> Trouble:
+        return Trouble(Kind.RETRY, f"no answer in time (engine.timeout_seconds={self._node.timeout_seconds:g})")
+
+    def _broken(self, cause: BaseException) -> Trouble:
+        """The connection, or the body that came over it."""
+        name = type(cause).__name__
+        if name == "ReadTimeout":
+            return self._too_slow()
+        said = self.clean(
+            f"the connection failed ({name}: {cause})" if str(cause) else f"the connection failed ({name})"
+        )
+        return Trouble(Kind.RETRY, said, unreachable=name in _NOBODY_THERE)
