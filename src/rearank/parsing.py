@@ -25,6 +25,13 @@ _DIGITS = re.compile(r"\d+")
 _BARE_LIST = re.compile(r"\s*+\d++(?:(?:\s*+[,，>＞]\s*+|\s++)\d++)*+\s*+[.。]?\s*+")
 _BARE_CHAIN = re.compile(r"(?<!\d)\d++(?:\s*+[>＞]\s*+\d++)++")
 _CANONICAL = re.compile(r"\s*+\[\d++\](?:\s*+>\s*+\[\d++\])*+\s*+")
+# Letters as labels: [B], [B > A]; without brackets an answer that is nothing but labels, or else "Passage B".
+_LETTERS = re.compile(r"\s*+[\"']?[A-Za-z][\"']?\s*+(?:[,，>＞]\s*+[\"']?[A-Za-z][\"']?\s*+)*+")
+_LETTER = re.compile(r"[A-Za-z]")
+_BARE_LETTERS = re.compile(r"\W*+[A-Za-z](?:\s*+[,，>＞]\s*+[A-Za-z])*+\W*+")
+_NAMED = re.compile(r"\b(?i:passage|document|text)\s++[\[(]?([A-Z]|\d++)(?!\w)")
+_YES_OR_NO = re.compile(r"(?<!\w)(?:(yes)|no)(?!\w)", re.IGNORECASE)
+_FIRST_WORD = re.compile(r"[\W_]*+(?:(yes)|no)(?!\w)", re.IGNORECASE)
 _LONGEST_NUMBER = 9  # digits; longer ones are out of any window's range, and int() refuses thousands of digits
 
 
@@ -32,7 +39,7 @@ class ParseStatus(StrEnum):
     """How an answer was read: the first that applies, from worst to best."""
 
     EMPTY = "empty"
-    """No text, or an answer that names no passage."""
+    """No text, or an answer that names no passage (says neither yes nor no, where that was asked)."""
     UNCLOSED_THINK = "unclosed_think"
     """A ``<think>`` that never ends: cut at the token limit, as a rule."""
     NO_ANSWER_TAG = "no_answer_tag"
@@ -40,11 +47,11 @@ class ParseStatus(StrEnum):
     OUT_OF_RANGE = "out_of_range"
     """An identifier that is not in the window, ``[0]`` among them; it is ignored."""
     DUPLICATES = "duplicates"
-    """A passage named twice; its first place counts."""
+    """A passage named twice, or several where the best alone was asked for; what came first counts."""
     PARTIAL = "partial"
     """Some passages were not named."""
     OK = "ok"
-    """Each passage named exactly once."""
+    """Each passage named exactly once; or the one that was asked for; or a yes or no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,25 @@ class ParsedRanking:
         return self.status is ParseStatus.OK and self.answer is not None and bool(_CANONICAL.fullmatch(self.answer))
 
 
-def parse_ranking(text: str, size: int, *, tags: bool = True) -> ParsedRanking:
+@dataclass(frozen=True, slots=True)
+class ParsedRelevance:
+    """What was read of an answer about one passage; ``relevant`` is ``None`` where it says neither yes nor no."""
+
+    relevant: bool | None
+    status: ParseStatus
+    think: str | None
+    answer: str | None
+
+    @property
+    def ranking(self) -> ParsedRanking:
+        """The same as of a window of one passage, which was named if it was judged."""
+        named = int(self.relevant is not None)
+        return ParsedRanking(Permutation.identity(1), self.status, self.think, self.answer, named)
+
+
+def parse_ranking(
+    text: str, size: int, *, tags: bool = True, best: bool = False, letters: bool = False
+) -> ParsedRanking:
     """Read the ranking that ``text`` gives of a window of ``size`` passages.
 
     Args:
@@ -75,6 +100,9 @@ def parse_ranking(text: str, size: int, *, tags: bool = True) -> ParsedRanking:
         size: number of passages in the window, at least 0.
         tags: whether the prompt asked for ``<answer>`` tags. If so identifiers come from the last complete
             ``<answer>``; if not, from the reply after the reasoning.
+        best: whether it asked for the best passage alone. One identifier is then a complete answer, "Passage 3" is one
+            too, and naming several is not what was asked.
+        letters: whether it labelled the passages A, B, ... instead of 1, 2, ...
 
     Returns:
         A full permutation always; see :class:`ParseStatus` for what went wrong.
@@ -86,7 +114,8 @@ def parse_ranking(text: str, size: int, *, tags: bool = True) -> ParsedRanking:
         raise ValueError(f"a window can't have {size} passages")
     reply, think, unclosed = _split_reasoning(text)
     answer = _last_answer(reply) if tags else reply
-    order, out_of_range, duplicates = _read_identifiers(answer or "", size)
+    numbers = _letters(answer or "") if letters else _numbers(answer or "", best)
+    order, out_of_range, duplicates = _positions(numbers, size)
     rest = (i for i in range(size) if i not in order) if len(order) < size else ()
     permutation = Permutation((*order, *rest))
     status = ParseStatus.OK
@@ -98,11 +127,39 @@ def parse_ranking(text: str, size: int, *, tags: bool = True) -> ParsedRanking:
         status = ParseStatus.NO_ANSWER_TAG
     elif out_of_range:
         status = ParseStatus.OUT_OF_RANGE
-    elif duplicates:
+    elif duplicates or (best and len(order) > 1):
         status = ParseStatus.DUPLICATES
-    elif len(order) < size:
+    elif len(order) < size and not best:
         status = ParseStatus.PARTIAL
     return ParsedRanking(permutation, status, think, answer, len(order))
+
+
+def parse_yes_no(text: str, *, tags: bool = True) -> ParsedRelevance:
+    """Read whether ``text`` calls its one passage relevant: by the answer's first word, or the only yes or no in it.
+
+    Args:
+        text: a model's completion; any string.
+        tags: whether the prompt asked for ``<answer>`` tags, as in ``parse_ranking``.
+    """
+    reply, think, unclosed = _split_reasoning(text)
+    answer = _last_answer(reply) if tags else reply
+    relevant = _yes_or_no(answer or "")
+    status = ParseStatus.OK
+    if not text.strip() or (answer is not None and not unclosed and relevant is None):
+        status = ParseStatus.EMPTY
+    elif unclosed:
+        status = ParseStatus.UNCLOSED_THINK
+    elif answer is None:
+        status = ParseStatus.NO_ANSWER_TAG
+    return ParsedRelevance(relevant, status, think, answer)
+
+
+def _yes_or_no(answer: str) -> bool | None:
+    first = _FIRST_WORD.match(answer)
+    if first is not None:
+        return first.group(1) is not None
+    said = {word.group(1) is not None for word in _YES_OR_NO.finditer(answer)}
+    return said.pop() if len(said) == 1 else None
 
 
 def _split_reasoning(text: str) -> tuple[str, str | None, bool]:
@@ -143,21 +200,38 @@ def _last_answer(reply: str) -> str | None:
     return last
 
 
-def _read_identifiers(answer: str, size: int) -> tuple[dict[int, None], bool, bool]:
-    """(0-based positions in the order named, whether any was out of range, whether any came twice)."""
-    numbers: list[str] = []
+def _numbers(answer: str, best: bool) -> list[str]:
+    """The identifiers that ``answer`` names, in its order."""
     if _CANONICAL.fullmatch(answer):
-        numbers = _DIGITS.findall(answer)  # what most trained models write, read in a third of the time
-    else:
-        for bracket in _BRACKETS.finditer(answer):
-            if _NUMBERS.fullmatch(bracket.group(1)):
-                numbers += _NUMBER.findall(bracket.group(1))
-    if not numbers:
-        if _BARE_LIST.fullmatch(answer):
-            numbers = _NUMBER.findall(answer)
-        else:
-            chains = _BARE_CHAIN.findall(answer)
-            numbers = _NUMBER.findall(chains[-1]) if chains else []
+        return _DIGITS.findall(answer)  # what most trained models write, read in a third of the time
+    numbers: list[str] = []
+    for bracket in _BRACKETS.finditer(answer):
+        if _NUMBERS.fullmatch(bracket.group(1)):
+            numbers += _NUMBER.findall(bracket.group(1))
+    if numbers:
+        return numbers
+    if _BARE_LIST.fullmatch(answer):
+        return _NUMBER.findall(answer)
+    chains = _BARE_CHAIN.findall(answer)
+    if chains or not best:
+        return _NUMBER.findall(chains[-1]) if chains else []
+    return [name for name in _NAMED.findall(answer) if name.isdigit()]
+
+
+def _letters(answer: str) -> list[str]:
+    """As ``_numbers``, of passages labelled A, B, ...: as the numbers 1, 2, ..."""
+    letters: list[str] = []
+    for bracket in _BRACKETS.finditer(answer):
+        if _LETTERS.fullmatch(bracket.group(1)):
+            letters += _LETTER.findall(bracket.group(1))
+    if not letters:
+        named = [name for name in _NAMED.findall(answer) if not name.isdigit()]
+        letters = _LETTER.findall(answer) if _BARE_LETTERS.fullmatch(answer) else named
+    return [str(ord(letter.upper()) - ord("A") + 1) for letter in letters]
+
+
+def _positions(numbers: list[str], size: int) -> tuple[dict[int, None], bool, bool]:
+    """(0-based positions in the order named, whether any was out of range, whether any came twice)."""
     order: dict[int, None] = {}
     out_of_range = duplicates = False
     for number in numbers:

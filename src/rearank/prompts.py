@@ -7,16 +7,23 @@ could close a tag, open a chat turn or forge an identifier is replaced by look-a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, runtime_checkable
+from string import ascii_uppercase
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from rearank.types import Message, Passage, Window
+
+Asks: TypeAlias = Literal["ranking", "best", "yes_no"]
+"""What a prompt wants to know: the order of all passages, the best one alone, or whether the one passage is relevant."""
+Labels: TypeAlias = Literal["numbers", "letters"]
+"""What a prompt calls its passages: 1, 2, ... or A, B, ..."""
 
 _TAG = re.compile(r"[<＜](?=[/|｜<＜!\w])")
 _TAG_END = re.compile(r"(?<=[|｜])[>＞]")
 _IDENTIFIER = re.compile(r"[\[［【]\s*([-−]?\d+)\s*[\]］】]")
+_LETTER = re.compile(r"[\[［【]\s*([A-Za-z])\s*[\]］】]")
 _INSTRUCTION = re.compile(r"\[(?=\s*/?\s*(?:INST|SYS|SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS)\b)", re.IGNORECASE)
 # Zero-width and bidirectional marks hide text from a person's eye and split words for a tokenizer.
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
@@ -45,9 +52,14 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Prompt(Protocol):
-    """What a prompt node builds to. ``tags`` says whether it asks for ``<answer>`` tags."""
+    """What a prompt node builds to.
+
+    ``tags`` says whether it asks for ``<answer>`` tags; ``asks`` and ``labels`` what for, and by which names.
+    """
 
     tags: bool
+    asks: Asks
+    labels: Labels
 
     def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]: ...
 
@@ -85,21 +97,41 @@ def _cut(passage: Passage, max_characters: int | None, max_words: int | None) ->
 
 
 @dataclass(frozen=True)
-class _Cutting:
-    """Truncation and neutralisation, shared by the prompt forms."""
+class _Form:
+    """What the prompt forms share: truncation, neutralisation, labels, and what is asked."""
 
     max_characters: int | None = None
     max_tokens: int | None = None
     neutralise: bool = True
     max_words: int | None = None
+    asks: Asks = "ranking"
+    labels: Labels = "numbers"
 
     def __post_init__(self) -> None:
+        for name, choices in (("asks", get_args(Asks)), ("labels", get_args(Labels))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         for name in ("max_characters", "max_words", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or null for no cut, not {value}")
 
+    def _labels(self, window: Window) -> Sequence[int | str]:
+        """What the passages are called, in window order; raises ``ValueError`` where the letters run out."""
+        if self.labels == "numbers":
+            return range(1, len(window) + 1)
+        if len(window) > len(ascii_uppercase):
+            raise ValueError(
+                f"prompt.labels=letters can name {len(ascii_uppercase)} passages and the window holds {len(window)}; "
+                "set prompt.labels=numbers, or choose a strategy that shows fewer in a call"
+            )
+        return ascii_uppercase[: len(window)]
+
     def _passage(self, passage: Passage, tokenizer: Tokenizer | None) -> str:
+        text = self._read(passage, tokenizer)
+        return _LETTER.sub(r"(\1)", text) if self.neutralise and self.labels == "letters" else text
+
+    def _read(self, passage: Passage, tokenizer: Tokenizer | None) -> str:
         if self.max_tokens is None:
             return _shown(passage, self.max_characters, self.max_words, self.neutralise)
         if tokenizer is None:
@@ -117,7 +149,7 @@ class _Cutting:
 
 
 @dataclass(frozen=True)
-class ChatPrompt(_Cutting):
+class ChatPrompt(_Form):
     """A conversation: the passages come one a turn (the protocol of RankGPT, RankZephyr's data and REARANK).
 
     ``{query}``, ``{num}``, ``{i}`` and ``{passage}`` are filled in. ``received`` is the assistant's turn after each
@@ -138,7 +170,7 @@ class ChatPrompt(_Cutting):
         messages = [Message("system", fill(self.system, values))] if self.system else []
         messages.append(Message("user", fill(self.opening, values)))
         messages.append(Message("assistant", fill(self.acknowledgement, values)))
-        for i, item in enumerate(window.passages, start=1):
+        for i, item in zip(self._labels(window), window.passages, strict=True):
             here = {**values, "i": i, "passage": self._passage(item, tokenizer)}
             messages.append(Message("user", fill(self.passage, here)))
             if self.received is not None:
@@ -148,7 +180,7 @@ class ChatPrompt(_Cutting):
 
 
 @dataclass(frozen=True)
-class CompactPrompt(_Cutting):
+class CompactPrompt(_Form):
     """Everything in one user turn: this project's own form, about a third of the chat form's tokens."""
 
     system: str = ""
@@ -161,7 +193,7 @@ class CompactPrompt(_Cutting):
         """One user message, a line a passage (with a system message before it where ``system`` is not empty)."""
         values: dict[str, Any] = {"query": self._query(window.query.text), "num": len(window)}
         lines = [fill(self.opening, values)]
-        for i, item in enumerate(window.passages, start=1):
+        for i, item in zip(self._labels(window), window.passages, strict=True):
             lines.append(fill(self.passage, {**values, "i": i, "passage": self._passage(item, tokenizer)}))
         lines.append(fill(self.final, values))
         user = Message("user", "\n".join(lines))

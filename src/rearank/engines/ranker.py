@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from rearank.engines.base import Engine, SeesWindows
-from rearank.parsing import ParsedRanking, ParseStatus, parse_ranking
+from rearank.parsing import ParsedRanking, ParseStatus, parse_ranking, parse_yes_no
 from rearank.prompts import Prompt, Tokenizer
 from rearank.types import Completion, Message, Permutation, Sampling, Window
+
+P_YES = "p_yes"
+"""Where an engine puts the probability of yes, if it knows it: a key of ``Completion.extra``."""
+UNREADABLE = 0.5
+"""The score of a passage about which the answer says neither yes nor no: it is neither promoted nor written off."""
+MOST_SAMPLES = 1000
 
 
 class Recorder(Protocol):
@@ -36,7 +42,7 @@ class PromptRanker:
     """Told each answer as it comes, for progress."""
     statuses: Counter[ParseStatus] = field(default_factory=Counter, init=False)
     unparsed: int = field(default=0, init=False)
-    """Answers that named no passage of the window."""
+    """Answers that named no passage of the window (said neither yes nor no)."""
     truncated_prompts: int = field(default=0, init=False)
     cut_answers: int = field(default=0, init=False)
     """Answers that reached ``max_tokens``."""
@@ -44,24 +50,85 @@ class PromptRanker:
     completion_tokens: int = field(default=0, init=False)
     cost: float = field(default=0.0, init=False)
     """US dollars."""
+    _counts_for: PromptRanker | None = field(default=None, init=False, repr=False, compare=False)
+    """Of a resampled ranker, the one it was made from: their answers are counted there, together."""
 
     async def order(self, window: Window) -> Permutation:
-        """The model's order of ``window``."""
+        """The model's order of ``window``.
+
+        Raises:
+            ValueError: where the prompt asks no such thing.
+        """
+        prompt = self.prompt
+        if prompt.asks == "yes_no":
+            raise ValueError(
+                "this prompt asks whether one passage is relevant and the strategy asks for the order of several; set "
+                "strategy=pointwise, or a prompt that asks for a ranking or for the best"
+            )
+        messages, completion = await self._ask(window)
+        best, letters = prompt.asks == "best", prompt.labels == "letters"
+        parsed = parse_ranking(completion.text, len(window), tags=prompt.tags, best=best, letters=letters)
+        self._count(messages, completion, parsed)
+        return parsed.permutation
+
+    async def score(self, window: Window) -> float:
+        """How relevant the model calls the one passage of ``window``, from 0 to 1.
+
+        The engine's own probability of yes where it gives one (``P_YES``); else 1 for yes, 0 for no, and
+        ``UNREADABLE`` for neither, which is counted in ``statuses`` and ``unparsed``.
+
+        Raises:
+            ValueError: where the prompt asks no such thing, or there are several passages.
+        """
+        if self.prompt.asks != "yes_no":
+            raise ValueError(
+                f"strategy=pointwise asks whether one passage is relevant and this prompt asks for the "
+                f"{self.prompt.asks}; set prompt=pointwise, or another prompt with asks: yes_no"
+            )
+        if len(window) != 1:
+            raise ValueError(f"a score is of one passage, and this window holds {len(window)}")
+        messages, completion = await self._ask(window)
+        parsed = parse_yes_no(completion.text, tags=self.prompt.tags)
+        self._count(messages, completion, parsed.ranking)
+        said = UNREADABLE if parsed.relevant is None else float(parsed.relevant)
+        return completion.extra.get(P_YES, said)
+
+    def resampled(self, number: int) -> PromptRanker:
+        """The same ranker with draw ``number`` of every answer, 0 to 999; its answers are counted here.
+
+        The draws of this ranker's sample 0 are the samples 0, 1, ... themselves, so that what was paid for in an
+        evaluation over samples is not paid for again.
+
+        Raises:
+            ValueError: where nothing is drawn, or for a number out of range.
+        """
+        if self.sampling.temperature == 0:
+            raise ValueError(
+                "strategy=self_consistency merges answers that differ, and at temperature 0 every sample is the same; "
+                "set model.temperature=0.7, say, or use the strategy inside by itself"
+            )
+        if not 0 <= number < MOST_SAMPLES:
+            raise ValueError(f"samples are numbered 0 to {MOST_SAMPLES - 1}, not {number}")
+        other = replace(self, sampling=replace(self.sampling, sample=self.sampling.sample * MOST_SAMPLES + number))
+        other._counts_for = self._counts_for or self
+        return other
+
+    async def _ask(self, window: Window) -> tuple[tuple[Message, ...], Completion]:
         messages = self.prompt.render(window, self.tokenizer)
         if isinstance(self.engine, SeesWindows):
-            completion = await self.engine.complete_window(window, messages, self.sampling)
-        else:
-            completion = await self.engine.complete(messages, self.sampling)
-        parsed = parse_ranking(completion.text, len(window), tags=self.prompt.tags)
+            return messages, await self.engine.complete_window(window, messages, self.sampling)
+        return messages, await self.engine.complete(messages, self.sampling)
+
+    def _count(self, messages: Sequence[Message], completion: Completion, parsed: ParsedRanking) -> None:
         if self.recorder is not None:
             self.recorder.note(messages, self.sampling, parsed)
-        self.statuses[parsed.status] += 1
-        self.unparsed += parsed.named == 0
-        self.truncated_prompts += completion.prompt_truncated
-        self.cut_answers += completion.finish == "length"
-        self.prompt_tokens += completion.prompt_tokens
-        self.completion_tokens += completion.completion_tokens
-        self.cost += completion.cost
+        total = self._counts_for or self
+        total.statuses[parsed.status] += 1
+        total.unparsed += parsed.named == 0
+        total.truncated_prompts += completion.prompt_truncated
+        total.cut_answers += completion.finish == "length"
+        total.prompt_tokens += completion.prompt_tokens
+        total.completion_tokens += completion.completion_tokens
+        total.cost += completion.cost
         if self.on_answer is not None:
             self.on_answer(completion)
-        return parsed.permutation
