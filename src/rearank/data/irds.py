@@ -29,6 +29,10 @@ def _passage(doc: Any) -> Passage:
     )
 
 
+def _query_text(query: Any) -> str:
+    return str(query.default_text() if hasattr(query, "default_text") else query.text)
+
+
 def _reason(error: Exception) -> str:
     """Type and first line of what went wrong."""
     said = (str(error).splitlines() or [""])[0][:200]
@@ -72,7 +76,7 @@ class Irds:
         """
         try:
             yield
-        except DataError:
+        except (DataError, AttributeError, TypeError, NameError):  # the latter are faults of code, not of data
             raise
         except Exception as error:
             raise DataError(f"ir_datasets can't give {self.id!r}: {_reason(error)} {self._remedy(error)}") from error
@@ -86,6 +90,8 @@ class Irds:
             return "Install that package."
         if isinstance(error, FileNotFoundError):
             return f"This file must be obtained by hand: {page} says from whom; lay it there."
+        if "disk space" in str(error):
+            return f"Make room, or move {home} to a larger disk."
         if isinstance(error, EOFError):
             return f"Its owner asks for a user name and password: {page} says how to get and where to note them."
         if isinstance(error, ir_datasets.util.HashVerificationError):
@@ -97,7 +103,7 @@ class Irds:
     def queries(self) -> dict[str, Query]:
         with self._reading():
             rows = self._having("queries").queries_iter()
-            return {q.query_id: Query(q.query_id, q.default_text()) for q in rows}
+            return {q.query_id: Query(q.query_id, _query_text(q)) for q in rows}
 
     def qrels(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}
