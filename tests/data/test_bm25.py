@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rearank.data.analyzer import EnglishAnalyzer
+from rearank.data.analyzer import EnglishAnalyzer, WordAnalyzer
 from rearank.data.base import DataError
 from rearank.data.bm25 import Bm25, best
 from rearank.data.trec import TrecFiles
@@ -100,3 +100,30 @@ def test_numba_ranks_as_numpy_does(tmp_path: Path, depth: int) -> None:
     assert found == numpy.search(collection, collection.queries(), depth)
     assert found["none"] == []
     assert max(map(len, found.values())) <= depth
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("The Cat's running", ["the", "cat", "s", "running"]),
+        ("Mikä on HEDELMÄ?", ["mikä", "on", "hedelmä"]),
+        ("বাংলা ভাষা", ["বাংলা", "ভাষা"]),  # vowel signs stay with their letters
+        ("東京タワー 2020年", ["東京", "京タ", "タワ", "ワー", "2020", "年"]),
+        ("ไทย", ["ไท", "ทย"]),
+        ("ﾊﾝｶｸ", ["ハン", "ンカ", "カク"]),  # half-width forms are the same word
+        ("대한민국의 수도", ["대한민국의", "수도"]),
+        ("--", []),
+    ],
+)
+def test_words_of_any_language(text: str, tokens: list[str]) -> None:
+    assert WordAnalyzer()(text) == tokens
+
+
+def test_the_analyzer_follows_the_language(collection: TrecFiles, tmp_path: Path) -> None:
+    bm25 = Bm25(cache_dir=str(tmp_path / "cache"))
+    english, words = bm25.fitted("", "en"), bm25.fitted("", "fi")
+    assert (english.analyzer, words.analyzer) == ("english", "words")
+    assert replace(bm25, analyzer="words").fitted("", "en").analyzer == "words"
+    assert bm25.index_folder(collection) == english.index_folder(collection) != words.index_folder(collection)
+    with pytest.raises(ValueError, match="analyzer must be auto, english or words"):
+        Bm25(analyzer="finnish")  # type: ignore[arg-type]
