@@ -114,6 +114,7 @@ class OpenAIEngine:
 
     async def _complete(self, messages: tuple[Message, ...], sampling: Sampling) -> Completion:
         async with self._slots:
+            self._server.open()
             request = Request(messages, sampling.max_tokens)
             answered, failures, cuts, cost = self._answered, 0, 0, 0.0
             while True:

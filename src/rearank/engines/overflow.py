@@ -21,7 +21,7 @@ _SIGN = re.compile(
 )
 _CONTEXT = (
     re.compile(r"context (?:length|size|window)\D{0,25}(\d+)", re.IGNORECASE),
-    re.compile(r"(?:limit of|allowed \(|tokens > |must be <= )(\d+)", re.IGNORECASE),
+    re.compile(r"(?:limit of |allowed \(|tokens > |must be <= )(\d+)", re.IGNORECASE),
 )
 _PROMPT = (
     re.compile(r"(?:contains|has|passed) (\d+) input tokens", re.IGNORECASE),

@@ -32,11 +32,16 @@ class Server:
         self._key = os.environ.get(node.variable or "", "").strip()
         self._client: Any = None
 
+    def open(self) -> None:
+        """Load the client, which takes a moment the first time; the server is not asked yet."""
+        if self._client is None:
+            self._client = self._connect()
+
     async def chat(self, body: Mapping[str, Any]) -> str:
-        """The reply to a chat request, unread; raises ``Trouble``."""
+        """The reply to a chat request, unread; raises ``Trouble``. ``open`` comes first."""
         import openai
 
-        create = self._connected().chat.completions.with_raw_response.create
+        create = self._client.chat.completions.with_raw_response.create
         try:
             async with asyncio.timeout(self._node.timeout_seconds):
                 raw = await create(**body)
@@ -58,7 +63,7 @@ class Server:
         """``: it serves a, b`` for a message, or what it may mean that the server doesn't say."""
         try:
             async with asyncio.timeout(self._node.connect_seconds):
-                raw = await self._connected().models.with_raw_response.list()
+                raw = await self._client.models.with_raw_response.list()
             names = [str(model["id"]) for model in json.loads(raw.http_response.content)["data"]]
         except Exception:  # whatever it is, the list is only a help
             return "; it lists none either: does engine.base_url lack its /v1?"
@@ -73,11 +78,6 @@ class Server:
         """Drop the connections."""
         if self._client is not None:
             await self._client.close()
-
-    def _connected(self) -> Any:
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
 
     def _connect(self) -> Any:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
