@@ -75,7 +75,8 @@ class Progress:
 
     def _say(self, ending: str) -> None:
         seconds = time.monotonic() - self._began
-        count = f" {self._done}{f'/{self._total}' if self._total else ''} {self._unit}".rstrip() if self._done else ""
+        counts = self._done or (self._note_of is not None and self._total)
+        count = f" {self._done}{f'/{self._total}' if self._total else ''} {self._unit}".rstrip() if counts else ""
         left = "" if ending else self._left(seconds)
         noted = self._note_of(seconds) if self._note_of is not None else self._note
         note = f" ({noted})" if noted else ""

@@ -1,8 +1,11 @@
-"""The sections ``prepare`` and ``evaluation`` of the config."""
+"""The sections ``prepare``, ``evaluation`` and ``compare`` of the config."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from rearank.evaluation import check_measures
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Evaluation:
         sample_temperature: of those.
         max_concurrent_queries: queries under way at once; ``null`` for all.
         max_failed: share of queries that may fail before the run counts as failed.
+        depth: candidates reranked a query, for every benchmark; ``null`` for each benchmark's own.
+        kept_depth: first-stage candidates kept a query. Those below ``depth`` are not reranked and follow in their
+            order, so that recall and MAP are those of the whole list; ``null`` for ``depth``.
+        measures: trec_eval's names for every benchmark, the main one first; ``null`` for each benchmark's own.
     """
 
     trained: bool = True
@@ -45,6 +52,9 @@ class Evaluation:
     sample_temperature: float = 1.0
     max_concurrent_queries: int | None = 256
     max_failed: float = 0.0
+    depth: int | None = None
+    kept_depth: int | None = None
+    measures: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 0:
@@ -55,3 +65,45 @@ class Evaluation:
             raise ValueError(f"max_concurrent_queries must be at least 1 or null, not {self.max_concurrent_queries}")
         if not 0 <= self.max_failed <= 1:
             raise ValueError(f"max_failed is a share and must lie in [0, 1], not {self.max_failed}")
+        for name in ("depth", "kept_depth"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is a number of candidates and must be at least 1 or null, not {value}")
+        if self.measures is not None:
+            check_measures(self.measures)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """What ``task=compare`` sets against one another.
+
+    Args:
+        runs: output folders (or any folder below one), whose ``metrics.json`` are taken, and TREC run files; each
+            ``path`` or ``label=path``.
+        qrels: judgements for the run files, a TREC or BEIR file; ``null`` for the benchmark's (``benchmark=dl19``).
+        measures: trec_eval's names, the main one first.
+        baseline: the label that all others are compared with; ``null`` for every pair.
+        missing: what a judged query that a run file lacks counts: ``zero`` or ``skip``.
+        permutations: of the randomisation test.
+        moved: how many of the queries that moved most are listed a comparison.
+        ideal: include the ideal order of the candidates, which is no system.
+        seed: of the sign flips and the intervals.
+    """
+
+    runs: tuple[str, ...] = ()
+    qrels: str | None = None
+    measures: tuple[str, ...] = ("ndcg_cut_10",)
+    baseline: str | None = None
+    missing: Literal["zero", "skip"] = "zero"
+    permutations: int = 10_000
+    moved: int = 10
+    ideal: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_measures(self.measures)
+        if self.permutations < 1:
+            raise ValueError(f"permutations must be at least 1, not {self.permutations}")
+        if self.moved < 0:
+            raise ValueError(f"moved must not be negative, not {self.moved}")
+        if self.missing not in ("zero", "skip"):
+            raise ValueError(f"missing must be 'zero' or 'skip', not {self.missing!r}")

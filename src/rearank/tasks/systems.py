@@ -1,0 +1,61 @@
+"""What an evaluation measures: the model as it is, its samples, and what was trained from it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from rearank.engines import NoEngine, ScriptedNode
+from rearank.tasks.experiment import Run
+from rearank.tasks.stage import changed_settings
+from rearank.tasks.train import TRAINED_WITH, stage_settings, training_folder
+from rearank.training.base import result_of
+from rearank.types import Sampling
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class System:
+    """One thing that ranks: a model and how its answers are drawn.
+
+    ``published`` is the row of the published tables whose numbers are this system's, ``None`` where there is none.
+    """
+
+    name: str
+    label: str
+    model: str
+    revision: str | None
+    samplings: tuple[Sampling, ...]
+    published: str | None = None
+
+
+def systems(run: Run) -> list[System]:
+    """In the order of the table; none where ``engine=none``."""
+    experiment, settings = run.experiment, run.experiment.evaluation
+    if isinstance(experiment.engine, NoEngine):
+        return []
+    model = experiment.model
+    if isinstance(experiment.engine, ScriptedNode):  # it looks at no model
+        label = f"scripted: {experiment.engine.behaviour}"
+        return [System("scripted", label, model.location, model.revision, (model.sampling,))]
+    label = model.name if model.temperature else f"{model.name}, greedy"
+    found = [System("base", label, model.location, model.revision, (model.sampling,), model.published)]
+    if settings.samples:
+        drawn = replace(model.sampling, temperature=settings.sample_temperature, seed=experiment.seed)
+        samples = tuple(replace(drawn, sample=number) for number in range(settings.samples))
+        label = f"{model.name}, mean of {len(samples)} samples" if len(samples) > 1 else f"{model.name}, one sample"
+        found.append(System("base_sampled", label, model.location, model.revision, samples))
+    trained = result_of(training_folder(run)) if settings.trained else None
+    if trained is not None:
+        name = trained_name(run)
+        label = f"{model.name} after {name.upper()} (step {trained.best_step})"
+        if changed := changed_settings(training_folder(run), stage_settings(run, *TRAINED_WITH)):
+            _log.warning("%s was trained with other settings than this command's: %s", trained.model, changed)
+        found.append(System(name, label, trained.model, None, (model.sampling,)))
+    return found
+
+
+def trained_name(run: Run) -> str:
+    """Of the checkpoint trained in this folder: the algorithm's, as chosen."""
+    return run.choices.get("algorithm", "trained")
