@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from rearank.engines import CompletionStore, EngineError, PromptRanker, RecordingEngine, ScriptedEngine, StoreError
+from rearank.engines import (
+    CompletionStore,
+    Engine,
+    EngineError,
+    PromptRanker,
+    RecordingEngine,
+    ScriptedEngine,
+    StoreError,
+)
 from rearank.prompts import CompactPrompt
-from rearank.ranking import Failure, SlidingWindow, rerank_all
-from rearank.types import Candidates, Completion, Message, Passage, Query, Ranking, Sampling
+from rearank.ranking import Failure, Pointwise, SlidingWindow, Strategy, rerank_all
+from rearank.types import Candidates, Completion, Message, Passage, Query, Ranking, Sampling, Window
 
 ASK = (Message("user", "[1] a"),)
 PASSAGES = tuple(Passage(f"d{i}", f"text {i}") for i in range(30))
@@ -159,3 +169,73 @@ def test_a_killed_run_continues(tmp_path: Path, root: Path) -> None:
     assert resumed.paid == 40 - kept
     store.close()
     clean.close()
+
+
+class Judging(Counting):
+    """Says yes or no by the question's own hash."""
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        self.calls += 1
+        said = "yes" if hashlib.sha256(messages[-1].content.encode()).digest()[0] % 2 else "no"
+        return Completion(f"<answer> {said} </answer>")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "asks", "engine", "top", "shared"),
+    [
+        (Pointwise(), "yes_no", Judging(), 20, 20),  # every passage was asked about
+        (
+            SlidingWindow(10, 5),
+            "ranking",
+            ScriptedEngine("random"),
+            3,
+            0,
+        ),  # the deep run asked about other windows
+        (SlidingWindow(20, 10), "ranking", ScriptedEngine("given"), 1, 1),  # the top window came up as it was
+    ],
+)
+def test_a_top_100_store_serves_a_top_20_evaluation(
+    tmp_path: Path, strategy: Strategy, asks: Literal["yes_no", "ranking"], engine: Engine, top: int, shared: int
+) -> None:
+    passages = tuple(Passage(f"d{i}", f"text {i}") for i in range(100))
+    prompt = CompactPrompt(asks=asks)
+
+    def at_depth(depth: int, store: CompletionStore) -> tuple[dict[str, Ranking | Failure], RecordingEngine]:
+        recording = RecordingEngine(engine, store)
+        lists = [Candidates(Query(str(q), f"query {q}"), passages[:depth]) for q in range(3)]
+        work = rerank_all(lists, strategy, lambda _: PromptRanker(recording, prompt, recorder=recording))
+        return asyncio.run(work), recording
+
+    store, fresh = CompletionStore(tmp_path / "c.sqlite"), CompletionStore(tmp_path / "fresh.sqlite")
+    at_depth(100, store)
+    again, served = at_depth(20, store)
+    undisturbed, paying = at_depth(20, fresh)
+    assert all(isinstance(result, Ranking) for result in again.values())
+    assert again == undisturbed
+    assert (served.recalled, served.paid) == (3 * shared, 3 * (top - shared))
+    assert (paying.recalled, paying.paid) == (0, 3 * top)
+    store.close()
+    fresh.close()
+
+
+def test_another_revision_prompt_or_sampling_is_asked_anew(tmp_path: Path) -> None:
+    store = CompletionStore(tmp_path / "c.sqlite")
+    window = Window(Query("1", "ships"), PASSAGES[:3])
+
+    def paid(identity: dict[str, str], prompt: CompactPrompt, sampling: Sampling) -> int:
+        inner = Counting()
+        inner.identity = {"engine": "counting", **identity}
+        recording = RecordingEngine(inner, store)
+        asyncio.run(PromptRanker(recording, prompt, sampling, recording).order(window))
+        return inner.calls
+
+    base = ({"model": "m", "revision": "1"}, CompactPrompt(), Sampling())
+    others = [
+        ({"model": "m", "revision": "2"}, CompactPrompt(), Sampling()),
+        ({"model": "m", "revision": "1"}, CompactPrompt(final="Rank them."), Sampling()),
+        ({"model": "m", "revision": "1"}, CompactPrompt(max_characters=3), Sampling()),
+        ({"model": "m", "revision": "1"}, CompactPrompt(), Sampling(temperature=0.5)),
+        ({"model": "m", "revision": "1"}, CompactPrompt(), Sampling(max_tokens=7)),
+    ]
+    assert [paid(*call) for call in (base, base, *others, *others, base)] == [1, 0, *[1] * 5, *[0] * 5, 0]
+    store.close()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from rearank.engines.store import CompletionStore, call_key
+from rearank.engines.store import CompletionStore, StoreError, call_key
 from rearank.types import Completion, Message, Sampling
 
 MESSAGES = (Message("user", "rank"),)
@@ -20,19 +22,27 @@ def test_a_call_is_named_by_engine_messages_and_sampling() -> None:
     others = {
         call_key({"model": "b"}, MESSAGES, Sampling()),
         call_key({"model": "a"}, (Message("user", "rank!"),), Sampling()),
-        call_key({"model": "a"}, MESSAGES, Sampling(sample=1)),
+        call_key({"model": "a", "revision": "x"}, MESSAGES, Sampling()),
+        call_key({"model": "a"}, (Message("system", "rank"),), Sampling()),
+        call_key({"model": "a"}, (*MESSAGES, *MESSAGES), Sampling()),
+        *(
+            call_key({"model": "a"}, MESSAGES, Sampling(**{name: value}))
+            for name, value in {"max_tokens": 9, "temperature": 0.5, "top_p": 0.5, "seed": 1, "sample": 1}.items()
+        ),
     }
-    assert len(others | {key}) == 4
+    assert len(others | {key}) == 11
 
 
 def test_round_trip_and_first_answer_stays(tmp_path: Path) -> None:
     store = CompletionStore(tmp_path / "new" / "completions.sqlite")
-    first = Completion("[1] \ud800", 3, 4, "length", 0.5, True)
-    store.put("k", MESSAGES, first)
-    store.put("k", MESSAGES, Completion("other"))
+    first = Completion("[1] \ud800", 3, 4, "length", 0.5, True, 0.25, {"p_yes": 0.125})
+    kept = Completion("[1] ?", 3, 4, "length", 0.5, True, 0.25, {"p_yes": 0.125})
+    assert store.put("k", MESSAGES, first) == kept
+    assert store.put("k", MESSAGES, Completion("other", cost=1.0)) == kept
     store.close()
     again = CompletionStore(tmp_path / "new" / "completions.sqlite")
-    assert again.get("k") == Completion("[1] ?", 3, 4, "length", 0.5, True)
+    assert again.get("k") == kept
+    assert again.cost() == 0.25
     assert again.get("other") is None
     assert len(again) == 1
     again.close()
@@ -55,3 +65,69 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="choose a writable folder"):
         CompletionStore(tmp_path / "file" / "completions.sqlite")
+
+
+def test_a_file_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "completions.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "create table completions (key text primary key, messages text not null, text text not null, "
+            "prompt_tokens integer not null, completion_tokens integer not null, finish text not null, "
+            "prompt_truncated integer not null, seconds real not null, parse_status text, permutation text) "
+            "without rowid"
+        )
+        db.execute("insert into completions values ('old', 'm', '[1]', 3, 4, 'stop', 0, 0.5, 'ok', '[0]')")
+    db.close()
+    store = CompletionStore(path)
+    assert store.get("old") == Completion("[1]", 3, 4, "stop", 0.5)
+    store.put("new", MESSAGES, Completion("[2]", cost=0.5))
+    assert (store.cost(), len(store)) == (0.5, 2)
+    store.close()
+    again = CompletionStore(path)
+    assert again.get("new") == Completion("[2]", cost=0.5)
+    again.close()
+
+
+def test_another_file_is_not_taken_for_a_store(tmp_path: Path) -> None:
+    (tmp_path / "completions.sqlite").write_text("no database " * 1000)
+    with pytest.raises(StoreError, match=r"completions\.sqlite: can.t keep completions here"):
+        CompletionStore(tmp_path / "completions.sqlite")
+
+
+HAMMER = """
+import json, random, sys
+from rearank.engines.store import CompletionStore
+from rearank.types import Completion, Message, Permutation
+path, name = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+store, seen = CompletionStore(path), {}
+for number in random.Random(name).sample(range(300), 300):
+    key = f"k{number}"
+    answer = store.put(key, (Message("user", key),), Completion(f"{name} says {number}", cost=0.5))
+    store.annotate(key, "ok", Permutation((1, 0)))
+    assert store.get(key) == answer
+    seen[key] = answer.text
+store.close()
+print(json.dumps(seen))
+"""
+
+
+def test_two_processes_on_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "completions.sqlite"
+    command = [sys.executable, "-c", HAMMER, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([*command, name], **pipes) for name in ("a", "b")]  # type: ignore[call-overload]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:  # they open, and make, the file in the same moment
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    first, second = (json.loads(process.communicate(timeout=60)[0]) for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert first == second, "whoever came first, both read the same"
+    assert {text[0] for text in first.values()} == {"a", "b"}, "they did work at the same time"
+    store = CompletionStore(path)
+    assert (len(store), store.cost()) == (300, 150.0)
+    assert store._db.execute("pragma integrity_check").fetchall() == [("ok",)]
+    store.close()

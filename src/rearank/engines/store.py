@@ -18,9 +18,11 @@ _SCHEMA = """
 create table if not exists completions (
     key text primary key, messages text not null, text text not null, prompt_tokens integer not null,
     completion_tokens integer not null, finish text not null, prompt_truncated integer not null, seconds real not null,
-    parse_status text, permutation text, cost real not null default 0
+    parse_status text, permutation text, cost real not null default 0, extra text not null default '{}'
 ) without rowid
 """
+_NEWER = {"cost": "real not null default 0", "extra": "text not null default '{}'"}
+"""Columns that files of earlier versions lack."""
 _PATIENCE = 60.0  # seconds for another process to let the file go
 
 
@@ -58,14 +60,15 @@ class CompletionStore:
     def get(self, key: str) -> Completion | None:
         """The recorded answer, or ``None``."""
         row = self._one(
-            "select text, prompt_tokens, completion_tokens, finish, seconds, prompt_truncated, cost from completions "
-            "where key = ?",
+            "select text, prompt_tokens, completion_tokens, finish, seconds, prompt_truncated, cost, extra "
+            "from completions where key = ?",
             (key,),
         )
         if row is None:
             return None
-        text, prompt_tokens, completion_tokens, finish, seconds, truncated, cost = row
-        return Completion(text, prompt_tokens, completion_tokens, finish, seconds, bool(truncated), cost)
+        text, prompt_tokens, completion_tokens, finish, seconds, truncated, cost, extra = row
+        figures = json.loads(extra)
+        return Completion(text, prompt_tokens, completion_tokens, finish, seconds, bool(truncated), cost, figures)
 
     def put(self, key: str, messages: Sequence[Message], completion: Completion) -> Completion:
         """Record an answer and return the recorded one, so that a resumed run sees what this one saw.
@@ -84,6 +87,7 @@ class CompletionStore:
             "prompt_truncated": int(completion.prompt_truncated),
             "seconds": completion.seconds,
             "cost": completion.cost,
+            "extra": json.dumps(dict(completion.extra)),
         }
         names, marks = ", ".join(values), ", ".join("?" * len(values))
         added = self._write(f"insert or ignore into completions ({names}) values ({marks})", tuple(values.values()))
@@ -126,8 +130,9 @@ class CompletionStore:
         self._db.execute("begin immediate")  # two that open an old file must not both mend it
         self._db.execute(_SCHEMA)
         columns = {row[1] for row in self._db.execute("pragma table_info(completions)")}
-        if "cost" not in columns:
-            self._db.execute("alter table completions add column cost real not null default 0")
+        for name, kind in _NEWER.items():
+            if name not in columns:
+                self._db.execute(f"alter table completions add column {name} {kind}")
         self._db.execute("commit")
 
     def _one(self, statement: str, values: tuple[object, ...] = ()) -> tuple[Any, ...] | None:
