@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +14,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from rearank.config import build
+from rearank.engines import PromptRanker
 from rearank.engines.model import Model
 from rearank.evaluation.published import rows
+from rearank.parsing import ParseStatus
 from rearank.prompts import Prompt
 from rearank.tasks.experiment import Run, make_run
 from rearank.tasks.preflight import PreflightError, preflight
-from rearank.types import Message, Passage, Query, Window
+from rearank.types import Completion, Message, Passage, Query, Sampling, Window
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -55,6 +60,7 @@ ROWS = {
 """What a model's name alone must give."""
 
 FOLLOWS_ANY = {"qwen05b", "qwen15b", "qwen3b", "qwen7b", "qwen3_4b", "qwen3_8b", "llama8b", "local"}
+GROUPS = ("prompt", "strategy", "engine")
 DRY = ("task=evaluate", "engine=none", "benchmark=synthetic", "tracking=none")
 """Nothing is missing here for an evaluation that asks no model."""
 
@@ -65,11 +71,14 @@ def _hydra() -> Iterator[None]:
         yield
 
 
-def composed(*overrides: str) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-    given = ["model.path=some/path"] if "model=local" in overrides else []
-    config = compose("config", ["name=test", "output_dir=out", *overrides, *given], return_hydra_config=True)
-    plain = {str(key): OmegaConf.to_container(node) for key, node in config.items() if key in ("model", "engine")}
-    return plain, {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
+@cache
+def chosen(name: str) -> tuple[Model, Mapping[str, str]]:
+    """The model of ``model=name`` and what is chosen beside it."""
+    given = ["model.path=some/path"] if name == "local" else []
+    config = compose("config", ["name=test", "output_dir=out", f"model={name}", *given], return_hydra_config=True)
+    choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
+    model: Model = build(config.model, "model")
+    return model, choices
 
 
 def run_of(*overrides: str) -> Run:
@@ -95,63 +104,46 @@ def test_each_node_is_a_row_or_follows_any_prompt() -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_the_name_alone_chooses_prompt_strategy_and_engine(name: str) -> None:
     row = ROWS[name]
-    nodes, choices = composed(f"model={name}")
-    model: Model = build(nodes["model"], "model")
-    assert {key: choices[key] for key in ("model", "prompt", "strategy", "engine")} == {
-        "model": name,
-        "prompt": row.prompt,
-        "strategy": row.strategy,
-        "engine": row.engine,
-    }
+    model, choices = chosen(name)
+    assert [choices[group] for group in GROUPS] == [row.prompt, row.strategy, row.engine]
     assert (model.name, model.path, model.prompt) == (name, row.path, row.prompt)
     assert (model.thinking, model.published, model.max_tokens) == (row.thinking, row.published, row.max_tokens)
-    assert model.engine in (None, row.engine)
-    assert model.strategy in (None, row.strategy)
+    assert model.temperature == (0.6 if name == "deepseek_r1" else 0.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_node_names_is_there(name: str) -> None:
-    nodes, choices = composed(f"model={name}")
-    model: Model = build(nodes["model"], "model")
+def test_what_a_node_names_is_there_and_is_chosen(name: str) -> None:
+    model, choices = chosen(name)
     assert model.name == name
-    for group in ("prompt", "strategy", "engine"):
+    for group in GROUPS:
         own = getattr(model, group)
         assert own is None or (CONF / group / f"{own}.yaml").is_file()
-        assert own is None or own == choices[group], "the node must choose what it names"
+        assert own in (None, choices[group])
     assert (model.prompt is None) == (name in FOLLOWS_ANY)
     assert model.published is None or model.published in rows()
 
 
-def test_greedy_but_for_what_says_otherwise() -> None:
-    warm = {name for name in NAMES if composed(f"model={name}")[0]["model"]["temperature"] > 0}
-    assert warm == {"deepseek_r1"}
-
-
 @pytest.mark.parametrize("name", ROWS)
-def test_another_prompt_is_refused_by_name(name: str) -> None:
-    with pytest.raises(PreflightError) as refusal:
-        preflight(run_of(f"model={name}", "prompt=compact", *DRY))
-    assert f"model {name} was trained with prompt={ROWS[name].prompt} and prompt=compact is chosen" in str(
-        refusal.value
-    )
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_its_own_choice_is_not_refused(name: str) -> None:
-    preflight(run_of(f"model={name}", *DRY))
+def test_another_prompt_is_refused_and_its_own_is_not(name: str) -> None:
+    model, choices = chosen(name)
+    own = [choices[group] for group in GROUPS[:2]]
+    assert model.preflight(*own, "none") == []
+    (refusal,) = model.preflight("compact", own[1], "none")
+    assert f"model {name} was trained with prompt={own[0]} and prompt=compact is chosen" in refusal
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (("model=rearank7b", "prompt=compact"), "was trained with prompt=rearank and prompt=compact is chosen"),
         (
             ("model=rank_r1_7b", "strategy=sliding_window"),
-            "rank_r1_7b is used with strategy=setwise and strategy=sliding",
+            "is used with strategy=setwise and strategy=sliding_window is",
         ),
         (("model=gpt4", "engine=transformers"), "gpt4 is served by engine=openai and engine=transformers is chosen"),
         (
             ("model=deepseek_r1", "engine=openai"),
-            "deepseek_r1 is served by engine=deepseek and engine=openai is chosen",
+            "is served by engine=deepseek and engine=openai is chosen",
         ),
         (("model=gpt35", "task=pipeline"), "gpt35 can't be trained: its weights are not to be had"),
         (
@@ -170,8 +162,8 @@ def test_the_remedies_are_remedies(tmp_path: Path) -> None:
     preflight(run_of(*DRY, "model=rearank7b", "prompt=compact", "model.prompt=null"))
     preflight(run_of(*DRY, "model=rank_r1_7b", "strategy=sliding_window", "model.strategy=null"))
     (tmp_path / "config.json").write_text("{}")
-    merged = ("model=rank_r1_7b", f"model.path={tmp_path}", "model.adapter_of=null")
-    preflight(run_of(*DRY, *merged, "engine=transformers"))
+    merged = replace(chosen("rank_r1_7b")[0], path=str(tmp_path), adapter_of=None)
+    assert merged.preflight("rank_r1", "setwise", "transformers") == []
 
 
 def test_a_servers_name_is_no_missing_folder() -> None:
@@ -204,12 +196,22 @@ WINDOW = Window(
         Passage("c", "one two three four five six seven"),
     ),
 )
-FIRST, SECOND = "Hamlet is a tragedy (12) by Shakespeare.", "Title: Hamlet Content: A village of six houses."
-QUERY = "who wrote (3) hamlet?"
+PROTOCOLS = Path(__file__).resolve().parent / "protocols"
+TAGS = {"rearank": True, "reasonrank": True, "rank_r1": True}
+CUTS = {
+    "rearank": ("max_characters", 400),
+    "rankgpt": ("max_characters", 300),
+    "rankgpt_words": ("max_words", 300),
+    "rankgpt_r1": ("max_words", 100),
+    "rankzephyr": ("max_tokens", 180),
+    "reasonrank": ("max_tokens", 100),
+    "rank_r1": ("max_tokens", 512),
+}
+"""Each published protocol's cut of a passage."""
 
 
 class Words:
-    """Cuts at white space."""
+    """Takes words for tokens."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         self.words = text.split(" ")
@@ -219,111 +221,31 @@ class Words:
         return " ".join(self.words[i] for i in token_ids)
 
 
-def test_rankzephyrs_protocol() -> None:
-    assert prompt_of("rankzephyr").render(WINDOW, Words()) == (
-        Message(
-            "system",
-            "You are RankLLM, an intelligent assistant that can rank passages based on their relevancy to the query",
-        ),
-        Message(
-            "user",
-            "I will provide you with 3 passages, each indicated by a numerical identifier []. Rank the passages based on "
-            f"their relevance to the search query: {QUERY}.\n[1] {FIRST}\n[2] {SECOND}\n[3] one two three four five six "
-            f"seven\nSearch Query: {QUERY}.\nRank the 3 passages above based on their relevance to the search query. All "
-            "the passages should be included and listed using identifiers, in descending order of relevance. The output "
-            "format should be [] > [], e.g., [2] > [1], Answer concisely and directly and only respond with the ranking "
-            "results, do not say any word or explain.",
-        ),
-    )
-    assert not prompt_of("rankzephyr").tags
+def protocol(name: str) -> tuple[Message, ...]:
+    """The turns that a published model must be shown for ``WINDOW``, as its authors write them."""
+    text = (PROTOCOLS / f"{name}.txt").read_text()
+    turns = [turn.partition("\n") for turn in ("\n" + text).removesuffix("\n").split("\n--- ")[1:]]
+    return tuple(Message(role, content) for role, _, content in turns)  # type: ignore[arg-type]
 
 
-def test_reasonranks_protocol() -> None:
-    prompt = prompt_of("reasonrank", max_tokens=6)
-    assert prompt.render(WINDOW, Words()) == (
-        Message(
-            "system",
-            "You are RankLLM, an intelligent assistant that can rank passages based on their relevance to the query. Given "
-            "a query and a passage list, you first thinks about the reasoning process in the mind and then provides the "
-            "answer (i.e., the reranked passage list). The reasoning process and answer are enclosed within <think> "
-            "</think> and <answer> </answer> tags, respectively, i.e., <think> reasoning process here </think> <answer> "
-            "answer here </answer>.",
-        ),
-        Message(
-            "user",
-            "I will provide you with 3 passages, each indicated by a numerical identifier []. Rank the passages based on "
-            f"their relevance to the search query: {QUERY}.\n\n[1] Hamlet is a tragedy (12) by\n[2] Title: Hamlet Content: "
-            f"A village of\n[3] one two three four five six\nSearch Query: {QUERY}.\nRank the 3 passages above based on "
-            "their relevance to the search query. All the passages should be included and listed using identifiers, in "
-            "descending order of relevance. The format of the answer should be [] > [], e.g., [2] > [1].",
-        ),
-    )
-    assert prompt.tags
+def test_each_prompt_of_a_row_has_its_protocol() -> None:
+    assert {path.stem for path in PROTOCOLS.glob("*.txt")} == {row.prompt for row in ROWS.values()} == set(CUTS)
 
 
-def test_rank_r1s_protocol() -> None:
-    assert prompt_of("rank_r1").render(WINDOW, Words()) == (
-        Message(
-            "system",
-            "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
-            "assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
-            "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, "
-            "respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>.",
-        ),
-        Message(
-            "user",
-            f'Given the query: "{QUERY}", which of the following documents is most relevant?\n[1] {FIRST}\n[2] {SECOND}\n'
-            "[3] one two three four five six seven\nAfter completing the reasoning process, please provide only the label "
-            "of the most relevant document to the query, enclosed in square brackets, within the answer tags. For "
-            "example, if the third document is the most relevant, the answer should be: <think> reasoning process here "
-            "</think> <answer>[3]</answer>.",
-        ),
-    )
+@pytest.mark.parametrize("name", CUTS)
+def test_a_window_is_shown_as_its_authors_show_it(name: str) -> None:
+    prompt = prompt_of(name)
+    assert prompt.render(WINDOW, Words()) == protocol(name)
+    assert prompt.tags is TAGS.get(name, False)
 
 
-def rankgpt_turns(prompt: str, **changes: Any) -> tuple[Message, ...]:
-    """The conversation without its opening, which differs."""
-    return prompt_of(prompt, **changes).render(WINDOW)[-7:]
-
-
-@pytest.mark.parametrize(("prompt", "example"), [("rankgpt_words", "[1] > [2]"), ("rankgpt_r1", "[2] > [1]")])
-def test_rankgpts_own_protocol_answers_each_passage(prompt: str, example: str) -> None:
-    assert rankgpt_turns(prompt, max_words=6) == (
-        Message("user", "[1] Hamlet is a tragedy (12) by"),
-        Message("assistant", "Received passage [1]."),
-        Message("user", "[2] Title: Hamlet Content: A village of"),
-        Message("assistant", "Received passage [2]."),
-        Message("user", "[3] one two three four five six"),
-        Message("assistant", "Received passage [3]."),
-        Message(
-            "user",
-            f"Search Query: {QUERY}. \nRank the 3 passages above based on their relevance to the search query. The passages "
-            "should be listed in descending order using identifiers. The most relevant passages should be listed first. "
-            f"The output format should be [] > [], e.g., {example}. Only response the ranking results, do not say any word "
-            "or explain.",
-        ),
-    )
-
-
-def test_how_rankgpt_opens() -> None:
-    ask = f"each indicated by number identifier []. \nRank the passages based on their relevance to query: {QUERY}."
-    okay = Message("assistant", "Okay, please provide the passages.")
-    assert prompt_of("rankgpt_words").render(WINDOW)[:3] == (
-        Message(
-            "system",
-            "You are RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query.",
-        ),
-        Message("user", f"I will provide you with 3 passages, {ask}"),
-        okay,
-    )
-    assert prompt_of("rankgpt_r1").render(WINDOW)[:2] == (
-        Message(
-            "user",
-            "You are an intelligent assistant that can rank passages based on their relevance to the query. I will provide "
-            f"you with 3 passages, {ask}",
-        ),
-        okay,
-    )
+@pytest.mark.parametrize(("name", "cut"), CUTS.items())
+def test_passages_are_cut_where_its_authors_cut_them(name: str, cut: tuple[str, int]) -> None:
+    unit, number = cut
+    long = Window(WINDOW.query, (Passage("a", "x " * 1200),))
+    (shown,) = [m.content for m in prompt_of(name).render(long, Words()) if "[1] x" in m.content]
+    letters = shown.partition("[1] x")[2].partition("\n")[0].count("x") + 1
+    assert letters == (number // 2 if unit == "max_characters" else number)
 
 
 @pytest.mark.parametrize("prompt", ["rankgpt_words", "rankgpt_r1"])
@@ -332,7 +254,7 @@ def test_apis_that_want_turns_to_alternate_get_them(prompt: str) -> None:
     assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
 
 
-@pytest.mark.parametrize("prompt", ["rankzephyr", "reasonrank", "rank_r1", "rearank", "rankgpt", "rankgpt_words"])
+@pytest.mark.parametrize("prompt", CUTS)
 def test_a_chat_template_takes_it_turn_by_turn(prompt: str) -> None:
     """With the tokenizer of the model that ships here, which also does the cutting."""
     pytest.importorskip("transformers")
@@ -346,3 +268,36 @@ def test_a_chat_template_takes_it_turn_by_turn(prompt: str) -> None:
     assert (
         text == "".join(f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in messages) + "<|im_start|>assistant\n"
     )
+
+
+class Says:
+    """An engine that always gives one answer."""
+
+    identity: Mapping[str, Any] = {}
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        return Completion(self.text, 1, 1, "stop", 0.0)
+
+    async def aclose(self) -> None:
+        pass
+
+
+REPLIES = {
+    "rankzephyr": "[3] > [1] > [2]",
+    "reasonrank": "<think> [1] is closest to [2]. </think>\n<answer> [3] > [1] > [2] </answer>",
+    "rank_r1": "<think> Not [1], not [2]. </think> <answer>[3]</answer>",
+    "rearank": "<think> [1] says little. </think> <answer> [3] > [1] > [2] </answer>",
+    "rankgpt": "<think>\nPassage [2] > [1]? No.\n</think>\n\n[3] > [1] > [2]",  # Qwen3's, thinking
+    "rankgpt_words": "[3] > [1] > [2]",
+    "rankgpt_r1": "[3] > [1] > [2]",
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_an_answer_as_its_protocol_asks_is_read_whole(name: str) -> None:
+    ranker = PromptRanker(Says(REPLIES[name]), prompt_of(name), tokenizer=Words())
+    assert asyncio.run(ranker.order(WINDOW)).order == (2, 0, 1)
+    assert ranker.statuses == {ParseStatus.OK: 1}

@@ -21,7 +21,11 @@ from rearank.training.verl import Cluster, VerlTrainer, compose
 from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config, sft_config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if path.stem != "local")
+# Those to train from: a node without a target is another's weights, a served one or an adapter can't be trained.
+NODES = {path.stem: OmegaConf.load(path) for path in (CONF / "model").glob("*.yaml") if path.stem != "local"}
+MODELS = sorted(
+    name for name, node in NODES.items() if "_target_" in node and not (node.get("engine") or node.get("adapter_of"))
+)
 ALGORITHMS = sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml"))
 FILES = Files(Path("/rows/train.parquet"), Path("/rows/validation.parquet"), Path("/checkpoints"))
 WEIGHTS = Weights("owner/model", Lengths(4096, 1024), "{}", 7)
