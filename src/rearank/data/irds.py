@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from textwrap import shorten
 from typing import Any
 
 from rearank.data.base import Collection, DataError, HasScoredDocs, assemble, check_depth, lookup
@@ -35,7 +36,7 @@ def _query_text(query: Any) -> str:
 
 def _reason(error: Exception) -> str:
     """Type and first line of what went wrong."""
-    said = (str(error).splitlines() or [""])[0][:200]
+    said = shorten((str(error).splitlines() or [""])[0], 160, placeholder="...")
     return f"{type(error).__name__}{': ' + said if said else ''}."
 
 
