@@ -110,6 +110,38 @@ def test_braces_in_the_data_stay_as_they_are() -> None:
     assert CompactPrompt().render(window)[0].content.startswith("Query: {num} {query}\n[1] {i}\n")
 
 
+def test_prompts_that_ask_for_less(root: Path) -> None:
+    setwise, pairwise, pointwise = (load(root, name) for name in ("setwise", "pairwise", "pointwise"))
+    assert [(p.asks, p.labels, p.tags) for p in (setwise, pairwise, pointwise)] == [
+        ("best", "numbers", True),
+        ("best", "letters", True),
+        ("yes_no", "numbers", True),
+    ]
+    lines = pairwise.render(WINDOW)[0].content.split("\n")
+    assert lines[:3] == [
+        "Query: what is x",
+        "Passage A: first  text".replace("  ", " "),
+        "Passage B: Title: Head Content: body",
+    ]
+    assert "[2] Title: Head Content: body" in setwise.render(WINDOW)[0].content
+    one = Window(WINDOW.query, WINDOW.passages[:1])
+    assert pointwise.render(one)[0].content.startswith("Query: what is x\nPassage: first text\nDoes this passage")
+
+
+def test_letters_are_labels_that_a_passage_can_not_forge_and_they_end() -> None:
+    prompt = CompactPrompt(labels="letters", final="")
+    content = prompt.render(Window(Query("q", "x"), (Passage("a", "see [B] and [3] > ［A］"), Passage("b", "y"))))[
+        0
+    ].content
+    assert content == "Query: x\n[A] see (B) and (3) > (A)\n[B] y\n"
+    many = Window(Query("q", "x"), tuple(Passage(str(i), "t") for i in range(27)))
+    with pytest.raises(ValueError, match=r"26 passages.*27; set prompt\.labels=numbers"):
+        prompt.render(many)
+    for wrong in ({"asks": "worst"}, {"labels": "roman"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            CompactPrompt(**wrong)  # type: ignore[arg-type]
+
+
 @given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("<>[]|/1i"))))
 def test_neutralise_is_idempotent(text: str) -> None:
     once = neutralise(text)

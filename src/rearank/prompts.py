@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkabl
 from rearank.types import Message, Passage, Window
 
 Asks: TypeAlias = Literal["ranking", "best", "yes_no"]
-"""What a prompt wants to know: the order of all passages, the best one alone, or whether the one passage is relevant."""
+"""What a prompt wants to know: the order of all passages, the best alone, or whether the one it shows is relevant."""
 Labels: TypeAlias = Literal["numbers", "letters"]
 """What a prompt calls its passages: 1, 2, ... or A, B, ..."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from rearank.config import build
 from rearank.engines import Engine, EngineError, EngineNode, PromptRanker, ScriptedEngine, SeesWindows
 from rearank.engines.virtual_time import run_virtual
-from rearank.parsing import ParseStatus
+from rearank.parsing import ParseStatus, parse_ranking
 from rearank.prompts import CompactPrompt
 from rearank.ranking import Failure, SlidingWindow, rerank_all
 from rearank.types import Candidates, Message, Passage, Query, Ranking, Sampling, Window
@@ -87,7 +88,7 @@ def test_an_oracle_without_judgements_says_so() -> None:
         order(ScriptedEngine("oracle"))
 
 
-@pytest.mark.parametrize("wrong", [{"slots": 0}, {"failing": 1.5}, {"seconds": -1}, {"sigma": -0.1}])
+@pytest.mark.parametrize("wrong", [{"slots": 0}, {"failing": 1.5}, {"seconds": -1}, {"sigma": -0.1}, {"noise": -1}])
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ScriptedEngine(**wrong)
@@ -98,6 +99,8 @@ def test_identity_distinguishes_answers_not_speed() -> None:
     assert fast.identity == slow.identity
     assert fast.identity != ScriptedEngine("random", seed=1).identity
     assert ScriptedEngine(judgements=JUDGED).identity != ScriptedEngine(judgements={}).identity
+    noisy = [ScriptedEngine("noisy", judgements=JUDGED, noise=noise).identity for noise in (1, 2)]
+    assert noisy[0] != noisy[1] != ScriptedEngine("noisy", judgements={}, noise=2).identity
     assert isinstance(fast, Engine)
     assert isinstance(fast, SeesWindows)
 
@@ -112,7 +115,60 @@ def test_nodes_say_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "OPENAI_API_KEY" in nodes["openai"].preflight()[0]
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     assert "OPENAI_API_KEY" not in " ".join(nodes["openai"].preflight())
-    for name in ("openai", "none"):
-        with pytest.raises(EngineError, match="engine=transformers"):
-            nodes[name].create("some/model")
+    with pytest.raises(EngineError, match="engine=transformers"):
+        nodes["none"].create("some/model")
     assert nodes["scripted"].preflight() == nodes["none"].preflight() == []
+
+
+def prompt_node(root: Path, name: str) -> Any:
+    return build(OmegaConf.to_container(OmegaConf.load(root / f"conf/prompt/{name}.yaml")))
+
+
+@pytest.mark.parametrize(("name", "best"), [("setwise", 3), ("pairwise", 1), ("rank_r1", 3)])
+def test_it_names_the_best_alone_where_that_is_asked(name: str, best: int, root: Path) -> None:
+    prompt = replace(prompt_node(root, name), max_tokens=None)
+    window = replace(WINDOW, passages=WINDOW.passages[:2]) if name == "pairwise" else WINDOW
+    for behaviour, expected in (("oracle", best), ("reverse", len(window) - 1), ("given", 0)):
+        ranker = PromptRanker(ScriptedEngine(behaviour, judgements=JUDGED), prompt)  # type: ignore[arg-type]
+        assert asyncio.run(ranker.order(window)).order[0] == expected
+        assert (ranker.statuses, ranker.unparsed) == ({ParseStatus.OK: 1}, 0)
+        if behaviour == "reverse":  # the window's size is read off the messages
+            bare = asyncio.run(ScriptedEngine(behaviour).complete(prompt.render(window), Sampling()))
+            assert parse_ranking(bare.text, 9, best=True, letters=name == "pairwise").permutation.order[0] == expected
+
+
+def test_it_says_yes_or_no_where_that_is_asked(root: Path) -> None:
+    prompt = prompt_node(root, "pointwise")
+
+    def scores(engine: ScriptedEngine) -> list[float]:
+        ranker = PromptRanker(engine, prompt)
+        found = [asyncio.run(ranker.score(replace(WINDOW, passages=(p,)))) for p in WINDOW.passages]
+        assert ranker.statuses == {ParseStatus.OK: 4}
+        return found
+
+    assert scores(ScriptedEngine("oracle", judgements=JUDGED)) == [0, 1, 0, 1]
+    assert scores(ScriptedEngine("given")) == [1, 1, 1, 1]
+    assert scores(ScriptedEngine("reverse")) == [0, 0, 0, 0]
+    assert len({tuple(scores(ScriptedEngine("random", seed=seed))) for seed in range(8)}) > 2
+
+
+def test_a_noisy_oracle_misreads_anew_in_each_call_and_the_same_in_the_same() -> None:
+    windows = [Window(Query("q", "what"), WINDOW.passages[i:] + WINDOW.passages[:i]) for i in range(4)]
+
+    def orders(noise: float, sample: int = 0) -> list[tuple[str, ...]]:
+        engine = ScriptedEngine("noisy", judgements=JUDGED, noise=noise)
+        ranker = PromptRanker(engine, CompactPrompt(), Sampling(temperature=1, sample=sample))
+        return [tuple(p.id for p in asyncio.run(ranker.order(w)).apply(w.passages)) for w in windows]
+
+    assert {order[:2] for order in orders(0)} == {("d3", "d1")}
+    assert orders(0) == [tuple(p.id for p in asyncio.run(_oracle().order(w)).apply(w.passages)) for w in windows]
+    assert orders(5) == orders(5)
+    assert len(set(orders(5))) > 1
+    assert orders(5) != orders(5, sample=1)
+    firsts = [order[0] for noise in (0.3, 30.0) for s in range(50) for order in orders(noise, s)]
+    assert firsts[:200].count("d3") > 195
+    assert 30 < firsts[200:].count("d3") < 80, "all but chance"
+
+
+def _oracle() -> PromptRanker:
+    return PromptRanker(ScriptedEngine(judgements=JUDGED), CompactPrompt())

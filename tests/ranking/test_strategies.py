@@ -23,6 +23,7 @@ from rearank.ranking import (
     Strategy,
     TopDown,
     Tournament,
+    misfits,
     rerank_all,
 )
 from rearank.types import Candidates, Permutation, Query, Ranking, Window
@@ -66,6 +67,7 @@ def top(strategy: Any, n: int) -> int:
 
 
 @given(ANY, N, st.integers(0, 99))
+@settings(deadline=None)
 def test_whatever_is_answered_the_list_stays_whole(strategy: Any, n: int, seed: int) -> None:
     for ranker in (shuffler(seed), first_child(), first_last()):
         order, ranking, _ = rerank(strategy, n, ranker)
@@ -75,6 +77,7 @@ def test_whatever_is_answered_the_list_stays_whole(strategy: Any, n: int, seed: 
 
 
 @given(ANY, st.data())
+@settings(deadline=None)
 def test_a_perfect_ranker_puts_the_best_on_top(strategy: Any, data: st.DataObject) -> None:
     grades = data.draw(
         st.one_of(N.flatmap(lambda n: st.permutations(range(n))), st.lists(st.integers(0, 3), max_size=60))
@@ -87,7 +90,7 @@ def test_a_perfect_ranker_puts_the_best_on_top(strategy: Any, data: st.DataObjec
 
 @pytest.mark.parametrize("name", EXACT)
 @given(data=st.data(), n=N, seed=st.integers(0, 99))
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 def test_calls_and_chain_are_what_it_says(name: str, data: st.DataObject, n: int, seed: int) -> None:
     strategy = data.draw(EXACT[name])
     ranker = shuffler(seed)
@@ -102,7 +105,7 @@ def test_calls_and_chain_are_what_it_says(name: str, data: st.DataObject, n: int
 
 @pytest.mark.parametrize("name", BOUNDED)
 @given(data=st.data(), n=N, seed=st.integers(0, 99))
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 def test_calls_and_chain_reach_their_bound_and_never_pass_it(name: str, data: st.DataObject, n: int, seed: int) -> None:
     strategy = data.draw(BOUNDED[name])
     worst = WORST[name]()
@@ -270,8 +273,31 @@ def test_what_is_out_of_range_is_named(make: Callable[[], object], names: str) -
         make()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "asks", "temperature", "said"),
+    [
+        (SlidingWindow(), "ranking", 0, []),
+        (SlidingWindow(), "best", 0, ["the best passage alone"]),
+        (TopDown(), "yes_no", 0, ["a yes or no about one passage"]),
+        (Setwise(), "best", 0, []),
+        (Setwise(), "ranking", 0, []),
+        (Pairwise(), "yes_no", 0, ["asks: best or asks: ranking"]),
+        (Pointwise(), "yes_no", 0, []),
+        (Pointwise(), "ranking", 0, ["asks: yes_no"]),
+        (SelfConsistency(Setwise()), "best", 0.7, []),
+        (SelfConsistency(Pointwise()), "best", 0, ["asks: yes_no", "set model.temperature"]),
+    ],
+)
+def test_a_prompt_must_ask_what_the_strategy_reads(
+    strategy: Any, asks: Any, temperature: float, said: list[str]
+) -> None:
+    found = misfits(strategy, asks, temperature)
+    assert len(found) == len(said)
+    assert all(part in line for part, line in zip(said, found, strict=True))
+
+
 @given(ANY, st.integers(2, 25))
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 def test_the_gate_passes_every_ability_on(strategy: Any, n: int) -> None:
     """With two places among three queries nothing changes but who waits."""
 

@@ -69,12 +69,13 @@ class TransformersNode:
 class ScriptedNode:
     """The public fake; see ``ScriptedEngine`` for the fields."""
 
-    behaviour: Literal["oracle", "given", "reverse", "random", "malformed"] = "oracle"
+    behaviour: Literal["oracle", "given", "reverse", "random", "malformed", "noisy"] = "oracle"
     seed: int = 0
     seconds: float = 0.0
     sigma: float = 0.5
     slots: int | None = None
     failing: float = 0.0
+    noise: float = 1.0
 
     def __post_init__(self) -> None:
         self.create("")
@@ -100,6 +101,7 @@ class ScriptedNode:
             sigma=self.sigma,
             slots=self.slots,
             failing=self.failing,
+            noise=self.noise,
         )
 
 

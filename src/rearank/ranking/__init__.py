@@ -3,10 +3,12 @@
 ``SlidingWindow`` the paper's strategy, with any number of passes (``plan_windows`` which positions a pass reads) ·
 ``FullList`` one call · ``TopDown`` a pivot, then all others against it at once · ``Setwise`` a heap of sets ·
 ``Pairwise`` bubble sort · ``Pointwise`` each passage alone · ``Tournament`` groups and points · ``SelfConsistency``
-several samples of any of these, merged · ``rerank_all`` every query at once.
+several samples of any of these, merged · ``misfits`` whether strategy and prompt go together · ``rerank_all`` every
+query at once.
 """
 
-from rearank.ranking.base import AbortRunError, Planned, Ranker, Resamples, Scorer, Strategy
+from rearank.ranking.base import AbortRunError, Planned, Ranker, Resamples, SaysWhatItReads, Scorer, Strategy
+from rearank.ranking.fit import misfits
 from rearank.ranking.full_list import FullList
 from rearank.ranking.pairwise import Pairwise
 from rearank.ranking.plan import plan_windows
@@ -27,6 +29,7 @@ __all__ = [
     "Pointwise",
     "Ranker",
     "Resamples",
+    "SaysWhatItReads",
     "Scorer",
     "SelfConsistency",
     "Setwise",
@@ -34,6 +37,7 @@ __all__ = [
     "Strategy",
     "TopDown",
     "Tournament",
+    "misfits",
     "plan_windows",
     "rerank_all",
 ]

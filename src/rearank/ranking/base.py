@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from rearank.types import Passage, Permutation, Query, Ranking, Window
 
 T = TypeVar("T")
+
+Reads: TypeAlias = Literal["ranking", "best", "yes_no"]
+"""The least a strategy needs of an answer: the whole order, its first place alone, or a score of one passage."""
 
 
 class AbortRunError(Exception):
@@ -61,6 +64,14 @@ class Planned(Protocol):
     def calls(self, n: int) -> int: ...
 
     def chain(self, n: int) -> int: ...
+
+
+@runtime_checkable
+class SaysWhatItReads(Protocol):
+    """A strategy that says what it needs of an answer, so that a prompt that asks for less is seen beforehand."""
+
+    @property
+    def reads(self) -> Reads: ...
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

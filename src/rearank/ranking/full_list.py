@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from rearank.ranking.base import Ranker, ranking
+from rearank.ranking.base import Ranker, Reads, ranking
 from rearank.types import Passage, Query, Ranking, Window
 
 
@@ -19,6 +20,8 @@ class FullList:
     """
 
     size: int = 100
+
+    reads: ClassVar[Reads] = "ranking"
 
     def __post_init__(self) -> None:
         if self.size < 2:

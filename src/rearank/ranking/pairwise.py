@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from rearank.ranking.base import Ranker, ranking, together
+from rearank.ranking.base import Ranker, Reads, ranking, together
 from rearank.types import Passage, Query, Ranking, Window
 
 
@@ -29,6 +30,8 @@ class Pairwise:
 
     k: int = 10
     both_orders: bool = True
+
+    reads: ClassVar[Reads] = "best"
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from rearank.ranking.base import Ranker, Scorer, ranking, together
+from rearank.ranking.base import Ranker, Reads, Scorer, ranking, together
 from rearank.types import Passage, Query, Ranking, Window
 
 
@@ -20,6 +21,8 @@ class Pointwise:
     Calls a query: ``n``, all at once: a chain of 1; none for a single candidate. Where the ranker only says yes or no
     (1 or 0) the given order decides among the yeses: a good first stage hides much of what the model can't tell.
     """
+
+    reads: ClassVar[Reads] = "yes_no"
 
     def calls(self, n: int) -> int:
         """One a passage, where there is anything to reorder."""

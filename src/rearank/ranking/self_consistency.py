@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from rearank.ranking.base import Planned, Ranker, Resamples, Strategy, ranking, together
+from rearank.ranking.base import Planned, Ranker, Reads, Resamples, SaysWhatItReads, Strategy, ranking, together
 from rearank.types import Passage, Query, Ranking
 
 
@@ -47,6 +47,11 @@ class SelfConsistency:
             raise ValueError(f"fusion must be 'rrf' or 'borda', not {self.fusion!r}")
         if self.constant < 0:
             raise ValueError(f"constant must not be negative, not {self.constant}")
+
+    @property
+    def reads(self) -> Reads:
+        """The strategy's own; a whole order where it doesn't say."""
+        return self.strategy.reads if isinstance(self.strategy, SaysWhatItReads) else "ranking"
 
     def calls(self, n: int) -> int:
         """``samples`` times the strategy's."""

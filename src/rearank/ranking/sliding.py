@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from rearank.ranking.base import Ranker
+from rearank.ranking.base import Ranker, Reads
 from rearank.ranking.plan import plan_windows
 from rearank.types import Passage, Query, Ranking, Window
 
@@ -21,6 +22,8 @@ class SlidingWindow:
     size: int = 20
     step: int = 10
     passes: int = 1
+
+    reads: ClassVar[Reads] = "ranking"
 
     def __post_init__(self) -> None:
         plan_windows(1, self.size, self.step)

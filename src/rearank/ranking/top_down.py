@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from rearank.ranking.base import Ranker, ranking, together
+from rearank.ranking.base import Ranker, Reads, ranking, together
 from rearank.types import Passage, Query, Ranking, Window
 
 
@@ -32,6 +33,8 @@ class TopDown:
 
     size: int = 20
     k: int = 10
+
+    reads: ClassVar[Reads] = "ranking"
 
     def __post_init__(self) -> None:
         if self.size < 2:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
+from typing import ClassVar
 
-from rearank.ranking.base import Ranker, ranking, together
+from rearank.ranking.base import Ranker, Reads, ranking, together
 from rearank.types import Passage, Query, Ranking, Window
 
 
@@ -40,6 +41,8 @@ class Tournament:
     keep: int = 10
     tournaments: int = 2
     seed: int = 0
+
+    reads: ClassVar[Reads] = "ranking"
 
     def __post_init__(self) -> None:
         if self.size < 2:

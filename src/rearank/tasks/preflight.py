@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from rearank.engines import OpenAINode
+from rearank.engines import NoEngine, OpenAINode
+from rearank.ranking import misfits
 from rearank.tasks.experiment import Run
 from rearank.tasks.prepare import SUMMARY, TRAIN, VALIDATION, prepared_settings
 from rearank.tasks.stage import changed_settings
@@ -65,6 +66,7 @@ def preflight(run: Run) -> None:
             )
         elif hasattr(node := getattr(experiment, need), "preflight"):
             found += node.preflight()
+    found += _misfits(run)
     if "algorithm" in experiment.task.needs:
         problems, notes = _examine_training(run)
         found += problems
@@ -75,6 +77,20 @@ def preflight(run: Run) -> None:
         elsewhere = run.choices.get("experiment") != "quickstart"
         hint = f"\nTo see the whole pipeline here, without a GPU or a download: {QUICKSTART}" if elsewhere else ""
         raise PreflightError(f"this run can't start on this machine:\n{lines}{hint}")
+
+
+def _misfits(run: Run) -> list[str]:
+    """A prompt that asks for something else than the strategy reads, or the rewards grade."""
+    experiment, needs = run.experiment, run.experiment.task.needs
+    asks, found = experiment.prompt.asks, []
+    if "trainer" in needs and asks != "ranking":
+        found.append(
+            f"training grades the order of all passages and the prompt asks for something else (asks: {asks}); choose "
+            "a prompt with asks: ranking, or task=evaluate"
+        )
+    if {"engine", "benchmark"} <= set(needs) and not isinstance(experiment.engine, NoEngine):
+        found += misfits(experiment.strategy, asks, experiment.model.temperature)
+    return found
 
 
 def _examine_training(run: Run) -> tuple[list[str], list[str]]:
