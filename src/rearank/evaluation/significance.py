@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,10 @@ class PairedTest:
     wins: int
     ties: int
     losses: int
+
+    def as_json(self) -> dict[str, float | None]:
+        """For a JSON file, which has no infinity: ``t`` is ``None`` where all differences are the same."""
+        return {**asdict(self), "t": self.t if math.isfinite(self.t) else None}
 
 
 def bootstrap_interval(

@@ -130,10 +130,15 @@ _FIRST_STAGES = ("dataset", "validation", "benchmark")
 
 
 def _with_retriever(node: Any, retriever: Any) -> Any:
-    """``node`` (a source, a benchmark, or several of them) with another first stage."""
+    """``node`` (a source, a benchmark, or several of them) with another first stage.
+
+    ``{benchmark}`` in the retriever's path stands for each benchmark's name: a run file for every member of a list.
+    """
     if node is None:
         return None
     names = {field.name for field in fields(node)}
     if "members" in names:
         return replace(node, members={key: _with_retriever(m, retriever) for key, m in node.members.items()})
+    if isinstance(node, Benchmark) and "{benchmark}" in (path := str(getattr(retriever, "path", ""))):
+        retriever = replace(retriever, path=path.replace("{benchmark}", node.name))
     return replace(node, retriever=retriever) if "retriever" in names else node

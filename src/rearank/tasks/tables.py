@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def _trained_tests(results: Sequence[Measured], trained: str) -> tuple[dict[str,
         return {}, []
     first, base, after = results[0], by_name["base"], by_name[trained]
     test = paired_test(base.values, after.values)
-    found: dict[str, Any] = {"p_value": test.p_value, "test": asdict(test)}
+    found: dict[str, Any] = {"p_value": test.p_value, "test": test.as_json()}
     if comparable(first, after):
         found[f"p_value_{first.name}"] = paired_test(first.values, after.values).p_value
     said = (
