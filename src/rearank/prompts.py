@@ -27,6 +27,8 @@ _LETTER = re.compile(r"[\[［【]\s*([A-Za-z])\s*[\]］】]")
 _INSTRUCTION = re.compile(r"\[(?=\s*/?\s*(?:INST|SYS|SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS)\b)", re.IGNORECASE)
 # Zero-width and bidirectional marks hide text from a person's eye and split words for a tokenizer.
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
+# What neutralise looks for begins or ends with one of these; most passages hold none, and one look is enough.
+_SUSPECT = re.compile(r"[<＜>＞\[［【]|" + _INVISIBLE.pattern)
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -36,6 +38,8 @@ def neutralise(text: str) -> str:
     ``<`` before a tag name or ``|`` becomes ``‹``, ``[3]`` becomes ``(3)``, invisible marks go. A reader, and a model,
     still see the same words.
     """
+    if not _SUSPECT.search(text):
+        return text
     text = _INVISIBLE.sub("", text)
     text = _TAG_END.sub("›", _TAG.sub("‹", text))
     return _INSTRUCTION.sub("(", _IDENTIFIER.sub(r"(\1)", text))
