@@ -14,6 +14,7 @@ from rearank.engines.model import Model
 from rearank.prompts import Prompt
 from rearank.ranking import Strategy
 from rearank.rewards import Reward
+from rearank.serving import Serving
 from rearank.tasks.benchmark import Benchmark, BenchmarkList
 from rearank.tasks.settings import Compare, Evaluation, Preparation
 from rearank.tracking import TrackingNode
@@ -64,6 +65,7 @@ class Experiment:
     evaluation: Any
     compare: Any
     cluster: Any
+    serve: Any
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -90,6 +92,7 @@ _EXPECTED: Mapping[str, Any] = {
     "prepare": Preparation,
     "evaluation": Evaluation,
     "compare": Compare,
+    "serve": Serving,
 }
 
 

@@ -1,0 +1,143 @@
+"""A request's body -> checked values. Everything in it is untrusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from rearank.serving.settings import Serving
+from rearank.types import Passage
+
+_KNOWN = frozenset(
+    ("query", "documents", "top_n", "return_documents", "return_reasoning", "model", "rank_fields", "priority")
+)
+
+
+class RequestError(Exception):
+    """A request that is answered with ``status`` and a message for its sender."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True)
+class RerankRequest:
+    """What is to be reranked: ``documents`` as they were sent, to be sent back; ``passages`` what the model sees."""
+
+    query: str
+    documents: tuple[Any, ...]
+    passages: tuple[Passage, ...]
+    top_n: int | None = None
+    return_documents: bool = False
+    return_reasoning: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def parse_request(body: bytes, settings: Serving, models: frozenset[str]) -> RerankRequest:
+    """Read a body of Cohere's or Jina's shape.
+
+    Keys that mean nothing here are named in ``warnings``, so that none is dropped in silence.
+
+    Raises:
+        RequestError: 400 for what is no JSON object, 404 for a model that isn't served, 413 for too much, 422 for a
+            value that can't be; the message names the key.
+    """
+    fields = _object(body)
+    model = fields.get("model")
+    if model is not None and not isinstance(model, str):
+        raise RequestError(422, "model: a string is needed, or nothing")
+    if model is not None and model not in models:
+        raise RequestError(404, f"model: {_shown(model)} is not served here; this server's is {' or '.join(models)}")
+    query = fields.get("query")
+    if not isinstance(query, str) or not query.strip():
+        raise RequestError(422, "query: a string with at least one word is needed")
+    documents = fields.get("documents")
+    if not isinstance(documents, list) or not documents:
+        raise RequestError(422, "documents: a list of at least one string, or object with a string 'text', is needed")
+    if len(documents) > settings.max_documents:
+        raise RequestError(
+            413, f"documents: {len(documents)} are more than the {settings.max_documents} served at once"
+        )
+    names = _rank_fields(fields.get("rank_fields"))
+    passages = tuple(_passage(document, index, names) for index, document in enumerate(documents))
+    characters = len(query) + sum(len(passage.text) + len(passage.title) for passage in passages)
+    if characters > settings.max_characters:
+        raise RequestError(
+            413,
+            f"query and documents: {characters} characters are more than the {settings.max_characters} served at once",
+        )
+    unused = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
+    return RerankRequest(
+        query,
+        tuple(documents),
+        passages,
+        _top_n(fields.get("top_n")),
+        _flag(fields, "return_documents"),
+        _flag(fields, "return_reasoning"),
+        tuple(f"{_shown(name)} means nothing to this server and was not used" for name in unused),
+    )
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(body.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers or nesting without end
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(400, f"the body is no JSON: {reason}") from None
+    if not isinstance(fields, dict):
+        raise RequestError(400, "the body is no JSON object")
+    return fields
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _passage(document: Any, index: int, names: tuple[str, ...] | None) -> Passage:
+    if isinstance(document, str):
+        return Passage(str(index), document)
+    if not isinstance(document, dict):
+        raise RequestError(422, f"documents[{index}]: a string or an object with a string 'text' is needed")
+    wanted = names or ("text",)
+    for name in wanted:
+        if not isinstance(document.get(name), str):
+            raise RequestError(422, f"documents[{index}]: its {_shown(name)} is missing or no string")
+    title = document.get("title")
+    return Passage(
+        str(index),
+        "\n".join(document[name] for name in wanted),
+        title if names is None and isinstance(title, str) else "",
+    )
+
+
+def _rank_fields(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        raise RequestError(422, "rank_fields: a list of at least one key of the documents is needed")
+    return tuple(value)
+
+
+def _top_n(value: Any) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise RequestError(422, "top_n: a whole number of at least 1 is needed")
+    return value
+
+
+def _flag(fields: Mapping[str, Any], name: str) -> bool:
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise RequestError(422, f"{name}: true or false is needed")
+    return bool(value)
+
+
+def _shown(value: Any) -> str:
+    """Untrusted text in a message: short, and in ASCII."""
+    return ascii(value)[:80]

@@ -1,0 +1,66 @@
+"""What a request is answered with: Cohere's fields and Jina's, which don't contradict each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rearank.reranker import RerankResult, WindowTrace
+from rearank.serving.request import RerankRequest
+
+
+def render(request_id: str, version: str, model: str, request: RerankRequest, result: RerankResult) -> dict[str, Any]:
+    """The answer's body.
+
+    ``relevance_score`` is 1 / rank: it falls with the rank and says nothing else.
+    """
+    kept = result.passages[: request.top_n]
+    ranked: list[dict[str, Any]] = [{"index": item.index, "relevance_score": item.score} for item in kept]
+    if request.return_documents:
+        ranked = [
+            {**entry, "document": _document(request, item.index)} for entry, item in zip(ranked, kept, strict=True)
+        ]
+    tokens = {"input_tokens": result.prompt_tokens, "output_tokens": result.completion_tokens}
+    meta: dict[str, Any] = {"api_version": {"version": version}, "tokens": tokens}
+    if warnings := [*request.warnings, *_unread(result)]:
+        meta["warnings"] = warnings
+    answer = {
+        "id": request_id,
+        "model": model,
+        "object": "list",
+        "results": ranked,
+        "meta": meta,
+        "usage": {
+            "prompt_tokens": result.prompt_tokens,
+            "completion_tokens": result.completion_tokens,
+            "total_tokens": result.prompt_tokens + result.completion_tokens,
+        },
+    }
+    if request.return_reasoning:
+        answer["reasoning"] = [_window(window) for window in result.windows]
+    return answer
+
+
+def _document(request: RerankRequest, index: int) -> dict[str, Any]:
+    document = request.documents[index]
+    return {"text": document} if isinstance(document, str) else document
+
+
+def _unread(result: RerankResult) -> list[str]:
+    """A caller must be able to tell a ranking from a model that said nothing usable."""
+    lost = sum(count for status, count in result.statuses.items() if status != "ok")
+    read = ", ".join(f"{count} {status}" for status, count in result.statuses.items())
+    return [f"{lost} of {result.calls} answers of the model were not in order ({read})"] if lost else []
+
+
+def _window(window: WindowTrace) -> dict[str, Any]:
+    return {
+        "documents": window.shown,
+        "order": window.ordered,
+        "status": window.status.value if window.status is not None else None,
+        "think": window.think,
+        "answer": window.answer,
+        "prompt_tokens": window.prompt_tokens,
+        "completion_tokens": window.completion_tokens,
+        "seconds": window.seconds,
+        "cut": window.cut,
+    }

@@ -1,0 +1,93 @@
+"""From a bound socket to an orderly end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rearank.reranker import Reranker
+from rearank.serving.settings import Serving, ServingError
+
+_BACKLOG = 2048
+_LOOPBACK = ("127.", "::1", "localhost")
+_log = logging.getLogger(__name__)
+
+
+def bind(settings: Serving) -> socket.socket:
+    """The socket to serve at, taken before a model is loaded for minutes; it refuses connections until then.
+
+    Raises ``ServingError`` where that address can't be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        place = socket.socket(family, kind, protocol)
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            place.bind(address)
+        except OSError:
+            place.close()
+            raise
+        return place
+    except OSError as error:
+        raise ServingError(
+            f"serve.host={settings.host} serve.port={settings.port}: can't listen there ({error.strerror}); set "
+            "another one (serve.port=0: any free port)"
+        ) from error
+
+
+def address_of(place: socket.socket) -> str:
+    """``http://host:port``."""
+    host, port = place.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(reranker: Reranker, settings: Serving, place: socket.socket) -> None:
+    """Answer requests until SIGINT or SIGTERM, then let those under way finish; the reranker stays open.
+
+    A server that was asked to stop and did has succeeded: the signal ends here.
+    """
+    import uvicorn
+
+    from rearank.serving.app import create_app
+
+    if settings.key is None and not settings.host.startswith(_LOOPBACK):
+        _log.warning("anyone who reaches %s can use this server: set serve.key_variable", address_of(place))
+    config = uvicorn.Config(
+        create_app(reranker, settings),
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,  # a line a request is logged, without what was asked
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    server = uvicorn.Server(config)
+    with _stopped_by_signals(server):
+        place.listen(_BACKLOG)  # from here on callers wait a moment instead of being refused
+        print(f"serving {reranker.model.name} at {address_of(place)}/v1/rerank; Ctrl-C stops it", flush=True)
+        server.run(sockets=[place])
+
+
+@contextmanager
+def _stopped_by_signals(server: Any) -> Iterator[None]:
+    """Uvicorn stops at a signal and then raises it again for whoever listened before: that is the server alone.
+
+    Its own handlers come late; one that arrives before them stops it, too.
+    """
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -1,0 +1,39 @@
+"""The application behind a real socket, in a thread of this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from rearank import Reranker
+from rearank.engines import Engine, EngineNode
+from rearank.ranking import SlidingWindow
+from rearank.serving import Serving
+from rearank.serving.server import address_of, bind
+
+QUESTION = {"query": "which number", "documents": ["one", "two", "three"]}
+
+
+@contextmanager
+def served(engine: EngineNode | Engine, **settings: Any) -> Iterator[httpx.Client]:
+    """A client of the server, which has ended when this does."""
+    import uvicorn
+
+    from rearank.serving.app import create_app
+
+    serving = Serving(port=0, **settings)
+    with bind(serving) as place, Reranker("tiny", engine=engine, strategy=SlidingWindow(5, 2)) as reranker:
+        app = create_app(reranker, serving)
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
+        thread.start()
+        try:
+            with httpx.Client(base_url=address_of(place), timeout=30) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
