@@ -13,12 +13,14 @@ from rearank.rewards import NdcgReward
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 YAMLS = sorted(CONF.glob("*/*.yaml"))
-# Those that build upon another (`defaults:`), and those that others build upon (`_base`), are whole only once Hydra has
-# composed them: see test_composition.
+# Those that build upon another (`defaults:`), those that others build upon (`_base`) and those that set more than their
+# node (`@package _global_`) are whole only once Hydra has composed them: see test_composition.
 NODES = [
     path
     for path in YAMLS
-    if "_target_" in path.read_text() and "\ndefaults:" not in path.read_text() and not path.stem.startswith("_")
+    if "_target_" in (text := path.read_text())
+    and not any(sign in text for sign in ("\ndefaults:", "@package _global_"))
+    and not path.stem.startswith("_")
 ]
 
 
