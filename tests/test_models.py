@@ -146,6 +146,7 @@ def test_another_prompt_is_refused_and_its_own_is_not(name: str) -> None:
             "is served by engine=deepseek and engine=openai is chosen",
         ),
         (("model=gpt35", "task=pipeline"), "gpt35 can't be trained: its weights are not to be had"),
+        (("model=qwen3_8b_off", "task=train"), "qwen3_8b_off has its thinking switched off, and trainers leave"),
         (
             ("model=rank_r1_7b", "engine=transformers"),
             "python -m rearank.engines.merge Qwen/Qwen2.5-7B-Instruct ielabgroup/Rank-R1-7B-v0.1 models/rank_r1_7b",
