@@ -7,11 +7,13 @@ import gc
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +24,8 @@ if find_spec("vllm") is None:
 
 from rearank.data.synthetic import SyntheticCollection
 from rearank.engines import Engine, EngineError, VllmNode
-from rearank.engines.model import Model
+from rearank.engines.capacity import MOST_SEQUENCES, Split, bytes_per_token
+from rearank.engines.model import Architecture, Model
 from rearank.engines.transformers import TransformersEngine
 from rearank.engines.vllm import VllmEngine
 from rearank.prompts import CompactPrompt
@@ -47,11 +50,11 @@ def compact() -> CompactPrompt:
     )
 
 
-def windows(count: int) -> list[tuple[Message, ...]]:
+def windows(count: int, size: int = 5) -> list[tuple[Message, ...]]:
     collection = SyntheticCollection(split="dev")
     passages = list(collection.iter_passages())
     queries = list(collection.queries().values())[:count]
-    found = [Window(query, tuple(passages[7 * i : 7 * i + 5])) for i, query in enumerate(queries)]
+    found = [Window(query, tuple(passages[7 * i : 7 * i + size])) for i, query in enumerate(queries)]
     return [compact().render(window) for window in found]
 
 
@@ -90,8 +93,11 @@ def before() -> Iterator[set[int]]:
 
 @pytest.fixture(scope="module")
 def engine(before: set[int]) -> Iterator[VllmEngine]:
-    """Created outside an event loop, as the commands do; closed by the last test that uses it."""
-    made = VllmNode(device="cpu", kv_cache_gib=0.5, max_concurrent=64).create(TINY)
+    """Created outside an event loop, as the commands do; closed by the last test that uses it.
+
+    With the prefix cache, as by default, and as many calls at once as it chooses.
+    """
+    made = VllmNode(device="cpu", kv_cache_gib=0.5).create(TINY)
     assert isinstance(made, VllmEngine)
     assert isinstance(made, Engine)
     assert processes() == before, "nothing starts before the first call"
@@ -123,6 +129,53 @@ def test_seed_and_sample_index_name_the_draw(engine: VllmEngine) -> None:
     assert together[0] != together[1] != together[2] != together[0]
     alone = [ask(engine, [(messages, draws[1])])[0].text for messages in prompts[:6]]
     assert alone == together[1][:6], "the company changes a sample"
+
+
+def test_the_prefix_cache_is_used_and_changes_no_greedy_answer(engine: VllmEngine) -> None:
+    """Windows of one query that begin alike, blocks of them long: asked twice, and by the engine without a cache."""
+    (whole,) = windows(1, size=30)
+    lines = whole[0].content.splitlines()
+    alike = [(Message("user", "\n".join([*lines[:last], lines[-1]])),) for last in range(24, 31)]
+    calls = [(messages, Sampling(max_tokens=100)) for messages in alike]
+    assert len({tuple(engine.chat.encode(messages)[:256]) for messages in alike}) == 1, "two blocks of 128"
+    first, again = ask(engine, calls), ask(engine, calls)
+    reference = TransformersEngine(TINY, device="cpu")
+    assert [c.text for c in again] == [c.text for c in first] == [c.text for c in ask(reference, calls)]
+
+
+def test_the_cache_and_the_calls_at_once_are_what_was_chosen(engine: VllmEngine) -> None:
+    config = engine._llm.vllm_config
+    assert config.cache_config.enable_prefix_caching
+    assert config.scheduler_config.max_num_seqs == MOST_SEQUENCES
+    # What was foreseen (half a GiB at 3,072 bytes a token) is what vLLM has, to a block.
+    foreseen = (1 << 29) // bytes_per_token(Architecture.from_folder(TINY), Split(), "float32")
+    real = config.cache_config.num_gpu_blocks * config.cache_config.block_size
+    assert foreseen - config.cache_config.block_size < real <= foreseen
+
+
+def test_neither_loop_waits_for_the_tokenizer(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer that takes its time: the caller's loop and the engine's own go on meanwhile."""
+    threads: set[str] = set()
+    encode, decode = engine.chat.encode, engine.chat.text
+
+    def slowly(do: Any) -> Any:
+        def done(given: Any) -> Any:
+            threads.add(threading.current_thread().name)
+            time.sleep(0.05)
+            return do(given)
+
+        return done
+
+    chat = SimpleNamespace(
+        prompt=lambda messages, sampling: (slowly(encode)(messages), False),
+        text=slowly(decode),
+        room=engine.chat.room,
+        ends=engine.chat.ends,
+    )
+    monkeypatch.setattr(engine, "chat", chat)
+    ask(engine, [(messages, Sampling(max_tokens=4)) for messages in windows(4)])
+    assert len(threads) == 1, "one thread has the tokenizer"
+    assert threads.isdisjoint({threading.main_thread().name, "rearank-vllm"})
 
 
 def test_a_prompt_too_long_is_cut_and_counted(engine: VllmEngine) -> None:
@@ -168,9 +221,11 @@ def test_closed_and_gone(engine: VllmEngine, before: set[int]) -> None:
 
 
 def test_a_second_engine_works_and_its_death_is_told_at_once(before: set[int]) -> None:
-    other = VllmEngine(TINY, kv_cache_gib=0.5, max_model_len=512)
+    other = VllmEngine(TINY, kv_cache_gib=0.5, max_model_len=512, max_concurrent=64, prefix_caching=False)
     assert other.context == other.identity["context"] == 512
     assert "<answer>" in ask(other, [(windows(1)[0], Sampling(max_tokens=120))])[0].text
+    config = other._llm.vllm_config
+    assert (config.scheduler_config.max_num_seqs, config.cache_config.enable_prefix_caching) == (64, False)
 
     async def die() -> tuple[list[Any], float]:
         draw = {**HOT, "temperature": 2.0, "max_tokens": 400}
@@ -206,4 +261,8 @@ def test_what_needs_no_start(before: set[int]) -> None:
         VllmEngine(TINY, dtype="float33")
     with pytest.raises(EngineError, match=r"no model at .*nowhere"):
         VllmEngine("/nowhere")
+    with pytest.raises(EngineError, match=r"tensor_parallel=3 does not divide .*choose one of 1, 2, 4"):
+        VllmEngine(TINY, tensor_parallel=3)
+    with pytest.raises(EngineError, match=r"set model\.thinking=null"):
+        VllmEngine(TINY, thinking=True)
     assert processes() == before

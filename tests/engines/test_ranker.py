@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,3 +107,24 @@ def test_nothing_is_drawn_at_temperature_0() -> None:
     warm = PromptRanker(ScriptedEngine("random"), CompactPrompt(), Sampling(temperature=1))
     with pytest.raises(ValueError, match="0 to 999, not 1000"):
         warm.resampled(1000)
+
+
+def test_a_prompt_that_cuts_by_tokens_is_made_off_the_loop() -> None:
+    """And one that does not is made at once: a thread would cost more than the prompt."""
+    threads: list[str] = []
+
+    class Words:
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            threads.append(threading.current_thread().name)
+            return list(range(len(text.split())))
+
+        def decode(self, token_ids: list[int]) -> str:
+            return " ".join(f"t{i}" for i in token_ids)
+
+    window = Window(Query("q", "ship"), (Passage("a", "one two three"), Passage("b", "four five six")))
+    for most, cut in ((2, True), (None, False)):
+        ranker = PromptRanker(ScriptedEngine("reverse"), CompactPrompt(max_tokens=most), tokenizer=Words())
+        assert asyncio.run(ranker.order(window)).order == (1, 0)
+        assert bool(threads) is cut
+        assert threading.main_thread().name not in threads
+        threads.clear()

@@ -5,17 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engines.models import save_tiny_model
 
 from rearank.engines import EngineError, EngineNode, VllmNode
+from rearank.engines.base import SplitsModels
+from rearank.engines.model import Architecture
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"tensor_parallel": 0},
+        {"pipeline_parallel": 0},
+        {"data_parallel": 0},
         {"max_model_len": 0},
         {"max_concurrent": 0},
         {"gpu_memory_utilization": 1.5},
@@ -85,6 +91,32 @@ def test_a_gpu_and_the_package_are_both_named(monkeypatch: pytest.MonkeyPatch) -
     package, gpu = VllmNode(device="cuda").preflight()
     assert "'.[vllm]'" in package
     assert "NVIDIA GPU" in gpu
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, build=GPU_BUILD, gpu=True)
+    monkeypatch.setattr("rearank.engines.nodes.gpus_seen", lambda: [80.0, 80.0])
+    assert VllmNode(tensor_parallel=2).preflight() == []
+    (line,) = VllmNode(tensor_parallel=2, data_parallel=2).preflight()
+    assert "takes 4 GPUs and 2 are seen here" in line
+    with pytest.raises(EngineError, match="takes 4 GPUs"):
+        VllmNode(tensor_parallel=2, data_parallel=2).create("some/model")
+
+
+def test_a_model_that_cannot_be_split_so_is_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine(monkeypatch, build=GPU_BUILD, gpu=True)
+    monkeypatch.setattr("rearank.engines.nodes.gpus_seen", lambda: [80.0] * 8)
+    folder = save_tiny_model(tmp_path)
+    node = VllmNode(tensor_parallel=8)
+    sizes = Architecture.from_folder(folder)
+    assert isinstance(node, SplitsModels)
+    (line,) = node.misfits(sizes)
+    assert "does not divide the model's 4 attention heads and 2 key-value heads; choose one of 1, 2, 4" in line
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EngineError, match="choose one of 1, 2, 4"):
+        node.create(str(folder))
 
 
 def test_a_preflight_imports_nothing_heavy() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from rearank.engines.model import Architecture
 from rearank.types import Completion, Message, Qrels, Sampling, Window
 
 
@@ -58,4 +59,13 @@ class EngineNode(Protocol):
 
         ``judgements`` are for fakes; ``thinking`` is the switch of models that have one.
         """
+        ...
+
+
+@runtime_checkable
+class SplitsModels(Protocol):
+    """A node whose engine spreads a model over several GPUs."""
+
+    def misfits(self, sizes: Architecture) -> list[str]:
+        """What of a model of these sizes can't be divided as asked, one line each with its remedy."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -114,10 +115,16 @@ class PromptRanker:
         return other
 
     async def _ask(self, window: Window) -> tuple[tuple[Message, ...], Completion]:
-        messages = self.prompt.render(window, self.tokenizer)
+        messages = await self._render(window)
         if isinstance(self.engine, SeesWindows):
             return messages, await self.engine.complete_window(window, messages, self.sampling)
         return messages, await self.engine.complete(messages, self.sampling)
+
+    async def _render(self, window: Window) -> tuple[Message, ...]:
+        if self.tokenizer is None or getattr(self.prompt, "max_tokens", None) is None:
+            return self.prompt.render(window, self.tokenizer)
+        # Cutting twenty passages by tokens takes milliseconds, in which the event loop would serve nobody.
+        return await asyncio.to_thread(self.prompt.render, window, self.tokenizer)
 
     def _count(self, messages: Sequence[Message], completion: Completion, parsed: ParsedRanking) -> None:
         if self.recorder is not None:

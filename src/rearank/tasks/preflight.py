@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from rearank.engines import NoEngine, OpenAINode
+from rearank.engines.base import SplitsModels
 from rearank.ranking import misfits
 from rearank.tasks.experiment import Run
 from rearank.tasks.prepare import SUMMARY, TRAIN, VALIDATION, prepared_settings
@@ -67,6 +68,7 @@ def preflight(run: Run) -> None:
         elif hasattr(node := getattr(experiment, need), "preflight"):
             found += node.preflight()
     found += _misfits(run)
+    found += _splits(run)
     if "algorithm" in experiment.task.needs:
         problems, notes = _examine_training(run)
         found += problems
@@ -91,6 +93,18 @@ def _misfits(run: Run) -> list[str]:
     if {"engine", "benchmark"} <= set(needs) and not isinstance(experiment.engine, NoEngine):
         found += misfits(experiment.strategy, asks, experiment.model.temperature)
     return found
+
+
+def _splits(run: Run) -> list[str]:
+    """Where the engine is to spread the model over GPUs in a way that its heads or layers don't allow."""
+    engine, model = run.experiment.engine, run.experiment.model
+    if "engine" not in run.experiment.task.needs or not isinstance(engine, SplitsModels):
+        return []
+    try:
+        sizes = model.sizes
+    except ValueError:  # a kind whose sizes can't be read; vLLM has the last word
+        return []
+    return engine.misfits(sizes) if sizes is not None else []
 
 
 def _examine_training(run: Run) -> tuple[list[str], list[str]]:
