@@ -3,8 +3,8 @@
 ``nodes`` what conf/engine builds to · ``transformers`` and ``vllm`` models on this machine (``chat`` what both need,
 ``processes`` none outlives this one) · ``openai`` models behind a server (``server`` the line to it, ``retries``,
 ``replies``, ``overflow``, ``budget``) · ``scripted`` a public fake · ``recording`` and ``store`` no call is paid for
-twice · ``ranker`` prompt, call, parse · ``model`` what conf/model builds to (``architecture`` its sizes, ``merge`` makes
-one of an adapter).
+twice · ``ranker`` prompt, call, parse · ``model`` what conf/model builds to (``architecture`` its sizes, ``merge``
+makes one of an adapter).
 """
 
 from rearank.engines.base import Engine, EngineError, EngineNode, SeesWindows
