@@ -13,6 +13,14 @@ class EngineError(RuntimeError):
     """A call that gave no completion, or an engine that can't start; the message says why and how to mend it."""
 
 
+def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The conversation as chat templates, servers and hashes take it.
+
+    Not by ``dataclasses.asdict``, which copies deeply: half of what a window would cost the event loop.
+    """
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Completes a conversation. A call either answers or raises; it never makes up an answer.

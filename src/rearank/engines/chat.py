@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from rearank.engines.base import EngineError
+from rearank.engines.base import EngineError, turns
 from rearank.engines.model import Architecture
 from rearank.types import Message, Sampling
 
@@ -216,7 +216,7 @@ def dtype_name(dtype: str, *, on_gpu: bool) -> str:
 
 def call_seed(messages: Sequence[Message], sampling: Sampling) -> int:
     """The seed of a call's own random stream, below 2**56: messages and sampling name it, company changes nothing."""
-    named = json.dumps([[asdict(m) for m in messages], asdict(sampling)])
+    named = json.dumps([turns(messages), asdict(sampling)])
     return int.from_bytes(hashlib.sha256(named.encode()).digest()[:7])
 
 
@@ -248,9 +248,8 @@ def fingerprint(model: str | Path, config: Any = None) -> str:
 
 
 def _rendered(tokenizer: Any, messages: Sequence[Message], thinking: bool | None) -> str:
-    turns = [asdict(message) for message in messages]
     switch = {} if thinking is None else {"enable_thinking": thinking}
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **switch))
+    return str(tokenizer.apply_chat_template(turns(messages), tokenize=False, add_generation_prompt=True, **switch))
 
 
 def _has_switch(tokenizer: Any) -> bool:

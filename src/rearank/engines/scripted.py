@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, TypeAlias
 
-from rearank.engines.base import EngineError
+from rearank.engines.base import EngineError, turns
 from rearank.prompts import Asks
 from rearank.types import Completion, Message, Qrels, Sampling, Window
 
@@ -118,7 +118,7 @@ class ScriptedEngine:
             return await self._answer(window, messages, sampling)
 
     async def _answer(self, window: Window | None, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        call = json.dumps([self._seed, [asdict(m) for m in messages], asdict(sampling)])
+        call = json.dumps([self._seed, turns(messages), asdict(sampling)])
         rng = random.Random(hashlib.sha256(call.encode()).digest())
         seconds = self._seconds * math.exp(rng.gauss(0.0, self._sigma))
         failed = rng.random() < self._failing

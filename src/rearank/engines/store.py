@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rearank.engines.base import turns
 from rearank.ranking import AbortRunError
 from rearank.types import Completion, Message, Permutation, Sampling
 
@@ -28,13 +29,13 @@ _PATIENCE = 60.0  # seconds for another process to let the file go
 
 def call_key(identity: Mapping[str, Any], messages: Sequence[Message], sampling: Sampling) -> str:
     """What names a call: the engine's identity (model, revision...), every message and the sampling, hashed."""
-    call = {"engine": dict(identity), "messages": [asdict(m) for m in messages], "sampling": asdict(sampling)}
+    call = {"engine": dict(identity), "messages": turns(messages), "sampling": asdict(sampling)}
     return hashlib.sha256(json.dumps(call, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def messages_hash(messages: Sequence[Message]) -> str:
     """What the store's column ``messages`` holds: a prompt's name, whoever is asked it."""
-    return hashlib.sha256(json.dumps([asdict(m) for m in messages]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(turns(messages)).encode()).hexdigest()
 
 
 class StoreError(AbortRunError, OSError):
