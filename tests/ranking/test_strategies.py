@@ -13,6 +13,7 @@ from tests.ranking.rankers import QUERY, Timed, first_child, first_last, oracle,
 
 from rearank.engines.virtual_time import run_virtual
 from rearank.ranking import (
+    AbortRunError,
     FullList,
     Pairwise,
     Planned,
@@ -355,3 +356,17 @@ def test_a_failed_call_raises_as_it_is_and_stops_its_siblings(strategy: Any) -> 
 
     with pytest.raises(OSError, match="engine down"):
         rerank(strategy, 20, Broken(lambda window: list(range(len(window)))))
+
+
+def test_an_abort_goes_before_other_failures_however_deep() -> None:
+    """What stops a run is not lost behind a sibling's ordinary failure."""
+
+    class Full(Timed):
+        async def _count(self, window: Window) -> None:
+            self.calls += 1
+            number = self.calls
+            await asyncio.sleep(1.0)
+            raise AbortRunError("disk full") if number == 7 else OSError(f"call {number}")
+
+    with pytest.raises(AbortRunError, match="disk full"):
+        rerank(SelfConsistency(Pointwise(), samples=2), 6, Full(lambda window: [0]))
