@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import pytest
 
-from rearank.evaluation import render_table, summary_row
+from rearank.evaluation import render_csv, render_latex, render_table, summary_row
 
 
 def test_a_table_is_aligned_markdown() -> None:
@@ -36,3 +39,31 @@ def test_a_row_says_how_sure_it_is() -> None:
     assert low < float(str(alone["nDCG@10"])) < high
     with pytest.raises(ValueError, match="at least one value"):
         summary_row("none", {})
+
+
+def test_a_table_for_a_program_keeps_every_digit() -> None:
+    rows = [{"system": 'a "b", c', "nDCG@10": 0.1 + 0.2, "p": None}, {"system": "two\nlines", "nDCG@10": 1e-30, "p": 1}]
+    text = render_csv(rows)
+    assert text.startswith("system,nDCG@10,p\n")
+    back = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["system"], float(row["nDCG@10"]), row["p"]) for row in back] == [
+        ('a "b", c', 0.1 + 0.2, ""),
+        ("two\nlines", 1e-30, "1"),
+    ]
+    assert render_csv([]) == render_latex([]) == ""
+
+
+def test_a_table_for_a_paper() -> None:
+    got = render_latex(
+        [{"system": "A_1 & 50% #{x}", "nDCG@10": 0.5, "difference": "+0.0100"}, {"system": r"a\b ~<|>^$"}]
+    )
+    assert got.splitlines() == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"system & nDCG@10 & difference \\",
+        r"\midrule",
+        r"A\_1 \& 50\% \#\{x\} & 0.5000 & +0.0100 \\",
+        r"a\textbackslash{}b \textasciitilde{}\textless{}\textbar{}\textgreater{}\textasciicircum{}\$ &  &  \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]

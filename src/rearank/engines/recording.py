@@ -34,7 +34,7 @@ class RecordingEngine:
         self.engine = engine
         self.store = store
         self.paid = 0
-        """Calls that went to the engine."""
+        """Calls that the engine answered."""
         self.paid_tokens = 0
         """Tokens of the answers that came from the engine."""
         self.paid_cost = 0.0
@@ -89,11 +89,11 @@ class RecordingEngine:
     async def _pay(
         self, key: str, window: Window | None, messages: Sequence[Message], sampling: Sampling
     ) -> Completion:
-        self.paid += 1
         if window is not None and isinstance(self.engine, SeesWindows):
             completion = await self.engine.complete_window(window, messages, sampling)
         else:
             completion = await self.engine.complete(messages, sampling)
+        self.paid += 1
         self.paid_tokens += completion.completion_tokens
         self.paid_cost += completion.cost
         return self.store.put(key, messages, completion)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from rearank.data import JudgedCandidates
@@ -111,13 +112,17 @@ async def _every_sample(
 ) -> list[Outcome]:
     work = [item.candidates.top(benchmark.depth) for item in judged if item.candidates.passages]
     place = run.folder / "evaluation" / benchmark.name / system.name
+    unsettled: list[Callable[[], None]] = []
     try:
         return [
-            await rerank(run, f"{benchmark.name}: {system.label}", work, recording, sampling, place)
+            await rerank(run, f"{benchmark.name}: {system.label}", work, recording, sampling, place, unsettled)
             for sampling in system.samplings
         ]
     finally:
         await recording.aclose()
+        with suppress(OSError):  # a full disk is what it may have stopped for
+            for settle in unsettled:
+                settle()
 
 
 def _rankings(outcome: Outcome, judged: Sequence[JudgedCandidates], depth: int) -> dict[str, list[str]]:

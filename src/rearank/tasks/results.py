@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,8 +30,11 @@ FIRST, SYSTEM, IDEAL = "first stage", "system", "ideal"
 _DEPENDS_ON = ("model", "prompt", "strategy", "engine", "evaluation", "retriever", "seed")
 # Change no number: how fast, how patient, for how much money, where an index lies, what a table shows beside.
 _INCIDENTAL = {
-    "engine": {"max_concurrent_calls", "timeout_seconds", "budget", "retries", "key_variable", "max_concurrent"},
-    "evaluation": {"max_concurrent_queries", "max_failed", "trained"},
+    "engine": {
+        *("max_concurrent", "max_concurrent_calls", "connect_seconds", "timeout_seconds", "retries", "first_wait"),
+        *("longest_wait", "key_variable", "budget"),
+    },
+    "evaluation": {"max_concurrent_queries", "max_failed", "trained", "depth", "measures"},  # the benchmark's hold
     "benchmark": {"known", "published", "cache_dir", "backend", "threads"},
     "retriever": {"cache_dir", "backend", "threads"},
 }
@@ -123,8 +128,14 @@ def keep(
             "per_query": per_query,
         },
     )
-    write_json(place / ENVIRONMENT, environment())
+    write_json(place / ENVIRONMENT, {**_machine(), "time": datetime.now(UTC).isoformat(timespec="seconds")})
     return found
+
+
+@cache
+def _machine() -> dict[str, Any]:
+    """Versions and commit don't change while a command runs, and finding them takes a tenth of a second."""
+    return environment()
 
 
 def _without(value: Any, keys: set[str]) -> Any:
