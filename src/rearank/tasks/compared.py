@@ -134,7 +134,7 @@ def _merged(entries: Sequence[Entry]) -> list[Entry]:
     for entry in sorted(entries, key=lambda one: one.role != FIRST):
         twins = [one for one in entries if _same_system(one, entry)]
         equal = all(one.scored.values == entry.scored.values for one in twins)
-        shared = equal and (entry.role == FIRST or (entry.several and len(twins) > 1))
+        shared = equal and (entry.role in (FIRST, IDEAL) or (entry.several and len(twins) > 1))
         one = replace(entry, scored=replace(entry.scored, label=entry.system)) if shared else entry
         if not shared or all(kept.scored != one.scored for kept in merged):
             merged.append(one)
