@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from rearank.data import JudgedCandidates
 from rearank.engines import CompletionStore, EngineError, RecordingEngine
@@ -81,7 +81,16 @@ def _measure_system(
         engine = experiment.engine.create(
             system.model, revision=system.revision, judgements=qrels, thinking=experiment.model.thinking
         )
-    outcomes = asyncio.run(_every_sample(run, benchmark, judged, system, RecordingEngine(engine, store)))
+    recording = RecordingEngine(engine, store)
+    # With these an answer is found again in the store, without a model: task=report shows every window so.
+    write_json(
+        place / "engine.json",
+        {
+            **{"model": system.model, "revision": system.revision, "identity": dict(recording.identity)},
+            "samplings": [asdict(sampling) for sampling in system.samplings],
+        },
+    )
+    outcomes = asyncio.run(_every_sample(run, benchmark, judged, system, recording))
     asked = sum(bool(item.candidates.passages) for item in judged)
     lost = [[str(result) for result in outcome.results.values() if isinstance(result, Failure)] for outcome in outcomes]
     for lines in lost:
