@@ -60,6 +60,16 @@ def test_windows_of_a_longer_list_are_positions_in_the_list_given(reverse: Reran
     assert result.calls == 3
 
 
+@pytest.mark.parametrize("strategy", ["setwise", "pairwise", "pointwise"])
+def test_every_strategys_windows_are_traced(strategy: str) -> None:
+    with Reranker("qwen7b", strategy=strategy, prompt=strategy, engine=REVERSE) as reranker:
+        result = reranker.rerank("which number", TEXTS)
+    assert sorted(result.indexes) == [0, 1, 2, 3]
+    assert result.statuses == {"ok": result.calls}
+    assert {index for window in result.windows for index in window.shown} == {0, 1, 2, 3}
+    assert all(sorted(window.shown) == sorted(window.ordered or ()) for window in result.windows)
+
+
 def test_every_form_of_query_and_passage(reverse: Reranker) -> None:
     mixed = ["plain", {"text": "mapped", "title": "T", "id": 7, "url": "x"}, Passage("own", "passage")]
     result = reverse.rerank(Query("q9", "a question"), mixed)
@@ -197,6 +207,7 @@ def test_closing_ends_the_calls_under_way_and_the_thread() -> None:
         ({"model": "tinny"}, "model=tinny: there is no such model; did you mean tiny"),
         ({"model": "tiny", "prompt": "rankgpt"}, "tiny was trained with prompt=compact and prompt=rankgpt"),
         ({"model": "tiny", "prompt": ChatPrompt(opening="{query}")}, "goes with prompt=compact and another ChatPrompt"),
+        ({"model": "tiny", "strategy": "pointwise"}, "prompt"),
         ({"model": "tiny", "prompt": REVERSE}, "prompt: ScriptedNode is not what this place takes"),
         ({"model": "tiny", "overrides": ["strategy.sise=5"]}, "strategy.sise"),
         ({"model": "tiny", "overrides": ["strategy.size=1"]}, "strategy: size is the number of passages"),

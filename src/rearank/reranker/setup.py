@@ -13,7 +13,7 @@ from rearank.config import ConfigError
 from rearank.engines import Engine, EngineError, EngineNode, OpenAINode, VllmNode
 from rearank.engines.model import Model
 from rearank.prompts import Prompt
-from rearank.ranking import Strategy
+from rearank.ranking import Strategy, misfits
 
 _GROUPS = ("model", "prompt", "strategy", "engine")
 _KINDS: Mapping[str, Any] = {"model": Model, "prompt": Prompt, "strategy": Strategy, "engine": (EngineNode, Engine)}
@@ -40,8 +40,8 @@ def assemble(given: Mapping[str, Any], overrides: Sequence[str]) -> Parts:
         overrides: keys of the named ones to set, as on the command line.
 
     Raises:
-        ConfigError: for a name or key that isn't there, a value out of range, or a prompt or strategy that isn't the
-            model's own.
+        ConfigError: for a name or key that isn't there, a value out of range, a prompt or strategy that isn't the
+            model's own, or a prompt that asks for something else than the strategy reads.
         EngineError: where this machine can't run the engine; the message says what is missing.
     """
     named = {group: value for group, value in given.items() if isinstance(value, str)}
@@ -54,6 +54,8 @@ def assemble(given: Mapping[str, Any], overrides: Sequence[str]) -> Parts:
         chosen = choose(_GROUPS, {**own, **named}, overrides)
     prompt, strategy, engine = (_part(group, given, chosen) for group in ("prompt", "strategy", "engine"))
     _refuse_foreign(model, given, chosen, engine)
+    if unfit := misfits(strategy, prompt.asks, model.temperature):
+        raise ConfigError("; ".join(unfit))
     missing = engine.preflight() if isinstance(engine, EngineNode) else []
     if missing and given["engine"] is None and isinstance(engine, VllmNode):
         engine = choose(_GROUPS, {**own, **named, "engine": "transformers"}, overrides).build("engine")
