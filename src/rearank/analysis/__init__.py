@@ -1,0 +1,46 @@
+"""Understanding the reasoning: four analyses of what a model writes, as rows for tables and figures. Pure: no engine.
+
+``answer`` what all look at · ``length`` tokens against nDCG · ``mentions`` and ``faithfulness`` what the reasoning says
+and whether the answer follows · ``position`` the same passages in other orders · ``attacks`` and ``attack_success``
+passages that ask to be ranked first · ``rank_statistics`` · ``figures`` · ``settings`` the config's section.
+"""
+
+from rearank.analysis.answer import Answer
+from rearank.analysis.attack_success import Attacked, attack_row, choose_victim
+from rearank.analysis.attacks import ATTACKS, HARMLESS, inject
+from rearank.analysis.faithfulness import Faithfulness, faithfulness_row, held_against_reasoning, tau_rows
+from rearank.analysis.length import Point, bin_rows, correlation_row, window_points, without_zeros
+from rearank.analysis.mentions import Implied, Mentions, Source, read_implied, read_mentions
+from rearank.analysis.position import Asked, ideal, ndcg_rows, position_row, rank_rows, shuffled
+from rearank.analysis.settings import Analyse
+
+__all__ = [
+    "ATTACKS",
+    "HARMLESS",
+    "Analyse",
+    "Answer",
+    "Asked",
+    "Attacked",
+    "Faithfulness",
+    "Implied",
+    "Mentions",
+    "Point",
+    "Source",
+    "attack_row",
+    "bin_rows",
+    "choose_victim",
+    "correlation_row",
+    "faithfulness_row",
+    "held_against_reasoning",
+    "ideal",
+    "inject",
+    "ndcg_rows",
+    "position_row",
+    "rank_rows",
+    "read_implied",
+    "read_mentions",
+    "shuffled",
+    "tau_rows",
+    "window_points",
+    "without_zeros",
+]

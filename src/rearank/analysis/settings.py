@@ -1,0 +1,80 @@
+"""The section ``analyse`` of the config: what ``task=analyse`` looks at, and how closely."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from rearank.analysis.attacks import ATTACKS
+
+What = Literal["length", "faithfulness", "position", "attack"]
+"""The analyses, in the order of the tables."""
+
+
+@dataclass(frozen=True)
+class Analyse:
+    """How much is asked of the model.
+
+    ``length`` and ``faithfulness`` look at the evaluation's own answers, which are in the completions store where the
+    benchmark was evaluated; ``position`` and ``attack`` ask about windows of their own.
+
+    Args:
+        what: which analyses.
+        queries: at most so many of the benchmark's, drawn by ``seed``; ``null`` for all.
+        repeats: rankings a query for ``length`` and ``faithfulness`` (the paper's Fig. 6: 50); several need a
+            temperature above 0.
+        temperature: of these; ``null`` for the model's own (the paper's Fig. 6: 0.6).
+        bins: of equal width, over the observed token counts.
+        drop_zeros: leave out rankings that score 0, as the paper did for its figure.
+        windows: at most so many for ``position`` and ``attack``, one a query.
+        window_size: passages in each; ``null`` for the strategy's size.
+        choose: ``sample`` draws a window's passages from the candidates, so that good and bad ones meet; ``top`` takes
+            the first ones. Either way they stand in first-stage order.
+        permutations: shuffled orders in which each window is asked again, for ``position``.
+        attacks: names of ``rearank.analysis.ATTACKS``; empty for all.
+        more_attacks: texts of your own by name; ``{query}``, ``{i}`` and ``{order}`` are filled in.
+        place: where in the passage an attack stands; a prompt that cuts passages may never show the end.
+        seed: of queries, windows, permutations, victims and intervals.
+    """
+
+    what: tuple[str, ...] = get_args(What)
+    queries: int | None = None
+    repeats: int = 1
+    temperature: float | None = None
+    bins: int = 20
+    drop_zeros: bool = False
+    windows: int = 100
+    window_size: int | None = None
+    choose: Literal["sample", "top"] = "sample"
+    permutations: int = 5
+    attacks: tuple[str, ...] = ()
+    more_attacks: dict[str, str] = field(default_factory=dict)
+    place: Literal["start", "end"] = "start"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _among("what", self.what, get_args(What))
+        _among("attacks", self.attacks, ATTACKS)
+        for name in ("repeats", "bins", "windows", "permutations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.queries is not None and self.queries < 1:
+            raise ValueError(f"queries must be at least 1, or null for all, not {self.queries}")
+        if self.window_size is not None and self.window_size < 2:
+            raise ValueError(f"window_size must be at least 2, or null for the strategy's, not {self.window_size}")
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or more, or null, not {self.temperature}")
+        if self.repeats > 1 and self.temperature == 0:
+            raise ValueError("at temperature 0 every repeat is the same; set temperature=0.6, say, or repeats=1")
+
+    @property
+    def attack_texts(self) -> Mapping[str, str]:
+        """Name -> template of every attack that is asked for."""
+        chosen = {name: ATTACKS[name] for name in self.attacks or ATTACKS}
+        return {**chosen, **self.more_attacks}
+
+
+def _among(key: str, names: tuple[str, ...], known: Mapping[str, str] | tuple[str, ...]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{key}: {', '.join(unknown)} is none of {', '.join(known)}")
