@@ -176,7 +176,10 @@ def test_a_missing_benchmark_is_left_out_of_a_list(tmp_path: Path) -> None:
         "~benchmark.depth",
         "~benchmark.measures",
         "~benchmark.missing",
-        *(f"~benchmark.{key}" for key in ("own_passage", "language", "lucene_index", "known", "published")),
+        *(
+            f"~benchmark.{key}"
+            for key in ("relevant_from", "own_passage", "language", "lucene_index", "known", "published")
+        ),
         f"+benchmark.members={{gone:{MISSING.format(tmp_path)},here:{SYNTHETIC}}}",
         expect=0,
     )

@@ -35,6 +35,17 @@ def test_missing_queries_count_zero_or_are_skipped() -> None:
     assert score(run, qrels, missing="skip") == {"ndcg_cut_10": {"a": 1.0}}
 
 
+def test_which_grades_are_relevant_where_grades_do_not_count() -> None:
+    run, qrels = {"q": ["a", "c", "b"]}, {"q": {"a": 1, "b": 2, "c": 0}}
+    measures = ["ndcg_cut_10", "map", "recip_rank", "recall_2", "P_1"]
+    low, high = (score(run, qrels, measures, relevant_from=grade) for grade in (1, 2))
+    assert [low[m]["q"] for m in measures[1:]] == pytest.approx([5 / 6, 1, 0.5, 1])
+    assert [high[m]["q"] for m in measures[1:]] == pytest.approx([1 / 3, 1 / 3, 0, 0])
+    assert low["ndcg_cut_10"] == high["ndcg_cut_10"]
+    with pytest.raises(ValueError, match="relevant_from"):
+        score(run, qrels, relevant_from=0)
+
+
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.randoms())
 def test_any_grades_score_like_our_own_ndcg(grades: list[int], random: object) -> None:
     qrels = {f"d{i}": g for i, g in enumerate(grades)}

@@ -71,6 +71,7 @@ def test_a_list_is_flat_and_its_names_differ() -> None:
     [
         ({"name": ""}, "name"),
         ({"depth": 0}, "depth"),
+        ({"relevant_from": 0}, "relevant_from"),
         ({"missing": "drop"}, "missing"),
         ({"measures": ("ndgc_10",)}, "ndgc_10"),
         ({"measures": ()}, "none given"),

@@ -13,6 +13,7 @@ def score(
     qrels: Qrels,
     measures: Sequence[str] = ("ndcg_cut_10",),
     missing: Literal["zero", "skip"] = "zero",
+    relevant_from: int = 1,
 ) -> dict[str, dict[str, float]]:
     """Score rankings by trec_eval's measures.
 
@@ -25,18 +26,23 @@ def score(
         qrels: judgements; queries without a single judged passage are left out.
         measures: trec_eval's names, ``ndcg_cut_10``, ``map``, ``recall_100``...
         missing: what a judged query without results counts. ``zero``, or ``skip`` as the paper's scripts do.
+        relevant_from: the lowest grade that counts as relevant to measures that know no grades (MAP, recall, MRR,
+            precision), trec_eval's ``-l``; nDCG takes the grades themselves.
 
     Returns:
         measure -> query id -> value.
 
     Raises:
-        ValueError: for a measure trec_eval doesn't know, a passage ranked twice, or no judged query at all.
+        ValueError: for a measure trec_eval doesn't know, a passage ranked twice, no judged query at all, or a
+            ``relevant_from`` below 1.
     """
     import pytrec_eval
 
     check_measures(measures)
     if missing not in ("zero", "skip"):
         raise ValueError(f"missing must be 'zero' or 'skip', not {missing!r}")
+    if relevant_from < 1:
+        raise ValueError(f"relevant_from is a grade and must be at least 1, not {relevant_from}")
     judged = {q: {p: max(int(g), 0) for p, g in grades.items()} for q, grades in qrels.items() if grades}
     if not judged:
         raise ValueError("the judgements hold no judged query: nothing can be scored; check the qrels file and split")
@@ -46,7 +52,8 @@ def score(
             raise ValueError(f"query {query!r}: a passage is ranked twice")
         if query in judged and ranked:
             scores[query] = {passage: float(len(ranked) - rank) for rank, passage in enumerate(ranked)}
-    values = pytrec_eval.RelevanceEvaluator(judged, set(measures)).evaluate(scores) if scores else {}
+    evaluator = pytrec_eval.RelevanceEvaluator(judged, set(measures), relevance_level=relevant_from)
+    values = evaluator.evaluate(scores) if scores else {}
     queries = sorted(judged) if missing == "zero" else sorted(scores)
     return {m: {q: float(values.get(q, {}).get(m, 0.0)) for q in queries} for m in measures}
 

@@ -22,6 +22,7 @@ class Benchmark:
         depth: number of candidates retrieved for each query; excluded ones are taken out of these (see ``Source``).
         measures: trec_eval's names; the first is the main one.
         missing: what a judged query without candidates counts: ``zero``, or ``skip`` as the paper's scripts do.
+        relevant_from: the lowest grade that measures without grades (MAP, recall...) call relevant: 2 in TREC DL.
         own_passage: ``exclude`` where queries are passages of the collection and must not find themselves.
         language: of the passages, as an ISO 639-1 code; the first stage's analyzer follows it.
         lucene_index: Pyserini's prebuilt index of this collection, for ``retriever=pyserini``; empty where none is.
@@ -35,6 +36,7 @@ class Benchmark:
     depth: int = 100
     measures: tuple[str, ...] = ("ndcg_cut_10",)
     missing: Literal["zero", "skip"] = "zero"
+    relevant_from: int = 1
     own_passage: Literal["keep", "exclude"] = "keep"
     language: str = "en"
     lucene_index: str = ""
@@ -48,6 +50,8 @@ class Benchmark:
             raise ValueError(f"depth is the number of candidates a query and must be at least 1, not {self.depth}")
         if self.missing not in ("zero", "skip"):
             raise ValueError(f"missing must be 'zero' or 'skip', not {self.missing!r}")
+        if self.relevant_from < 1:
+            raise ValueError(f"relevant_from is a grade and must be at least 1, not {self.relevant_from}")
         for source, value in self.known.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"known.{source} is an nDCG@10 and must lie in [0, 1] (0.5058 for 50.58), not {value}")
@@ -85,7 +89,7 @@ class Benchmark:
         What is excluded for a query counts neither as found nor as judged.
         """
         allowed = {query: self.judgements.allowed(query, ranked) for query, ranked in run.items()}
-        return score(allowed, self.judgements.grades, self.measures, self.missing)
+        return score(allowed, self.judgements.grades, self.measures, self.missing, self.relevant_from)
 
 
 @dataclass(frozen=True)

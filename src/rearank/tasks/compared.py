@@ -154,6 +154,7 @@ class _Judge:
     benchmark: Benchmark | None
     measures: tuple[str, ...]
     missing: Any
+    relevant_from: int = 1
 
     def score(self, path: Path) -> dict[str, dict[str, float]]:
         """measure -> query -> value; only the order of the run counts, never its scores' type or size."""
@@ -165,13 +166,14 @@ class _Judge:
             )
         if self.benchmark is not None:
             return self.benchmark.score(ranked)
-        return score(ranked, self.grades, self.measures, self.missing)
+        return score(ranked, self.grades, self.measures, self.missing, self.relevant_from)
 
 
 def _judge(run: Run) -> _Judge:
     settings = run.experiment.compare
     if settings.qrels is not None:
-        return _Judge(settings.qrels, read_qrels(settings.qrels), None, settings.measures, settings.missing)
+        grades = read_qrels(settings.qrels)
+        return _Judge(settings.qrels, grades, None, settings.measures, settings.missing, settings.relevant_from)
     benchmarks = run.experiment.benchmark.benchmarks
     if len(benchmarks) != 1:
         raise CompareError(
@@ -210,7 +212,8 @@ def _check_agreement(judge: _Judge, entries: Iterable[Entry]) -> None:
     for place, measure, query, theirs, ours in _disagreements(judge, entries):
         raise CompareError(
             f"{place / RUN} scored by {judge.source} has {measure} {ours:.4f} for query {query}, and its {METRICS} "
-            f"says {theirs:.4f}: the folder was evaluated by other judgements; give those (compare.qrels=...)"
+            f"says {theirs:.4f}: the folder was evaluated by other judgements; give those "
+            "(compare.qrels=..., and compare.relevant_from for measures without grades)"
         )
 
 

@@ -83,6 +83,7 @@ class Compare:
         measures: trec_eval's names, the main one first.
         baseline: the label that all others are compared with; ``null`` for every pair.
         missing: what a judged query that a run file lacks counts: ``zero`` or ``skip``.
+        relevant_from: with ``qrels``, the lowest grade that measures without grades call relevant (2 in TREC DL).
         permutations: of the randomisation test.
         moved: how many of the queries that moved most are listed a comparison.
         ideal: include the ideal order of the candidates, which is no system.
@@ -94,6 +95,7 @@ class Compare:
     measures: tuple[str, ...] = ("ndcg_cut_10",)
     baseline: str | None = None
     missing: Literal["zero", "skip"] = "zero"
+    relevant_from: int = 1
     permutations: int = 10_000
     moved: int = 10
     ideal: bool = False
@@ -101,6 +103,8 @@ class Compare:
 
     def __post_init__(self) -> None:
         check_measures(self.measures)
+        if self.relevant_from < 1:
+            raise ValueError(f"relevant_from is a grade and must be at least 1, not {self.relevant_from}")
         if self.permutations < 1:
             raise ValueError(f"permutations must be at least 1, not {self.permutations}")
         if self.moved < 0:
