@@ -11,8 +11,8 @@ one order and then its reverse, so that a busy machine hits all alike:
 - floor: the very prompts that ours asked, already tokenized, given to vLLM at once with no dependencies.
 
 Occupancy is the mean over vLLM's own steps of the sequences that got a token in the step, from a stat logger that the
-engine is started with (every scheme pays for it); busy is the share of the wall time with a request in flight. The
-prefix cache is emptied before each run. Needs vLLM: ``make perf`` says so and goes on where there is none.
+engine is started with (every scheme pays for it). The prefix cache is emptied before each run. Needs vLLM: ``make
+perf`` says so and goes on where there is none.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from rearank.types import Candidates, Completion, Message, Permutation, Ranking,
 
 SIZE, STEP, DEPTH, BATCH, SEMAPHORE = 5, 2, 100, 16, 32
 PASSAGES = 20_000
+SLOTS = 64
 SAMPLING = Sampling(max_tokens=96)
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128)
 FASTER, FLOOR = 1.5, 1.15
@@ -196,6 +197,8 @@ class Measured:
     occupancy: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
+    """CPU seconds of this process: vLLM's model runs in others."""
 
 
 async def measure(bench: Bench, rounds: int) -> tuple[dict[str, Measured], dict[str, Any]]:
@@ -214,9 +217,10 @@ async def measure(bench: Bench, rounds: int) -> tuple[dict[str, Measured], dict[
             if name == "floor" and not bench.prompts:  # tokenized outside the clock
                 bench.prompts = [bench.engine.chat.encode(messages) for messages in bench.asked]
             await bench.engine.fresh()
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.process_time()
             result = await schemes[name]()
             seconds = time.perf_counter() - began
+            found[name].own.append(time.process_time() - spent)
             counter, row = bench.engine.counter, found[name]
             row.seconds.append(seconds)
             row.occupancy.append(counter.tokens / counter.steps)
@@ -227,7 +231,8 @@ async def measure(bench: Bench, rounds: int) -> tuple[dict[str, Measured], dict[
                 rankings.setdefault(name, result)
             print(
                 f"  round {number + 1}, {name}: {seconds:.1f} s, occupancy {row.occupancy[-1]:.1f}, "
-                f"{counter.tokens / seconds:,.0f} tokens/s, {counter.steps / seconds:.0f} steps/s",
+                f"{counter.tokens / seconds:,.0f} tokens/s, {counter.steps / seconds:.0f} steps/s, "
+                f"own CPU {row.own[-1]:.1f} s",
                 flush=True,
             )
         order.reverse()
@@ -304,6 +309,7 @@ def report(data: Mapping[str, Any]) -> str:
             "seconds": ", ".join(f"{s:.1f}" for s in row["seconds"]),
             "occupancy": f"{fmean(row['occupancy']):.1f}",
             "steps": f"{fmean(row['steps']):,.0f}",
+            "own CPU s": f"{min(row['own']):.1f}",
             "tokens/s": f"{row['tokens'][0] / min(row['seconds']):,.0f}",
             "over the floor": f"{best[name] / best['floor']:.2f}",
             "over ours": f"{best[name] / best['ours']:.2f}",
@@ -336,7 +342,7 @@ def draw(data: Mapping[str, Any], folder: Path) -> None:
         figure.savefig(folder / f"never_idle.{ending}", dpi=120)
 
 
-def run(queries: int = 100, rounds: int = 2, max_concurrent: int | None = None) -> list[Result]:
+def run(queries: int = 100, rounds: int = 2, max_concurrent: int | None = SLOTS) -> list[Result]:
     if find_spec("vllm") is None:
         print(
             "never_idle: skipped, there is no vllm here; with the extra cluster-cpu: "
@@ -372,7 +378,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--max-concurrent", type=int, default=None)
+    parser.add_argument("--max-concurrent", type=int, default=SLOTS, help="0: as many as the engine chooses")
     chosen = parser.parse_args()
-    for result in run(chosen.queries, chosen.rounds, chosen.max_concurrent):
+    for result in run(chosen.queries, chosen.rounds, chosen.max_concurrent or None):
         print(f"{result.what}: {result.value:.2f} {result.unit} {result.bar} {'' if result.ok else 'MISSED'}")

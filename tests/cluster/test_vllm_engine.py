@@ -131,7 +131,7 @@ def test_seed_and_sample_index_name_the_draw(engine: VllmEngine) -> None:
     assert alone == together[1][:6], "the company changes a sample"
 
 
-def test_the_prefix_cache_is_used_and_changes_no_greedy_answer(engine: VllmEngine) -> None:
+def test_the_prefix_cache_changes_no_greedy_answer(engine: VllmEngine) -> None:
     """Windows of one query that begin alike, blocks of them long: asked twice, and by the engine without a cache."""
     (whole,) = windows(1, size=30)
     lines = whole[0].content.splitlines()
