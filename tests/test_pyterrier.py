@@ -20,7 +20,7 @@ from rearank.data.synthetic import SyntheticCollection  # noqa: E402
 from rearank.engines import EngineError, ScriptedEngine, ScriptedNode  # noqa: E402
 from rearank.evaluation import score  # noqa: E402
 from rearank.pyterrier import FirstStage, RerankTransformer, qrels, topics  # noqa: E402
-from rearank.ranking import SlidingWindow  # noqa: E402
+from tests.rerankers import tiny  # noqa: E402
 
 COLLECTION = SyntheticCollection(seed=1, split="test", passage_count=300, query_count=12, name="small")
 
@@ -34,7 +34,7 @@ def bm25(tmp_path_factory: pytest.TempPathFactory) -> FirstStage:
 def oracle() -> Iterator[RerankTransformer]:
     """Knows the judgements."""
     engine = ScriptedEngine("oracle", judgements=COLLECTION.qrels())
-    with Reranker("tiny", engine=engine, strategy=SlidingWindow(5, 2)) as reranker:
+    with tiny(engine) as reranker:
         yield RerankTransformer(reranker)
 
 
@@ -84,7 +84,7 @@ def test_reranked_results_keep_their_columns(bm25: FirstStage, oracle: RerankTra
 
 def test_results_without_ranks_are_read_by_score_and_without_scores_as_they_stand(tmp_path: Path) -> None:
     frame = pd.DataFrame({"qid": "1", "query": "q", "docno": ["a", "b", "c"], "text": ["x", "y", "z"]})
-    with Reranker("tiny", engine=ScriptedNode("given")) as reranker:
+    with tiny(ScriptedNode("given")) as reranker:
         keep = RerankTransformer(reranker)
         assert list(keep.transform(frame)["docno"]) == ["a", "b", "c"]
         assert list(keep.transform(frame.assign(score=[1.0, 3.0, 2.0]))["docno"]) == ["b", "c", "a"]
@@ -133,7 +133,7 @@ def test_no_queries_and_no_hits_give_empty_frames(bm25: FirstStage, oracle: Rera
 
 def test_a_failed_query_raises(bm25: FirstStage) -> None:
     with (
-        Reranker("tiny", engine=ScriptedNode("reverse", failing=1.0)) as reranker,
+        tiny(ScriptedNode("reverse", failing=1.0)) as reranker,
         pytest.raises(EngineError, match="failed this call"),
     ):
         (bm25 % 5 >> RerankTransformer(reranker)).transform(topics(COLLECTION))

@@ -24,6 +24,7 @@ from rearank.parsing import ParseStatus
 from rearank.prompts import ChatPrompt
 from rearank.ranking import Failure, SlidingWindow
 from rearank.types import Passage, Query
+from tests.rerankers import tiny
 
 REVERSE = ScriptedNode("reverse")
 TEXTS = ["one", "two", "three", "four"]
@@ -32,7 +33,7 @@ TEXTS = ["one", "two", "three", "four"]
 @pytest.fixture
 def reverse() -> Iterator[Reranker]:
     """Turns every window around."""
-    with Reranker("tiny", engine=REVERSE, strategy=SlidingWindow(5, 2)) as reranker:
+    with tiny(REVERSE) as reranker:
         yield reranker
 
 
@@ -106,7 +107,7 @@ def test_what_is_no_query_or_passage_is_named(
         reverse.rerank(query, passages, top=top)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.text(), st.lists(st.text(), max_size=9), st.sampled_from(["random", "malformed"]))
 def test_any_text_gives_a_permutation(query: str, texts: list[str], behaviour: str) -> None:
     engine = ScriptedEngine(behaviour)  # type: ignore[arg-type]
@@ -131,7 +132,7 @@ def test_it_works_inside_a_running_loop_and_from_several(reverse: Reranker) -> N
 
 def test_many_queries_at_once_in_the_order_given(capsys: pytest.CaptureFixture[str]) -> None:
     slow = ScriptedNode("reverse", seconds=0.2, sigma=0.0)
-    with Reranker("tiny", engine=slow, max_concurrent_queries=None) as reranker:
+    with tiny(slow, max_concurrent_queries=None) as reranker:
         results = reranker.rerank_many((f"query {n}", TEXTS[: n % 4 + 1]) for n in range(40))
     assert [result.query.text for result in results if not isinstance(result, Failure)] == [
         f"query {n}" for n in range(40)
@@ -140,7 +141,7 @@ def test_many_queries_at_once_in_the_order_given(capsys: pytest.CaptureFixture[s
 
 
 def test_a_failed_call_is_raised_never_hidden() -> None:
-    with Reranker("tiny", engine=ScriptedNode("reverse", failing=1.0)) as reranker:
+    with tiny(ScriptedNode("reverse", failing=1.0)) as reranker:
         with pytest.raises(EngineError, match="failed this call"):
             reranker.rerank("q", TEXTS)
         with pytest.raises(EngineError, match="failed this call") as caught:
@@ -156,7 +157,7 @@ def test_a_failed_call_is_raised_never_hidden() -> None:
 def test_a_store_makes_a_repeated_call_free(tmp_path: Path) -> None:
     for paid in (1, 0):
         engine = ScriptedEngine("reverse")
-        with Reranker("tiny", engine=engine, store=tmp_path / "store.sqlite") as reranker:
+        with tiny(engine, store=tmp_path / "store.sqlite") as reranker:
             first, second = reranker.rerank("q", TEXTS), reranker.rerank("q", TEXTS)
         assert engine.calls == paid
         assert first.windows == second.windows
@@ -172,12 +173,12 @@ def test_a_cancelled_caller_cancels_its_call_alone() -> None:
             await task
         return (await reranker.arerank("q", ["alone"])).indexes
 
-    with Reranker("tiny", engine=ScriptedNode("reverse", seconds=1000.0)) as reranker:
+    with tiny(ScriptedNode("reverse", seconds=1000.0)) as reranker:
         assert asyncio.run(caller(reranker)) == (0,)
 
 
 def test_closing_ends_the_calls_under_way_and_the_thread() -> None:
-    reranker = Reranker("tiny", engine=ScriptedNode("reverse", seconds=1000.0))
+    reranker = tiny(ScriptedNode("reverse", seconds=1000.0))
     raised: list[BaseException] = []
 
     def waits() -> None:

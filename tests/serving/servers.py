@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from tests.rerankers import tiny
 
-from rearank import Reranker
 from rearank.engines import Engine, EngineNode
-from rearank.ranking import SlidingWindow
 from rearank.serving import Serving
 from rearank.serving.server import address_of, bind
 
@@ -26,7 +25,7 @@ def served(engine: EngineNode | Engine, **settings: Any) -> Iterator[httpx.Clien
     from rearank.serving.app import create_app
 
     serving = Serving(port=0, **settings)
-    with bind(serving) as place, Reranker("tiny", engine=engine, strategy=SlidingWindow(5, 2)) as reranker:
+    with bind(serving) as place, tiny(engine) as reranker:
         app = create_app(reranker, serving)
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
