@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> None:
-    """Run the task that ``config`` describes."""
+def main(config: DictConfig) -> float | None:
+    """Run the task that ``config`` describes; its score is for sweepers."""
     from rearank.tasks.command import run_task
 
-    run_task(config)
+    return run_task(config)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ GIVEN = {
     "local": [f"benchmark.collection.{key}=some/path" for key in ("docs", "topics", "qrels_file")],
     "local_beir": ["benchmark.collection.path=some/path"],
     "local_rankllm": [f"benchmark.collection.{key}=some/path" for key in ("path", "qrels_file")],
+    "task=collect": ["task.sweep=some/path"],
     "retriever=run_file": ["retriever.path=some/path"],
     "retriever=rankllm": ["retriever.path=some/path"],
     "experiment=gpt4_two_stage": ["retriever.path=some/path"],

@@ -7,7 +7,9 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,28 @@ from rearank.tasks.environment import environment
 from rearank.tasks.experiment import make_run
 from rearank.tasks.preflight import preflight
 from rearank.tasks.stage import locked
+from rearank.tasks.sweep import JobUnderWay, close_sweep, score_of, sweep_under_way
 
 _OVERRIDE = re.compile(r"^[+~]{0,2}([\w/@.]+)=(.*)$")
 
 
-def run_task(config: DictConfig) -> None:
+def run_task(config: DictConfig) -> float | None:
+    """Run the task that ``config`` describes; returns its score, for sweepers that look for the best one.
+
+    A job of a sweep that was finished before does nothing, and one that fails says so in its folder and raises nothing.
+    """
+    composed = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(composed, dict)
+    plain = {str(key): value for key, value in composed.items()}
+    job = JobUnderWay.current()
+    if job is None:
+        return _run(plain, None)
+    return job.carry_out(plain, lambda: _run(plain, job.sweep), lambda error: explain(error, sys.argv[1:]))
+
+
+def _run(config: Mapping[str, Any], sweep: Path | None) -> float | None:
     """Build the experiment, check the machine, run the task; the folder is locked meanwhile."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    run = make_run({str(key): value for key, value in plain.items()}, HydraConfig.get().runtime.choices)
+    run = replace(make_run(config, HydraConfig.get().runtime.choices), sweep=sweep)
     preflight(run)
     # Shared cores: idle OpenMP threads must sleep, not spin. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -39,19 +54,36 @@ def run_task(config: DictConfig) -> None:
 
         write_json(run.folder / "environment.json", {**environment(), "seed": run.experiment.seed})
         run.experiment.task.run(run)
+    return score_of(run.folder)
 
 
 def guarded(main: Callable[[], Any], conf: Path = CONF) -> int:
     """Run ``main``; what goes wrong is said in a few lines, and the exit status says it too.
 
-    A bug of ours, or of a library, keeps its traceback: set REARANK_TRACE=1 to see every error's.
+    A bug of ours, or of a library, keeps its traceback: set REARANK_TRACE=1 to see every error's. A sweep ends with its
+    table and what failed in it, whatever became of its launcher.
     """
+    try:
+        status = _guarded(main, conf)
+    except Exception:
+        if sweep_under_way() is None:
+            raise
+        traceback.print_exc()  # a launcher's, say: the jobs that it ran are there still
+        status = 1
+    sweep = sweep_under_way()
+    return status if sweep is None or status == _INTERRUPTED else max(status, close_sweep(sweep))
+
+
+_INTERRUPTED = 130
+
+
+def _guarded(main: Callable[[], Any], conf: Path) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own summary
     try:
         main()
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except Exception as error:
         said = explain(error, sys.argv[1:], conf)
         if said is None or os.environ.get("REARANK_TRACE"):

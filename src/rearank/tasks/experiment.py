@@ -103,6 +103,8 @@ class Run:
     experiment: Experiment
     config: Mapping[str, Any]
     choices: Mapping[str, str]
+    sweep: Path | None = None
+    """The sweep's folder, where this is one of its jobs."""
 
     @property
     def folder(self) -> Path:

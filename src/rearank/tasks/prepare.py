@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from rearank.data import DataError, JudgedCandidates
 from rearank.progress import counted, progress
 from rearank.tasks.experiment import Run
+from rearank.tasks.sharing import SHARED, shared
 from rearank.tasks.stage import open_stage
 from rearank.training.base import write_json
 from rearank.training.rows import VERSION, write_rows
@@ -46,10 +47,22 @@ def prepare(run: Run) -> Path:
 
     Raises ``DataError`` where no window is left to train on.
     """
-    folder = open_stage(run.folder / "prepared", prepared_settings(run))
+    settings = prepared_settings(run)
+    folder = open_stage(run.folder / "prepared", settings)
     if (folder / SUMMARY).is_file():
         _log.info("prepared rows found in %s", folder)
         return folder
+    store = run.sweep / SHARED if run.sweep is not None else None
+    with shared(store, settings, folder, (TRAIN, VALIDATION, SUMMARY)) as there:
+        if there:
+            _log.info("%s: the rows that another job of the sweep prepared", folder)
+        else:
+            _write(run, folder)
+    return folder
+
+
+def _write(run: Run, folder: Path) -> None:
+    """Draw the windows and write them."""
     experiment = run.experiment
     with progress(f"judged candidates of {experiment.dataset.name}"):
         judged = experiment.dataset.judged(experiment.prepare.depth)
@@ -81,7 +94,6 @@ def prepare(run: Run) -> Path:
     }
     write_json(folder / SUMMARY, summary)
     _log.info("%s: %s", folder, json.dumps(summary))
-    return folder
 
 
 def _held_out(run: Run, item: JudgedCandidates) -> bool:

@@ -1,0 +1,58 @@
+"""What several jobs of a sweep would make alike is made by one of them: the others link it into their own folders."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SHARED = "shared"
+"""The folder of a sweep that its jobs share."""
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Of plain settings: 16 hexadecimal digits, the same whatever the keys' order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def shared(store: Path | None, settings: Mapping[str, Any], folder: Path, files: Sequence[str]) -> Iterator[bool]:
+    """``files`` in ``folder``: yields whether they are there now, or are to be made inside the block.
+
+    Args:
+        store: where jobs share; ``None`` outside a sweep, and then nothing is there.
+        settings: what the files follow from: jobs whose settings are equal share them.
+        folder: of the job.
+        files: names; the last one says that all are whole. What the block made is kept for the other jobs.
+    """
+    if store is None:
+        yield False
+        return
+    place = store / f"{folder.name}-{fingerprint(settings)}"
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second job waits for what the first one makes, and then has it
+        if (place / files[-1]).is_file():
+            _link(place, folder, files)
+            yield True
+            return
+        yield False
+        _link(folder, place, files)
+
+
+def _link(source: Path, target: Path, files: Sequence[str]) -> None:
+    """Hard links where the disk has them, copies elsewhere; each appears whole."""
+    for name in files:
+        scratch = target / f"{name}.partial"
+        scratch.unlink(missing_ok=True)
+        try:
+            os.link(source / name, scratch)
+        except OSError:
+            shutil.copyfile(source / name, scratch)
+        scratch.replace(target / name)

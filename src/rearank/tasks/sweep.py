@@ -1,0 +1,350 @@
+"""A sweep: one command, a job for every combination, each in a folder named after what is swept.
+
+``<sweep>/<job>/job.json`` says how a job ended. A finished one returns at once when the command is given again, a
+failed one leaves ``failure.txt`` and stops no other, and the sweep ends with a table (``collect``). Hydra's callback
+gives the jobs their places; the rest is done by the job itself, so that every launcher will do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from rearank.tasks.sharing import fingerprint
+from rearank.training.base import write_json
+
+JOB, SWEEP, FAILURE = "job.json", "sweep.json", "failure.txt"
+LONGEST = 200
+"""Bytes of a job's folder name; file systems end at 255, and W&B at 128 characters of a label that is cut anyway."""
+
+_INCIDENTAL = {"name", "output_dir", "paths", "tracking", "compare", "serve", "report"}  # change no result
+_RESULTS = ("summary.json", "training/result.json", "sft/result.json", "prepared/summary.json")
+_log = logging.getLogger(__name__)
+
+
+def job_folder(overrides: str) -> str:
+    """A folder's name for ``reward=ndcg,seed=1``: no slash, not too long; a hash tells changed ones apart."""
+    name = overrides.replace("/", "_") or "job"
+    if name == overrides and len(name.encode()) <= LONGEST:
+        return name
+    if not overrides:
+        return name
+    mark = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+    return name.encode()[: LONGEST - 9].decode(errors="ignore") + f"-{mark}"
+
+
+OmegaConf.register_new_resolver("rearank.job_folder", job_folder, replace=True)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder and what is swept there: key -> values, in the order of the command line."""
+
+    folder: Path
+    swept: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> Sweep:
+        """What ``sweep.json`` says; an empty one where there is none."""
+        try:
+            stored = json.loads((folder / SWEEP).read_text())
+        except (OSError, ValueError):
+            return cls(folder)
+        return cls(folder, stored["swept"], stored["overrides"])
+
+    def jobs(self) -> list[Job]:
+        """Every job that was ever started here, in the order of the command line."""
+        found = [Job.read(path.parent) for path in sorted(self.folder.glob(f"*/{JOB}"))]
+        return sorted(found, key=self._place)
+
+    def _place(self, job: Job) -> list[int]:
+        """By the values' places on the command line; the seed last."""
+        keys = [*(key for key in self.swept if key != "seed"), *(key for key in self.swept if key == "seed")]
+        orders = ((list(self.swept[key]), job.choices.get(key, "")) for key in keys)
+        return [values.index(value) if value in values else len(values) for values, value in orders]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job's ``job.json``. ``status``: running, finished, failed; or stopped, for one that ended without a word."""
+
+    folder: Path
+    status: str
+    choices: Mapping[str, str]
+    fixed: Sequence[str]
+    cause: str = ""
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        """Raises ``ValueError`` for a file that isn't ours."""
+        stored = json.loads((folder / JOB).read_text())
+        status, cause = stored["status"], stored.get("cause", "")
+        if status == "running" and _free(folder):
+            status, cause = "stopped", "it ended without a word: killed, out of memory, or interrupted"
+        return cls(folder, status, stored["choices"], stored["fixed"], cause, stored.get("seconds", 0.0))
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("failed", "stopped")
+
+    @property
+    def command(self) -> str:
+        """What runs this job alone, in its place."""
+        words = [*self.fixed, *(f"{key}={value}" for key, value in self.choices.items())]
+        return " ".join(["python run.py -m", *map(quoted, words)])
+
+
+class SweepCallback(Callback):
+    """Gives a sweep its folder and its jobs' folders their names. In ``conf/config.yaml`` as ``hydra.callbacks``."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Before any job: what is swept goes to ``sweep.json`` and, through Hydra's own keys, to every job."""
+        global _under_way
+        sweep = _planned(config)
+        keys = {key for key, _ in _parsed(config.hydra.overrides.task)}
+        fixed = sorted((keys | set(config.hydra.job.config.override_dirname.exclude_keys)) - set(sweep.swept))
+        listed = ",".join(_in_quotes(key) for key in fixed)
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.sweep.dir = str(sweep.folder)
+            config.hydra.overrides.hydra.extend(
+                [
+                    f"hydra.sweep.dir={_in_quotes(str(sweep.folder))}",
+                    f"hydra.job.config.override_dirname.exclude_keys=[{listed}]",
+                ]
+            )
+        write_json(sweep.folder / SWEEP, {"swept": sweep.swept, "overrides": list(sweep.overrides)})
+        _under_way = sweep
+
+
+_under_way: Sweep | None = None
+
+
+def sweep_under_way() -> Sweep | None:
+    """The one that this process launched."""
+    return _under_way
+
+
+def _planned(config: DictConfig) -> Sweep:
+    """The folder and what is swept; keys that an earlier command swept there stay swept, were it over one value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    task = list(config.hydra.overrides.task)
+    swept: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(task):
+        if override.is_sweep_override():
+            discrete = override.is_discrete_sweep()
+            swept[override.key_or_group] = list(override.sweep_string_iterator()) if discrete else []
+    for key, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items():
+        swept.setdefault(str(key), [value.strip() for value in str(values).split(",")])
+    folder = _folder(config, swept)
+    earlier = Sweep.read(folder)
+    single = dict(_parsed(task))
+    known = {key: list(values) for key, values in earlier.swept.items() if key in swept or key in single}
+    for key in known:
+        known[key] += [value for value in swept.get(key, [single.get(key, "")]) if value not in known[key]]
+    return Sweep(folder, {**known, **{key: values for key, values in swept.items() if key not in known}}, task)
+
+
+def _folder(config: DictConfig, swept: Mapping[str, Sequence[str]]) -> Path:
+    """``<outputs>/<name>-sweep``; a swept choice has no place in the name, which is the same for all jobs."""
+    given = [str(line) for line in config.hydra.overrides.hydra]
+    if any(line.startswith("hydra.sweep.dir=") for line in given):
+        return Path(str(config.hydra.sweep.dir))
+    template = str(OmegaConf.to_container(config, resolve=False)["name"])  # type: ignore[call-overload,index]
+    parts = [part for part in template.split("-") if not any(_mentions(part, key) for key in swept)]
+    with read_write(config), open_dict(config):
+        config.name = "-".join(parts) or "all"
+        folder = Path(str(config.hydra.sweep.dir))
+        config.name = template
+    return folder
+
+
+def _mentions(part: str, key: str) -> bool:
+    return f"choices.{key}}}" in part or f"${{{key}}}" in part
+
+
+def _parsed(overrides: Iterable[str]) -> list[tuple[str, str]]:
+    """(key, value as written) of each."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    found = OverridesParser.create().parse_overrides(list(overrides))
+    return [(one.key_or_group, one.input_line.partition("=")[2] if one.input_line else "") for one in found]
+
+
+@dataclass(frozen=True)
+class JobUnderWay:
+    """The job that this process works on, as Hydra describes it."""
+
+    sweep: Path
+    folder: Path
+    choices: Mapping[str, str]
+    fixed: Sequence[str]
+
+    @classmethod
+    def current(cls) -> JobUnderWay | None:
+        """``None`` where the command is no sweep."""
+        hydra = HydraConfig.get()
+        if hydra.mode != RunMode.MULTIRUN:
+            return None
+        excluded = set(hydra.job.config.override_dirname.exclude_keys)
+        lines = list(hydra.overrides.task)
+        parsed = list(zip(lines, _parsed(lines), strict=True))
+        choices = {key: value for _, (key, value) in parsed if key not in excluded}
+        fixed = [line for line, (key, _) in parsed if key in excluded]
+        return cls(Path(hydra.sweep.dir), Path(hydra.runtime.output_dir), choices, fixed)
+
+    def carry_out(
+        self,
+        config: Mapping[str, Any],
+        work: Callable[[], float | None],
+        explain: Callable[[BaseException], str | None],
+    ) -> float | None:
+        """Do ``work`` unless it was done with these settings; its failure is written down, and ``None`` returned.
+
+        Args:
+            config: of the job, plain.
+            work: returns the job's score.
+            explain: an error in a few lines, ``None`` for one that its traceback explains best.
+        """
+        settings = fingerprint({key: value for key, value in config.items() if key not in _INCIDENTAL})
+        done, score = self._done(settings)
+        if done:
+            _log.info("%s: finished before", self.folder.name)
+            return score
+        began = time.time()
+        common = {"choices": dict(self.choices), "fixed": list(self.fixed), "settings": settings, "started": began}
+        with _at_work(self.folder) as free:
+            if not free:
+                _log.error("%s: another command works on this job; it is left alone", self.folder.name)
+                return None
+            (self.folder / FAILURE).unlink(missing_ok=True)
+            write_json(self.folder / JOB, {"status": "running", **common})
+            try:
+                score = work()
+            except Exception as error:
+                said = explain(error) or f"{type(error).__name__}: {error}"
+                (self.folder / FAILURE).write_text(traceback.format_exc(), encoding="utf-8")
+                _log.error("%s failed: %s", self.folder.name, said)
+                ended = {"status": "failed", "cause": said, "seconds": round(time.time() - began, 1)}
+                write_json(self.folder / JOB, {**ended, **common})
+                return None
+            results = [name for name in _RESULTS if (self.folder / name).is_file()]
+            ended = {"status": "finished", "score": score, "seconds": round(time.time() - began, 1), "results": results}
+            write_json(self.folder / JOB, {**ended, **common})
+        return score
+
+    def _done(self, settings: str) -> tuple[bool, float | None]:
+        """Whether the job is finished with these settings and its results are there still; its score."""
+        try:
+            stored = json.loads((self.folder / JOB).read_text())
+        except (OSError, ValueError):
+            return False, None
+        done = stored["status"] == "finished" and stored["settings"] == settings
+        there = all((self.folder / name).is_file() for name in stored.get("results", ()))
+        return done and there, stored.get("score")
+
+
+@contextmanager
+def _at_work(folder: Path) -> Iterator[bool]:
+    """Hold ``<folder>/.job``, by which others see that the job is at work; ``False`` where somebody else holds it."""
+    with (folder / ".job").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _free(folder: Path) -> bool:
+    with _at_work(folder) as free:
+        return free
+
+
+def close_sweep(sweep: Sweep) -> int:
+    """The table of all jobs and what failed, on screen and in the sweep's folder; the exit status of the command."""
+    from rearank.tasks.collect import CollectError, collect
+
+    jobs = sweep.jobs()
+    try:
+        collect(Sweep.read(sweep.folder))
+    except CollectError as error:
+        print(f"no table: {error}", file=sys.stderr)
+    failed = [job for job in jobs if job.failed]
+    for line in failure_lines(jobs):
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
+
+
+def failure_lines(jobs: Sequence[Job]) -> list[str]:
+    """What failed, why, and the command that runs it again alone."""
+    failed = [job for job in jobs if job.failed]
+    if not failed:
+        return []
+    lines = [f"\n{len(failed)} of {len(jobs)} jobs failed; the same command runs them again, and only them. One alone:"]
+    for job in failed:
+        trace = f" ({path})" if (path := job.folder / FAILURE).is_file() else ""
+        lines += [f"  {job.folder.name}: {job.cause}{trace}", f"    {job.command}"]
+    return lines
+
+
+def quoted(word: str) -> str:
+    """For a shell."""
+    import shlex
+
+    return shlex.quote(word)
+
+
+def _in_quotes(text: str) -> str:
+    """For Hydra's grammar of overrides."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def score_of(folder: Path) -> float | None:
+    """What a job came to, the larger the better: the average of its benchmarks, or its training's validation nDCG.
+
+    On a benchmark it is the main measure of the trained system, or of the model where nothing was trained.
+    """
+    scores = []
+    for place in sorted(folder.glob("evaluation/*/")):
+        found = {path.parent.name: json.loads(path.read_text()) for path in place.glob("*/metrics.json")}
+        if (name := measured_by(found)) is not None:
+            scores.append(found[name]["mean"][found[name]["measures"][0]])
+    if scores:
+        return float(sum(scores) / len(scores))
+    path = folder / "training" / "result.json"
+    best = json.loads(path.read_text())["best_ndcg"] if path.is_file() else None
+    return None if best is None else float(best)
+
+
+UNTRAINED, SAMPLED = ("base", "scripted"), "base_sampled"
+_ASIDE = re.compile(r"\.\d+$")  # what other settings made, moved aside
+
+
+def measured_by(systems: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The system that a job stands for: the checkpoint that was trained, or the model as it is.
+
+    ``systems`` maps names to the content of their ``metrics.json``.
+    """
+    names = [name for name, found in systems.items() if found.get("role") == "system" and not _ASIDE.search(name)]
+    trained = [name for name in names if name not in (*UNTRAINED, SAMPLED)]
+    return next(iter([*trained, *(name for name in UNTRAINED if name in names)]), None)
