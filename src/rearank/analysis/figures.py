@@ -26,7 +26,7 @@ def draw_length(folder: Path, queries: Mapping[str, Rows], windows: Mapping[str,
             centres = [(_number(row, "from") + _number(row, "to")) / 2 for row in rows]
             _with_intervals(axes, centres, rows, "mean", number, label)
     right.axhline(0, color=_GREY, linewidth=0.8)
-    left.set(xlabel="tokens of a query's answers", ylabel=measure, title="whole rankings")
+    left.set(xlabel="mean tokens of a query's answers", ylabel=measure, title="whole rankings")
     right.set(xlabel="tokens of an answer", ylabel="change of nDCG@10", title="single windows")
     return _save(figure, folder / "length")
 

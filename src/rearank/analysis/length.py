@@ -1,8 +1,9 @@
 """Answer length against ranking quality (the paper's Fig. 6): is more reasoning better reasoning?
 
 Length is all tokens of the answers, reasoning and order together: engines count those, and the order's share is about
-the same for windows of one size. Two units: a *query*'s whole ranking (all its windows' tokens, nDCG of the list) and
-a *window* (its answer's tokens, the change in the window's nDCG).
+the same for windows of one size. Two units: a *query*'s whole ranking (its answers' mean length, nDCG of the list) and
+a *window* (its answer's tokens, the change in the window's nDCG). A mean and no sum: a query with fewer candidates has
+fewer windows, and its sum would say so and nothing about reasoning.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from rearank.evaluation import Cell, bootstrap_interval
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One ranking of one query, or one answer about a window: its tokens, and what it was worth."""
+    """One ranking of one query, or one answer about a window: its tokens (an answer), and what it was worth."""
 
     query: str
-    tokens: int
+    tokens: float
     value: float
 
 

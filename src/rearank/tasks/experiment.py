@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from rearank.analysis import Analyse
 from rearank.augmentation import Augmentation
 from rearank.config import ConfigError, build
 from rearank.engines import EngineNode
@@ -64,6 +65,7 @@ class Experiment:
     sft: Any
     evaluation: Any
     compare: Any
+    analyse: Any
     cluster: Any
     serve: Any
 
@@ -92,6 +94,7 @@ _EXPECTED: Mapping[str, Any] = {
     "prepare": Preparation,
     "evaluation": Evaluation,
     "compare": Compare,
+    "analyse": Analyse,
     "serve": Serving,
 }
 
