@@ -14,6 +14,7 @@ from rearank.engines import EngineNode
 from rearank.engines.model import Model
 from rearank.prompts import Prompt
 from rearank.ranking import Strategy
+from rearank.report import Report
 from rearank.rewards import Reward
 from rearank.serving import Serving
 from rearank.tasks.benchmark import Benchmark, BenchmarkList
@@ -68,6 +69,7 @@ class Experiment:
     analyse: Any
     cluster: Any
     serve: Any
+    report: Any
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -96,6 +98,7 @@ _EXPECTED: Mapping[str, Any] = {
     "compare": Compare,
     "analyse": Analyse,
     "serve": Serving,
+    "report": Report,
 }
 
 

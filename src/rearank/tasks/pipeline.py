@@ -1,4 +1,4 @@
-"""``task=pipeline``: prepare, train, evaluate; each step picks up what it finds done."""
+"""``task=pipeline``: prepare, train, evaluate, report; each step picks up what it finds done."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from rearank.tasks.evaluate import evaluate
 from rearank.tasks.experiment import Run
+from rearank.tasks.report import report_at_end
 from rearank.tasks.train import train
 
 
@@ -17,7 +18,8 @@ class PipelineTask:
     needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "algorithm", "tracking", "benchmark", "engine")
 
     def run(self, run: Run) -> None:
-        """Rows, training, evaluation."""
+        """Rows, training, evaluation, report."""
         train(run)
         evaluate(run)
+        report_at_end(run)
         print(f"everything is in {run.folder}; the curves: {run.folder / 'training' / 'figures'}", flush=True)

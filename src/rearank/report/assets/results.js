@@ -1,0 +1,114 @@
+// What came out: the figures that matter, the table beside published numbers, seeds and tests.
+
+const STATUS = {
+  ok: ["ok", "each passage named exactly once"],
+  partial: ["partial", "some passages weren't named; they follow in their given order"],
+  duplicates: ["duplicates", "a passage was named twice"],
+  out_of_range: ["out of range", "a number that is no passage of the window"],
+  no_answer_tag: ["no answer tag", "no complete <answer> … </answer>"],
+  unclosed_think: ["unclosed think", "the reasoning never ended, cut at the token limit as a rule"],
+  empty: ["empty", "nothing, or no passage named"],
+};
+
+function heroes(benchmark) {
+  const measure = benchmark.measures[0], first = benchmark.systems[0];
+  const shown = benchmark.systems.filter((one) => one.role !== "ideal");
+  const best = shown.reduce((a, b) => (b.means[measure.key] ?? -1) > (a.means[measure.key] ?? -1) ? b : a, first);
+  const base = shown.find((one) => one.name === "base");
+  const cards = [...new Set([first, base, best].filter(Boolean))];
+  return h("div", { class: "heroes" }, cards.map((one) => h("div", { class: "hero" + (one === best ? " best" : "") },
+    h("span", { class: "what" }, one.label), h("span", { class: "value" }, number(one.means[measure.key])),
+    h("span", { class: "under" }, one === first ? `${measure.label}, ${benchmark.name}, ${one.queries} queries` : [change(one.means[measure.key] - first.means[measure.key]), " against the first stage"]))));
+}
+
+function intervalCell(one, key) {
+  const found = one.intervals[key];
+  return found ? `${number(found[0])} – ${number(found[1])}` : "";
+}
+
+function dotPlot(benchmark) {
+  const key = benchmark.measures[0].key, rows = benchmark.systems;
+  const ends = rows.flatMap((one) => one.intervals[key] || [one.means[key]]).concat(rows.filter((one) => one.published).map((one) => one.published.value / 100));
+  let [low, high] = [Math.min(...ends), Math.max(...ends)];
+  const pad = (high - low) * 0.08 || 0.05; low = Math.max(0, low - pad); high = Math.min(1, high + pad);
+  const x = (value) => 6 + (value - low) / (high - low) * 288;
+  return (one) => {
+    const interval = one.intervals[key] || [one.means[key], one.means[key]];
+    return s("svg", { viewBox: "0 0 300 20", class: "dots", "aria-hidden": "true" },
+      ticks(low, high, 3).map((value) => s("line", { x1: x(value), x2: x(value), y1: 0, y2: 20, class: "grid" })),
+      s("line", { x1: x(interval[0]), x2: x(interval[1]), y1: 10, y2: 10, class: "whisker" }),
+      one.published ? s("path", { d: `M${x(one.published.value / 100)} 4l5 6l-5 6l-5 -6Z`, class: "printed" }) : null,
+      s("circle", { cx: x(one.means[key]), cy: 10, r: 4.5, class: "point " + one.role.replace(" ", "-") }));
+  };
+}
+
+function resultTable(benchmark) {
+  const [main, ...others] = benchmark.measures, plot = dotPlot(benchmark);
+  const first = benchmark.systems[0], printed = benchmark.systems.some((one) => one.published);
+  const cost = benchmark.systems.some((one) => one.calls.cost);
+  const columns = [
+    { title: "system", cell: (one) => one.label },
+    { title: main.label, number: true, cell: (one) => h("strong", {}, number(one.means[main.key])) },
+    { title: "95% interval", number: true, cell: (one) => intervalCell(one, main.key) },
+    { title: printed ? "● here, ◆ published" : "", cell: plot },
+    { title: "against the first stage", number: true, cell: (one) => one === first ? "" : change(one.means[main.key] - first.means[main.key]) },
+    ...(printed ? [{ title: "published", number: true, cell: (one) => one.published ? one.published.value.toFixed(2) : "" }] : []),
+    ...others.map((measure) => ({ title: measure.label, number: true, cell: (one) => number(one.means[measure.key]) })),
+    { title: "answers", number: true, cell: (one) => one.calls.calls ? whole(one.calls.calls) : "" },
+    { title: "tokens", number: true, cell: (one) => one.calls.completion_tokens ? whole(one.calls.completion_tokens) : "" },
+    ...(cost ? [{ title: "US$", number: true, cell: (one) => one.calls.cost ? one.calls.cost.toFixed(2) : "" }] : []),
+    { title: "failed queries", number: true, cell: (one) => one.calls.failed ? whole(one.calls.failed) : one.role === "system" ? "0" : "" },
+  ];
+  return table(`${benchmark.name}: ${first.queries} queries; intervals are 95% bootstrap`, columns, benchmark.systems, { rowClass: (one) => one.role.replace(" ", "-") });
+}
+
+function publishedNotes(benchmark) {
+  const printed = benchmark.systems.filter((one) => one.published);
+  const known = Object.entries(benchmark.known);
+  return h("ul", { class: "notes" },
+    printed.map((one) => h("li", {}, `Published ${one.published.value}: ${one.published.row}, ${one.published.source}, by ${one.published.by}.`,
+      one.published.differences.length ? ` Here: ${one.published.differences.join("; ")}.` : " In the same setting.")),
+    known.length ? h("li", {}, "BM25 is known to have here: " + known.map(([source, value]) => `${number(value)} (${source})`).join(", ") + ".") : null);
+}
+
+function seedTable(rows) {
+  if (!rows.length) return null;
+  return h("div", {}, h("h3", {}, "Over seeds"), table("Each run's mean, over the seeds of the same settings", [
+    { title: "run", cell: (row) => row.run }, { title: "system", cell: (row) => row.system }, { title: "seeds", number: true, cell: (row) => row.seeds },
+    { title: "mean", number: true, cell: (row) => h("strong", {}, number(row.mean)) }, { title: "sd", number: true, cell: (row) => number(row.sd) },
+    { title: "lowest", number: true, cell: (row) => number(row.low) }, { title: "highest", number: true, cell: (row) => number(row.high) }], rows));
+}
+
+function testTable(benchmark) {
+  const { rows, note } = benchmark.tests;
+  if (!rows.length) return note ? h("p", { class: "note" }, note) : null;
+  return h("details", { class: "block", open: rows.length <= 15 }, h("summary", {}, "Paired tests"),
+    table(`Two-sided, over the queries that all systems share (${note}); Holm's correction is over these ${rows.length} comparisons`, [
+      { title: "b", cell: (row) => row.b }, { title: "against a", cell: (row) => row.a }, { title: "b − a", number: true, cell: (row) => change(row.difference) },
+      { title: "p (t-test)", number: true, cell: (row) => probability(row.p) }, { title: "Holm", number: true, cell: (row) => probability(row.holm) },
+      { title: "p (randomisation)", number: true, cell: (row) => probability(row.p_randomisation) },
+      { title: "better / same / worse", number: true, cell: (row) => `${row.wins} / ${row.ties} / ${row.losses}` }], rows));
+}
+
+function results(data) {
+  return section("results", "Results", null, data.benchmarks.map((benchmark, place) => h("div", { class: "benchmark" },
+    data.benchmarks.length > 1 ? h("h3", {}, benchmark.name) : null, place === 0 ? heroes(benchmark) : null,
+    resultTable(benchmark), publishedNotes(benchmark), seedTable(benchmark.seeds), testTable(benchmark))));
+}
+
+function parsing(data) {
+  const rows = data.benchmarks.flatMap((benchmark) => benchmark.systems.filter((one) => Object.keys(one.statuses).length).map((one) => ({ benchmark, one })));
+  if (!rows.length) return null;
+  const seen = Object.keys(STATUS).filter((name) => rows.some(({ one }) => one.statuses[name]));
+  const total = (one) => Object.values(one.statuses).reduce((a, b) => a + b, 0);
+  return section("answers", "How answers were read", "An answer that can't be read fully still gives an order: what it named comes first, the rest as given. This is how often that was so.",
+    h("ul", { class: "legend" }, seen.map((name) => h("li", {}, h("span", { class: "swatch status-" + name }), h("strong", {}, STATUS[name][0]), " – " + STATUS[name][1]))),
+    table("Parse statuses by system", [
+      { title: "system", cell: ({ one }) => one.label },
+      ...(data.benchmarks.length > 1 ? [{ title: "benchmark", cell: ({ benchmark }) => benchmark.name }] : []),
+      { title: "answers", number: true, cell: ({ one }) => whole(total(one)) },
+      { title: "shares", cell: ({ one }) => shareBar(seen.map((name) => [name, one.statuses[name] || 0]).filter(([, count]) => count)) },
+      ...seen.map((name) => ({ title: STATUS[name][0], number: true, cell: ({ one }) => whole(one.statuses[name] || 0) })),
+      { title: "cut at the limit", number: true, cell: ({ one }) => whole(one.calls.cut_answers || 0) },
+      { title: "prompts cut", number: true, cell: ({ one }) => whole(one.calls.truncated_prompts || 0) }], rows, { quiet: true }));
+}

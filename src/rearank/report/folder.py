@@ -1,0 +1,173 @@
+"""A run's folder, read: what was measured, how training went, what was analysed and with what settings.
+
+The names of files are those that ``task=evaluate``, ``train`` and ``analyse`` write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rearank.data.trec import read_run
+from rearank.tracking import read_jsonl
+
+FIRST, SYSTEM, IDEAL = "first stage", "system", "ideal"
+STORE = "completions.sqlite"
+_ASIDE = re.compile(r"\.\d+$")  # what other settings made, moved aside
+_JOBS = {"training": "train", "sft": "sft"}
+
+
+class ReportError(ValueError):
+    """A report that can't be made; the message names the folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One system on one benchmark, as its folder has it.
+
+    ``values``: measure -> query id -> value, the main measure first. ``answers`` is how its answers are found in the
+    completions store (``engine.json``), ``None`` for what asked no model; ``published`` the number printed for it.
+    """
+
+    name: str
+    label: str
+    role: str
+    benchmark: str
+    values: Mapping[str, Mapping[str, float]]
+    intervals: Mapping[str, tuple[float, float]]
+    calls: Mapping[str, float]
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    answers: Mapping[str, Any] | None
+    published: Mapping[str, Any] | None
+    place: Path
+
+    def rankings(self) -> list[dict[str, list[str]]]:
+        """query id -> passage ids, best first; one for each sample."""
+        files = [self.place / "run.trec"] if (self.place / "run.trec").is_file() else []
+        files = files or sorted(self.place.glob("run-*.trec"), key=lambda path: int(path.stem.partition("-")[2]))
+        return [{query: [passage for passage, _ in rows] for query, rows in read_run(file).items()} for file in files]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Everything of one run that a report shows. ``curves``: job (``train``, ``sft``) -> logged lines."""
+
+    label: str
+    path: Path
+    systems: tuple[Evaluated, ...] = ()
+    queries: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    curves: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Settings it was trained with."""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    analysis: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """benchmark -> where it is from -> BM25's known nDCG@10."""
+
+
+def labelled(given: str) -> tuple[str | None, Path]:
+    """``label=path``; folders of a sweep have ``=`` in their names, so what exists as it stands is a path."""
+    label, equals, path = given.partition("=")
+    if not equals or Path(given).exists() or "/" in label:
+        return None, Path(given)
+    return label, Path(path)
+
+
+def read_folder(path: Path, label: str | None = None) -> RunFolder:
+    """The run in ``path``.
+
+    Raises:
+        ReportError: where nothing was trained, measured or analysed there.
+    """
+    if not path.is_dir():
+        raise ReportError(f"report.runs: {path}: there is no such folder")
+    places = sorted(
+        file.parent for file in path.glob("evaluation/*/*/metrics.json") if not _ASIDE.search(file.parent.name)
+    )
+    parts = _parts(_json(path / "summary.json"), {place.parent.name for place in places})
+    systems = [_read_system(place, parts) for place in places]
+    systems.sort(key=lambda one: (one.benchmark, _ORDER.get(one.role, 1), one.role == SYSTEM and _rank(one.name)))
+    curves = {job: read_jsonl(path / folder / f"{job}.jsonl") for folder, job in _JOBS.items()}
+    curves = {job: lines for job, lines in curves.items() if lines}
+    analysis = _json(path / "analysis" / "analysis.json")
+    if not systems and not curves and not analysis:
+        raise ReportError(f"report.runs: {path}: nothing was trained, evaluated or analysed here")
+    return RunFolder(
+        label or path.resolve().name,
+        path,
+        tuple(systems),
+        {file.parent.name: _json(file) for file in sorted(path.glob("evaluation/*/queries.json"))},
+        curves,
+        _json(path / "training" / "settings.json") or _json(path / "sft" / "settings.json"),
+        _json(path / "training" / "result.json") or _json(path / "sft" / "result.json"),
+        systems[0].environment if systems else _json(path / "environment.json"),
+        _overrides(path / ".hydra" / "overrides.yaml"),
+        analysis,
+        {name: part.get("known", {}) for name, part in parts.items()},
+    )
+
+
+_ORDER = {FIRST: 0, SYSTEM: 1, IDEAL: 2}
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """The model as it was first, then its samples, then what was trained from it."""
+    return {"base": 0, "base_sampled": 1}.get(name, 2), name
+
+
+def _read_system(place: Path, parts: Mapping[str, Mapping[str, Any]]) -> Evaluated:
+    content = _json(place / "metrics.json")
+    try:
+        benchmark = str(content["benchmark"])
+        return Evaluated(
+            place.name,
+            str(content["system"]),
+            str(content.get("role", SYSTEM)),
+            benchmark,
+            content["per_query"],
+            content["interval_95"],
+            content.get("calls", {}),
+            _json(place / "settings.json"),
+            _json(place / "environment.json"),
+            _json(place / "engine.json") or None,
+            parts.get(benchmark, {}).get("published", {}).get(place.name),
+            place,
+        )
+    except (KeyError, TypeError) as error:
+        raise ReportError(
+            f"{place / 'metrics.json'}: is not what task=evaluate writes ({error!r}); evaluate again"
+        ) from error
+
+
+def _parts(summary: Mapping[str, Any], benchmarks: Collection[str]) -> Mapping[str, Mapping[str, Any]]:
+    """benchmark -> its part of the summary. One benchmark's doesn't say its name, so it must be the only one."""
+    if "benchmarks" in summary:
+        found: Mapping[str, Mapping[str, Any]] = summary["benchmarks"]
+        return found
+    return dict.fromkeys(benchmarks, summary) if summary and len(benchmarks) == 1 else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The file's object; empty where there is none, and for one cut short by a kill."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _overrides(path: Path) -> tuple[str, ...]:
+    """Hydra's list of what was given on the command line: a YAML list of strings."""
+    if not path.is_file():
+        return ()
+    from omegaconf import OmegaConf
+
+    found = OmegaConf.to_container(OmegaConf.load(path))
+    return tuple(str(one) for one in found) if isinstance(found, list) else ()

@@ -1,0 +1,232 @@
+"""``task=report``: what a run, or several, came to, as one HTML file to look at.
+
+``<output_dir>/report.html`` holds everything it needs and opens from disk; ``<output_dir>/figures/`` has the same
+figures as PNG and SVG. The same folders give the same bytes. No model is asked and none is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rearank.choices import choose
+from rearank.config import ConfigError, build
+from rearank.data import DataError, JudgedCandidates
+from rearank.engines import CompletionStore, StoreError
+from rearank.evaluation import heading
+from rearank.progress import progress
+from rearank.report import Report, RunFolder, read_folder, render
+from rearank.report.analyses import analyses
+from rearank.report.curves import curves
+from rearank.report.figures import draw_change, draw_curves, draw_statuses
+from rearank.report.folder import FIRST, IDEAL, STORE, Evaluated, labelled
+from rearank.report.queries import Queries
+from rearank.report.replay import RecordedAnswers, replay
+from rearank.report.results import Side, result_rows, seed_rows, sides, status_counts, tests
+from rearank.tasks.experiment import Run
+from rearank.tasks.facts import facts
+from rearank.types import Sampling
+
+PAGE = "report.html"
+_MEGABYTE = 1_000_000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReportTask:
+    """Asks no model anything."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def run(self, run: Run) -> None:
+        """Into ``<output_dir>/report.html``."""
+        print(f"\nthe report: {write_report(run)}", flush=True)
+
+
+def report_at_end(run: Run) -> None:
+    """The report of a run that has just done its work: one that fails is said, and takes nothing of the run with it."""
+    if not run.experiment.report.write:
+        return
+    try:
+        print(f"the report: {write_report(run)}", flush=True)
+    except Exception as error:
+        _log.error("no report was written (%s: %s); the run itself is done, and task=report tries again",
+                   type(error).__name__, error)  # fmt: skip
+
+
+def write_report(run: Run) -> Path:
+    """The page's path.
+
+    Raises:
+        ReportError: for a folder that holds no run.
+    """
+    settings: Report = run.experiment.report
+    given = [labelled(one) for one in settings.runs] or [(None, run.folder)]
+    runs = [read_folder(path, label) for label, path in given]
+    notes: list[str] = []
+    groups = sides(runs)
+    share = max(1, settings.full_text // max(len(groups), 1)) if settings.full_text else 0
+    parts = [_queries(run, runs, name, group, share, notes) for name, group in groups.items()]
+    title = settings.title or (runs[0].label if len(runs) == 1 else f"{len(runs)} runs")
+    data = _data(title, runs, groups, notes)
+    page = _fitting(title, data, parts, settings, share)
+    path = run.folder / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(page, encoding="utf-8", newline="\n")
+    scratch.replace(path)
+    if settings.figures:
+        _draw(data, groups, run.folder / "figures")
+    return path
+
+
+def _data(
+    title: str, runs: Sequence[RunFolder], groups: Mapping[str, Sequence[Side]], notes: list[str]
+) -> dict[str, Any]:
+    """What the page reads at once; the queries' own parts are read when they are looked at."""
+    defaults, benchmarks = _defaults(), []
+    for name, group in groups.items():
+        measures = list(dict.fromkeys(measure for side in group for measure in side.system.values))
+        known: dict[str, float] = {}
+        for one in runs:
+            known |= one.known.get(name, {})
+        benchmarks.append(
+            {
+                "name": name,
+                "measures": [{"key": measure, "label": heading(measure)} for measure in measures],
+                "systems": result_rows(group),
+                "tests": tests(name, group),
+                "seeds": seed_rows(runs, name),
+                "known": known,
+            }
+        )
+    return {
+        "title": title,
+        "runs": [facts(one, defaults) for one in runs],
+        "benchmarks": benchmarks,
+        "curves": curves(runs),
+        "analyses": analyses(runs),
+        "notes": notes,
+    }
+
+
+def _fitting(title: str, data: Mapping[str, Any], parts: Sequence[Queries], settings: Report, share: int) -> str:
+    """The page within ``megabytes``: with fewer queries in full where it would be larger."""
+    while True:
+        page = render(title, _blocks(data, parts))
+        size = len(page.encode()) / _MEGABYTE
+        if size <= settings.megabytes or share == 0:
+            return page
+        share = min(share - 1, int(share * 0.9 * settings.megabytes / size))
+        _log.warning(
+            "the report would be %.1f MB: %d queries of each benchmark are shown in full (report.megabytes, "
+            "report.passage_characters)", size, share,
+        )  # fmt: skip
+        for part in parts:
+            part.keep(part.changed_most(share))
+
+
+def _blocks(data: Mapping[str, Any], parts: Sequence[Queries]) -> dict[str, Any]:
+    blocks: dict[str, Any] = {"data": data}
+    for number, part in enumerate(parts):
+        blocks[f"queries-{number}"] = part.figures()
+        blocks[f"passages-{number}"] = part.passages()
+        blocks |= {f"query-{number}-{place}": detail for place, detail in part.details()}
+    return blocks
+
+
+def _queries(
+    run: Run, runs: Sequence[RunFolder], name: str, group: Sequence[Side], share: int, notes: list[str]
+) -> Queries:
+    """One benchmark's queries, with what their windows were where that can be found again."""
+    texts: dict[str, str] = {}
+    for one in runs:
+        texts |= one.queries.get(name, {})
+    systems = [side.system for side in group]
+    part = Queries(name, systems, texts, {}, run.experiment.report.passage_characters)
+    asked = [side for side in group if side.system.answers is not None]
+    if not systems:
+        return part
+    try:
+        part.judged = _judged(run, (asked[0] if asked else group[0]).system)
+    except (DataError, ConfigError, OSError) as error:
+        notes.append(f"{name}: passages and windows aren't shown, the collection isn't at hand: {error}")
+        return part
+    full = frozenset(part.changed_most(share))
+    for number, side in enumerate(group):
+        if side.system.answers is not None:
+            try:
+                _replay(part, number, runs[side.runs[0]].path / STORE, full)
+            except (StoreError, ConfigError, OSError, ValueError) as error:
+                notes.append(f"{name}, {side.system.label}: its windows aren't shown: {error}")
+        elif side.system.role not in (FIRST, IDEAL):
+            notes.append(f"{name}, {side.system.label}: its windows aren't shown: evaluate again to record its engine")
+    return part
+
+
+def _judged(run: Run, system: Evaluated) -> dict[str, JudgedCandidates]:
+    """The candidates that ``system`` was given, with their grades."""
+    if "benchmark" not in system.settings:
+        raise ConfigError(f"{system.place / 'settings.json'} doesn't say which; evaluate again")
+    benchmark = build(system.settings["benchmark"], "benchmark")
+    if hasattr(benchmark.retriever, "cache_dir"):  # where an index lies is no setting of a result
+        benchmark = replace(benchmark, retriever=replace(benchmark.retriever, cache_dir=run.experiment.paths["cache"]))
+    with progress(f"report: {benchmark.name}, first stage"):
+        return {item.candidates.query.id: item for item in benchmark.judged()}
+
+
+def _replay(part: Queries, number: int, store_path: Path, full: frozenset[str]) -> None:
+    system = part.systems[number]
+    answers, settings = system.answers or {}, system.settings
+    if not store_path.is_file():
+        raise FileNotFoundError(f"{store_path} isn't there")
+    prompt, strategy = build(settings["prompt"], "prompt"), build(settings["strategy"], "strategy")
+    depth = int(settings["benchmark"]["depth"])
+    work = [item.candidates.top(depth) for item in part.judged.values() if item.candidates.passages]
+    samplings = [Sampling(**one) for one in answers["samplings"]]
+    store = CompletionStore(store_path)
+    try:
+        engine = RecordedAnswers(answers["identity"], store)
+        hear = part.hears(number, full, letters=prompt.labels == "letters")
+        with progress(f"report: {part.benchmark}, {system.label}"):
+            replay(work, strategy, prompt, engine, samplings, hear, _tokenizer(prompt, answers))
+    finally:
+        store.close()
+
+
+def _tokenizer(prompt: Any, answers: Mapping[str, Any]) -> Any:
+    """Only for a prompt that cuts by tokens."""
+    if getattr(prompt, "max_tokens", None) is None:
+        return None
+    from rearank.training.local import load_tokenizer
+
+    return load_tokenizer(answers["model"], answers["revision"])
+
+
+def _defaults() -> Mapping[str, Any]:
+    """The default config's nodes, which settings are held against."""
+    with suppress(ConfigError):
+        return choose(_GROUPS, {}).nodes
+    return {}
+
+
+_GROUPS = (
+    *("model", "augmentation", "reward", "prompt", "algorithm", "trainer", "engine", "strategy", "prepare"),
+    *("evaluation", "sft"),
+)
+
+
+def _draw(data: Mapping[str, Any], groups: Mapping[str, Sequence[Side]], folder: Path) -> None:
+    """What a paper needs."""
+    draw_curves(data["curves"], folder)
+    for benchmark in data["benchmarks"]:
+        draw_statuses(benchmark["name"], status_counts(benchmark["systems"]), folder)
+        first, *others = [side.system for side in groups[benchmark["name"]] if side.system.role != IDEAL]
+        measure, label = benchmark["measures"][0]["key"], benchmark["measures"][0]["label"]
+        for other in others:
+            a, b = (first.label, first.values[measure]), (other.label, other.values.get(measure, {}))
+            draw_change(benchmark["name"], a, b, label, folder)
