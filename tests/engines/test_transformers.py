@@ -11,7 +11,7 @@ import pytest
 from tests.engines.models import WORDS, save_tiny_model
 
 from rearank.engines import EngineError, TransformersNode
-from rearank.engines.chat import fingerprint
+from rearank.engines.checkpoint import fingerprint
 from rearank.engines.transformers import TransformersEngine
 from rearank.types import Completion, Message, Sampling
 

@@ -47,7 +47,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, build: str | None, gpu: bool) ->
         return build
 
     monkeypatch.setattr("rearank.engines.nodes.find_spec", lambda name: None if build is NEITHER else object())
-    monkeypatch.setattr("rearank.engines.vllm.version", version)
+    monkeypatch.setattr("rearank.engines.vllm_args.version", version)
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if gpu else None)
 
 

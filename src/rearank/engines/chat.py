@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from rearank.engines.base import EngineError, turns
+from rearank.engines.checkpoint import cannot_load, fingerprint, located
 from rearank.engines.model import Architecture
 from rearank.types import Message, Sampling
 
 Overflow: TypeAlias = Literal["truncate", "refuse"]
 
 _ANSWER_SHARE = 2  # a prompt is cut so that the answer keeps max_tokens, but never more than 1/2 of the context
-_HASHED_WHOLE = 1 << 30  # weights up to 1 GiB are fingerprinted whole, larger files by size, date and both ends
-_END = 1 << 20
 _OPENED = re.compile(r"<think>\s*\Z")
 _PROBE = (Message("user", "x"),)
 
@@ -161,7 +160,7 @@ def load_chat(
     """
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    source = _source(str(model))
+    source = located(str(model))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         config = AutoConfig.from_pretrained(source, revision=revision)
@@ -199,52 +198,10 @@ def load_chat(
     )
 
 
-def cannot_load(model: str | Path, error: Exception) -> EngineError:
-    """In one line: what a loader says can go on for pages."""
-    return EngineError(f"can't load {model}: {str(error).splitlines()[0]}")
-
-
-def dtype_name(dtype: str, *, on_gpu: bool) -> str:
-    """``auto`` resolved: bfloat16 on a GPU, float32 on a CPU; raises ``EngineError`` for a name torch doesn't know."""
-    import torch
-
-    name = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
-    if not isinstance(getattr(torch, name, None), torch.dtype):
-        raise EngineError(f"engine.dtype: torch has no {name!r}; write auto, float32 or bfloat16")
-    return name
-
-
 def call_seed(messages: Sequence[Message], sampling: Sampling) -> int:
     """The seed of a call's own random stream, below 2**56: messages and sampling name it, company changes nothing."""
     named = json.dumps([turns(messages), asdict(sampling)])
     return int.from_bytes(hashlib.sha256(named.encode()).digest()[:7])
-
-
-def known_as(model: str | Path) -> str:
-    """The model's name in an identity: a folder is known by what is in it, so that moving it changes no answer."""
-    return "" if Path(model).expanduser().is_dir() else str(model)
-
-
-def fingerprint(model: str | Path, config: Any = None) -> str:
-    """What the weights are: a hash of a folder's files, the commit of a hub model (``""`` if it can't be told)."""
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        return str(getattr(config, "_commit_hash", None) or "")
-    digest = hashlib.sha256()
-    for path in sorted(
-        p for p in folder.iterdir() if p.suffix in {".json", ".jinja", ".safetensors", ".bin", ".model"}
-    ):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            if size <= _HASHED_WHOLE:
-                while block := file.read(_END):
-                    digest.update(block)
-            else:
-                digest.update(f"{path.stat().st_mtime_ns}:".encode() + file.read(_END))
-                file.seek(-_END, 2)
-                digest.update(file.read(_END))
-    return digest.hexdigest()
 
 
 def _rendered(tokenizer: Any, messages: Sequence[Message], thinking: bool | None) -> str:
@@ -274,15 +231,6 @@ def _sizes(config: Any, model: str) -> Architecture | None:
         return Architecture.from_config(config.get_text_config().to_dict(), model)
     except ValueError:
         return None
-
-
-def _source(model: str) -> str:
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise EngineError(f"no model at {model}: give a folder with config.json and weights, or a hub id")
-    return model
 
 
 def _end_tokens(tokenizer: Any, generation: Any, model: str) -> frozenset[int]:

@@ -14,7 +14,8 @@ from rearank.engines.base import Engine, EngineError
 from rearank.engines.capacity import Split, gpus_seen
 from rearank.engines.model import Architecture
 from rearank.engines.scripted import ScriptedEngine
-from rearank.engines.vllm import VllmEngine, built_for_cpu
+from rearank.engines.vllm import VllmEngine
+from rearank.engines.vllm_args import built_for_cpu
 from rearank.types import Qrels
 
 _HERE = "engine=transformers runs models on this machine, engine=scripted none at all"

