@@ -44,6 +44,8 @@ class RecordingEngine:
         if isinstance(engine, Spends):
             engine.budget.earlier = store.cost()
         self._identity = dict(engine.identity)
+        # Once: on every call the question would cost more than the prompt.
+        self._sees: SeesWindows | None = engine if isinstance(engine, SeesWindows) else None
         self._under_way: dict[str, asyncio.Task[Completion]] = {}
 
     @property
@@ -89,8 +91,8 @@ class RecordingEngine:
     async def _pay(
         self, key: str, window: Window | None, messages: Sequence[Message], sampling: Sampling
     ) -> Completion:
-        if window is not None and isinstance(self.engine, SeesWindows):
-            completion = await self.engine.complete_window(window, messages, sampling)
+        if window is not None and self._sees is not None:
+            completion = await self._sees.complete_window(window, messages, sampling)
         else:
             completion = await self.engine.complete(messages, sampling)
         self.paid += 1

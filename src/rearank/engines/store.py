@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,14 @@ _PATIENCE = 60.0  # seconds for another process to let the file go
 
 def call_key(identity: Mapping[str, Any], messages: Sequence[Message], sampling: Sampling) -> str:
     """What names a call: the engine's identity (model, revision...), every message and the sampling, hashed."""
-    call = {"engine": dict(identity), "messages": turns(messages), "sampling": asdict(sampling)}
+    call = {"engine": dict(identity), "messages": turns(messages), "sampling": _drawn(sampling)}
     return hashlib.sha256(json.dumps(call, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _drawn(sampling: Sampling) -> dict[str, Any]:
+    """A run has a handful of samplings and names each of its calls by one."""
+    return asdict(sampling)
 
 
 def messages_hash(messages: Sequence[Message]) -> str:
