@@ -175,6 +175,11 @@ def test_what_a_status_means(status: int, error: dict[str, str], kind: Kind) -> 
             "tokens and your request has 1000 input tokens (96 > 1024 - 1000).",
             *(1024, 1000),
         ),
+        (
+            "max_tokens=5000 cannot be greater than max_model_len=max_total_tokens=1024. Please request fewer output "
+            "tokens. (parameter=max_tokens, value=5000)",
+            *(1024, None),
+        ),
         ("The input (1200 tokens) is longer than the model's context length (1024 tokens).", 1024, 1200),
         (
             "Requested token count exceeds the model's maximum context length of 8192 tokens. You requested a total of "

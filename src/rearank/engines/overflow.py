@@ -16,11 +16,11 @@ from rearank.types import Message
 
 _SIGN = re.compile(
     r"context[_ ](?:length|size|window)|prompt is too long|input (?:tokens|token count) exceeds?|"
-    r"exceeds the maximum number of tokens|max_new_tokens`? must be <=|longer than the model",
+    r"exceeds the maximum number of tokens|max_new_tokens`? must be <=|longer than the model|max_model_len",
     re.IGNORECASE,
 )
 _CONTEXT = (
-    re.compile(r"context (?:length|size|window)\D{0,25}(\d+)", re.IGNORECASE),
+    re.compile(r"(?:context (?:length|size|window)|max_model_len)\D{0,25}(\d+)", re.IGNORECASE),
     re.compile(r"(?:limit of |allowed \(|tokens > |must be <= )(\d+)", re.IGNORECASE),
 )
 _PROMPT = (
