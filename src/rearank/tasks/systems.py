@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-from rearank.engines import NoEngine, ScriptedNode
+from rearank.engines import NoEngine, OpenAINode, ScriptedNode
 from rearank.tasks.experiment import Run
 from rearank.tasks.stage import changed_settings
 from rearank.tasks.train import TRAINED_WITH, stage_settings, training_folder
@@ -47,6 +47,10 @@ def systems(run: Run) -> list[System]:
         label = f"{model.name}, mean of {len(samples)} samples" if len(samples) > 1 else f"{model.name}, one sample"
         found.append(System("base_sampled", label, model.location, model.revision, samples))
     trained = result_of(training_folder(run)) if settings.trained else None
+    if trained is not None and isinstance(experiment.engine, OpenAINode) and experiment.engine.served_model:
+        # Asked under that name, the server would answer with the untrained model's words.
+        _log.warning("%s is left out: engine.served_model names another model, serve and name this one", trained.model)
+        trained = None
     if trained is not None:
         name = trained_name(run)
         label = f"{model.name} after {name.upper()} (step {trained.best_step})"
