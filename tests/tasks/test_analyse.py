@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tasks.runs import QUERIES, SMALL, SpendError, made, priced, read
+from tests.tasks.runs import QUERIES, SMALL, SpendError, made, priced, read, with_benchmark
 
+from rearank.data import DataError
+from rearank.data.beir import BeirFolder
 from rearank.engines import Engine
 from rearank.tasks.analyse import AnalyseTask, AnalysisError, analyse
+from rearank.tasks.benchmark import BenchmarkList
 from rearank.tasks.evaluate import evaluate
 from rearank.tasks.experiment import Run
 from rearank.tasks.findings import Findings
@@ -190,3 +193,14 @@ def test_single_passages_have_no_order_to_analyse(tmp_path: Path, cache: str, ca
     assert [row["unit"] for row in found["length"]] == ["query", "window"]
     assert set(found) == {"length"}
     assert "position and attack are left out" in caplog.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_benchmark_without_its_data_is_left_out_of_a_list(tmp_path: Path, cache: str) -> None:
+    run = made(tmp_path, *FEW, cache, "analyse.what=[length]")
+    there = run.experiment.benchmark
+    missing = replace(there, name="missing", collection=BeirFolder(str(tmp_path / "nowhere")))
+    both = analyse(with_benchmark(run, BenchmarkList("both", {"missing": missing, "there": there})))
+    assert list(both["benchmarks"]) == ["synthetic"]
+    with pytest.raises(DataError):
+        analyse(with_benchmark(run, missing))

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from rearank.analysis import Analyse
+from rearank.data import DataError
 from rearank.engines import CompletionStore, EngineError, RecordingEngine
 from rearank.progress import progress
 from rearank.ranking import Failure
@@ -29,7 +31,7 @@ from rearank.training.base import write_json
 from rearank.types import Sampling
 
 RESULT, TABLES = "analysis.json", "tables.md"
-_DEPENDS_ON = ("analyse", "model", "prompt", "strategy", "benchmark", "retriever", "seed")
+_DEPENDS_ON = ("analyse", "model", "prompt", "strategy", "engine", "benchmark", "retriever", "seed")
 _log = logging.getLogger(__name__)
 
 
@@ -49,46 +51,68 @@ class AnalyseTask:
 
 
 def analyse(run: Run) -> dict[str, Any]:
-    """Every benchmark in turn; returns and writes ``analysis.json``.
+    """Every benchmark in turn; returns and writes ``analysis.json``, anew after each of them.
+
+    A benchmark whose data is missing is named and left out where there are others.
 
     Raises:
         AnalysisError: for settings that don't go together; and, after everything was written, where a larger share of
             calls failed than ``evaluation.max_failed`` allows.
     """
     experiment = run.experiment
-    settings: Analyse = experiment.analyse
-    chosen = [system for system in systems(run) if system.name != "base_sampled"]
-    if not chosen:
-        raise EngineError("engine=none answers nothing and this task asks a model; choose another engine")
-    if settings.repeats > 1 and not _samplings(settings, chosen[0])[0].temperature:
-        raise AnalysisError(
-            f"analyse.repeats={settings.repeats}: at the model's temperature 0 every repeat is the same; set "
-            "analyse.temperature=0.6 (the paper's), say"
-        )
-    folder = open_stage(run.folder / "analysis", run.settings(*_DEPENDS_ON))
+    chosen = _chosen(run)
+    evaluated = {key: run.config["evaluation"][key] for key in ("depth", "measures")}
+    folder = open_stage(run.folder / "analysis", {**run.settings(*_DEPENDS_ON), "evaluation": evaluated})
     failures: list[Failure] = []
-    parts, texts, asked = {}, [], 0
+    parts: dict[str, Any] = {}
+    texts: list[str] = []
+    result: dict[str, Any] = {"model": experiment.model.name, "seed": experiment.seed}
+    asked = 0
     store = CompletionStore(run.folder / "completions.sqlite")
     try:
         for benchmark in experiment.benchmark.benchmarks:
-            settled = _settled(run, benchmark)
-            found, calls = _analysed(run, settled, chosen, store, failures)
+            try:
+                found, calls = _analysed(run, _settled(run, benchmark), chosen, store, failures)
+            except DataError as error:
+                if len(experiment.benchmark.benchmarks) == 1:
+                    raise
+                _log.error("benchmark %s is left out: %s", benchmark.name, error)
+                continue
             asked += calls
-            texts.append(found.write(folder / benchmark.name))
             parts[benchmark.name] = found.as_json()
+            texts.append(found.write(folder / benchmark.name))
+            result |= {"benchmarks": parts, "failed": len(failures)}
+            _write(folder, result, texts)
     finally:
         store.close()
-    result = {"benchmarks": parts, "failed": len(failures), "seed": experiment.seed, "model": experiment.model.name}
-    write_json(folder / RESULT, result)
-    text = "\n\n".join(["# Understanding the reasoning", *texts])
-    (folder / TABLES).write_text(text + "\n", encoding="utf-8")
-    print(f"\n{text}\n\nfigures and tables are in {folder}", flush=True)
+    if not parts:
+        raise DataError("none of the benchmarks has its data here; the reasons are above")
+    print(f"\n{(folder / TABLES).read_text(encoding='utf-8')}\nfigures and tables are in {folder}", flush=True)
     if len(failures) > experiment.evaluation.max_failed * asked:
         raise AnalysisError(
             f"{len(failures)} of {asked} calls failed, the first: {failures[0]}. What came of the others is kept in "
             f"{folder}: run the same command again, or allow a share of failures (evaluation.max_failed)"
         )
     return result
+
+
+def _chosen(run: Run) -> list[System]:
+    """What an evaluation measures, but for samples: ``analyse.repeats`` and ``analyse.temperature`` say how to draw."""
+    settings: Analyse = run.experiment.analyse
+    chosen = [system for system in systems(run) if system.name != "base_sampled"]
+    if not chosen:
+        raise AnalysisError("engine=none answers nothing and this task asks a model; choose another engine")
+    if settings.repeats > 1 and not _samplings(settings, chosen[0])[0].temperature:
+        raise AnalysisError(
+            f"analyse.repeats={settings.repeats}: at the model's temperature 0 every repeat is the same; set "
+            "analyse.temperature=0.6 (the paper's), say"
+        )
+    return chosen
+
+
+def _write(folder: Path, result: Mapping[str, Any], texts: Sequence[str]) -> None:
+    write_json(folder / RESULT, result)
+    (folder / TABLES).write_text("\n\n".join(["# Understanding the reasoning", *texts]) + "\n", encoding="utf-8")
 
 
 def _settled(run: Run, benchmark: Benchmark) -> Benchmark:
