@@ -306,7 +306,10 @@ def test_the_shipped_model_answers_from_an_unpacked_wheel_and_the_program_ends_b
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path / "installed"), "HF_HUB_OFFLINE": "1"},
+        env={
+            **{"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path / "installed")},
+            **{"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        },
         capture_output=True,
         text=True,
         timeout=120,
