@@ -44,7 +44,7 @@ def test_a_key_is_asked_for_only_online(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rearank.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("rearank.tracking.wandb_runs.find_spec", lambda name: None)
     assert "tracking=none" in WandbTracking().preflight()[0]
 
 
@@ -54,12 +54,12 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     tracker = WandbTracking(mode="offline").open(tmp_path, "name", {"seed": 3}, "train")
-    tracker.log({"rollout/reward/total": 0.25}, 1)
+    tracker.log({"train/reward/total": 0.25}, 1)
     tracker.table("rollouts", ["query"], [["q"]], 1)
     tracker.close()
     runs = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(runs) == 1
     assert (tmp_path / "wandb-id.txt").read_text() in runs[0].name
     written = runs[0].read_bytes()
-    assert b"rollout/reward/total" in written
-    assert json.loads((tmp_path / "train.jsonl").read_text()) == {"step": 1, "rollout/reward/total": 0.25}
+    assert b"train/reward/total" in written
+    assert json.loads((tmp_path / "train.jsonl").read_text()) == {"step": 1, "train/reward/total": 0.25}

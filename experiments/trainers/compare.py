@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from rearank.tracking import read_jsonl
 
 _PANELS = (
-    ("rollout/reward/total", "reward of sampled answers"),
+    ("train/reward/total", "reward of sampled answers"),
     ("val/ndcg@10", "nDCG@10 on validation windows, greedy"),
     ("rollout/length", "tokens an answer"),
     ("train/entropy", "entropy, nats a token"),
@@ -68,7 +68,7 @@ def table(runs: Mapping[str, Sequence[Path]]) -> str:
     for trainer, folders in runs.items():
         for folder in folders:
             curve = read_jsonl(folder / "training" / "train.jsonl")
-            rewards = [value for _, value in series(curve, "rollout/reward/total")]
+            rewards = [value for _, value in series(curve, "train/reward/total")]
             validation = [value for _, value in series(curve, "val/ndcg@10")]
             summary = json.loads((folder / "summary.json").read_text())
             cells = [

@@ -44,7 +44,7 @@ def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
 def test_figures_of_what_was_logged(tmp_path: Path) -> None:
     tracker = JsonlTracker(tmp_path, "train")
     for step in range(3):
-        tracker.log({"rollout/reward/total": step / 3}, step)
+        tracker.log({"train/reward/total": step / 3}, step)
     drawn = draw_curves(tracker.path, tmp_path / "figures")
     assert [path.name for path in drawn] == ["reward.png", "reward.svg"]
     assert draw_curves(tmp_path / "none.jsonl", tmp_path / "figures") == []

@@ -69,7 +69,7 @@ def test_patience_counts_validations_without_a_better_one() -> None:
 
 
 def test_a_resumed_run_judges_as_an_uninterrupted_one() -> None:
-    lines = [{"step": 0, "val/ndcg@10": 0.5}, *({"step": i, "rollout/reward/total": 0.1, **HEALTHY} for i in range(3))]
+    lines = [{"step": 0, "val/ndcg@10": 0.5}, *({"step": i, "train/reward/total": 0.1, **HEALTHY} for i in range(3))]
     lines.append({"step": 3, "val/ndcg@10": 0.4})
     dog = Watchdog(Guard(patience=2, window=3, max_kl=1.0))
     assert dog.replay(lines) is None

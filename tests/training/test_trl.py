@@ -82,7 +82,7 @@ def test_trl_pays_what_the_reward_says(rows: Path, tmp_path: Path) -> None:
         completion_ids=None,
     )
     assert paid == [NdcgReward()(text, row.judged).total for text in COMPLETIONS for row in read]
-    assert logged["rollout/reward/total"] == pytest.approx(sum(paid) / len(paid))
+    assert logged["train/reward/total"] == pytest.approx(sum(paid) / len(paid))
     assert sum(logged[f"rollout/parse/{status.value}"] for status in ParseStatus) == pytest.approx(1)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, ClassVar
 
+from rearank.config import build
 from rearank.evaluation import (
     Cell,
     Comparison,
@@ -135,6 +136,26 @@ def collect(sweep: Sweep, baseline: str | None = None) -> dict[str, Any]:
     write_json(sweep.folder / "summary.json", summary)
     print(f"\n{text}\n\nthe table is in {sweep.folder}", flush=True)
     return summary
+
+
+def track_sweep(sweep: Sweep, summary: Mapping[str, Any], tracking: Mapping[str, Any]) -> None:
+    """The table and its means, as a run of the sweep's group and of job type ``sweep``."""
+    name = sweep.folder.name
+    told = build(tracking, "tracking").open(sweep.folder, name, {"overrides": list(sweep.overrides)}, "sweep", name)
+    columns = ("benchmark", "arm", "mean", "seeds", "sd of seeds", "low", "high", "difference", "p (t-test)", "Holm")
+    tests = {(one["benchmark"], one["b"]): one for one in summary["comparisons"]}
+    rows = []
+    for arm in summary["arms"]:
+        test = tests.get((arm["benchmark"], arm["arm"]))
+        ends = (test["test"]["mean_difference"], test["test"]["p_value"], test["holm"]) if test else (None, None, None)
+        spread = (len(arm["seeds"]), arm["sd_of_seeds"], *arm["interval_95"])
+        rows.append([arm["benchmark"], arm["arm"], arm["mean"], *spread, *ends])
+    try:
+        told.jsonl.rewind(-1)
+        told.log({f"sweep/{arm['benchmark']}/{arm['arm']}": arm["mean"] for arm in summary["arms"]}, 0)
+        told.table("ablation", columns, rows, 0)
+    finally:
+        told.close()
 
 
 def _arms(jobs: Sequence[Job]) -> list[_Arm]:

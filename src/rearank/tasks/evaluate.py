@@ -21,7 +21,11 @@ from rearank.tasks.measuring import measured
 from rearank.tasks.results import Measured
 from rearank.tasks.systems import trained_name
 from rearank.tasks.tables import report
-from rearank.training.base import write_json
+from rearank.tasks.tracked import model_artefact
+from rearank.tasks.tracked_results import track_evaluation
+from rearank.tasks.train import training_folder
+from rearank.tracking import Artefact
+from rearank.training.base import result_of, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -126,16 +130,11 @@ def _summarise(
     if stopped is not None:
         summary = {**summary, "stopped": f"{type(stopped).__name__}: {stopped}"}
     write_json(run.folder / "summary.json", summary)
-    _track(run, results)
+    track_evaluation(run, results, _trained_model(run))
     return summary
 
 
-def _track(run: Run, results: Mapping[str, Sequence[Measured]]) -> None:
-    """The means of the main measure, as ``test/<benchmark>/<system>``."""
-    experiment = run.experiment
-    tracker = experiment.tracking.open(run.folder / "evaluation", experiment.name, run.config, "evaluate")
-    try:
-        tracker.jsonl.rewind(-1)
-        tracker.log({f"test/{name}/{one.name}": one.mean for name, found in results.items() for one in found}, 0)
-    finally:
-        tracker.close()
+def _trained_model(run: Run) -> Artefact | None:
+    """The checkpoint that is measured too, where there is one."""
+    found = result_of(training_folder(run)) if run.experiment.evaluation.trained else None
+    return model_artefact(run, training_folder(run), vars(found), used=True) if found is not None else None

@@ -12,9 +12,9 @@ _FIGURES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "reward": (
         "reward",
         {
-            "rollout/reward/total": "reward",
-            "rollout/reward/rank": "rank term",
-            "rollout/reward/format_list": "list format",
+            "train/reward/total": "reward",
+            "train/reward/rank": "rank term",
+            "train/reward/format_list": "list format",
         },
     ),
     "ndcg": ("nDCG@10", {"rollout/ndcg@10": "sampled answers", "val/ndcg@10": "validation, greedy"}),

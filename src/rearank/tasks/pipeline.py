@@ -8,6 +8,7 @@ from typing import ClassVar
 from rearank.tasks.evaluate import evaluate
 from rearank.tasks.experiment import Run
 from rearank.tasks.report import report_at_end
+from rearank.tasks.tracked_results import track_report
 from rearank.tasks.train import train
 
 
@@ -22,4 +23,5 @@ class PipelineTask:
         train(run)
         evaluate(run)
         report_at_end(run)
+        track_report(run)
         print(f"everything is in {run.folder}; the curves: {run.folder / 'training' / 'figures'}", flush=True)

@@ -17,6 +17,7 @@ from rearank.progress import counted, progress
 from rearank.tasks.experiment import Run
 from rearank.tasks.sharing import SHARED, shared
 from rearank.tasks.stage import open_stage
+from rearank.tasks.tracked import rows_artefact, tracker
 from rearank.training.base import write_json
 from rearank.training.rows import VERSION, write_rows
 from rearank.types import JudgedWindow
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 class PrepareTask:
     """Write the rows both trainers read."""
 
-    needs: ClassVar[tuple[str, ...]] = ("dataset",)
+    needs: ClassVar[tuple[str, ...]] = ("dataset", "tracking")
 
     def run(self, run: Run) -> None:
         """Into ``<output_dir>/prepared``."""
@@ -57,12 +58,18 @@ def prepare(run: Run) -> Path:
         if there:
             _log.info("%s: the rows that another job of the sweep prepared", folder)
         else:
-            _write(run, folder)
+            summary = _write(run, folder)
+            with tracker(run, folder, "prepare") as told:
+                told.jsonl.rewind(-1)
+                counts = {k: v for k, v in summary.items() if k != "dropped"}
+                counts |= {f"dropped/{reason}": count for reason, count in summary["dropped"].items()}
+                told.log({f"data/{name}": count for name, count in counts.items()}, 0)
+                told.artefact(rows_artefact(run, folder, settings))
     return folder
 
 
-def _write(run: Run, folder: Path) -> None:
-    """Draw the windows and write them."""
+def _write(run: Run, folder: Path) -> dict[str, Any]:
+    """Draw the windows and write them; returns and writes how many there are."""
     experiment = run.experiment
     with progress(f"judged candidates of {experiment.dataset.name}"):
         judged = experiment.dataset.judged(experiment.prepare.depth)
@@ -85,7 +92,7 @@ def _write(run: Run, folder: Path) -> None:
     for name, windows, split in ((TRAIN, train, "train"), (VALIDATION, validation, "validation")):
         with progress(f"writing {name}"):
             write_rows(folder / name, windows, experiment.prompt, experiment.dataset.name, split, tokenizer=tokenizer)
-    summary = {
+    summary: dict[str, Any] = {
         "training_queries": len(judged),
         "validation_queries": len(held_out),
         "training_windows": len(train),
@@ -94,6 +101,7 @@ def _write(run: Run, folder: Path) -> None:
     }
     write_json(folder / SUMMARY, summary)
     _log.info("%s: %s", folder, json.dumps(summary))
+    return summary
 
 
 def _held_out(run: Run, item: JudgedCandidates) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +17,18 @@ from rearank.data.trec import write_run
 from rearank.engines import PromptRanker, RecordingEngine
 from rearank.progress import progress
 from rearank.ranking import Failure, rerank_all
+from rearank.reranker.tracing import Tracer
 from rearank.tasks.experiment import Run
 from rearank.tasks.tally import DIGITS, Tally
 from rearank.types import Candidates, Completion, Ranking, Sampling
 
-COST, PARTIAL = "cost.jsonl", "run.partial.trec"
+COST, PARTIAL, TRACES = "cost.jsonl", "run.partial.trec", "traces.jsonl"
+TRACED = 8
+"""Queries whose windows are kept to be read, chosen by their ids' hashes: the same ones of every system."""
+TRACE_COLUMNS = (
+    *("benchmark", "system", "query", "text", "window", "shown", "ordered", "status", "reasoning", "answer"),
+    *("completion", "prompt_tokens", "completion_tokens", "seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ async def rerank(
     planned = getattr(experiment.strategy, "calls", None)
     plan = {item.query.id: int(planned(len(item.passages))) for item in work} if planned is not None else None
     tally = Tally(plan, recording)
+    tracers: dict[str, tuple[Candidates, Tracer]] = {}
+    traced = _traced(work) if sampling.sample == 0 else set()
     began = time.monotonic()
 
     def ranker_for(item: Candidates) -> PromptRanker:
@@ -64,7 +74,11 @@ async def rerank(
         def told(completion: Completion) -> None:
             tally.answer(query, completion)
 
-        ranker = PromptRanker(recording, experiment.prompt, sampling, recording, tokenizer, told)
+        asked: RecordingEngine | Tracer = recording
+        if query in traced:
+            asked = Tracer(recording, recording, item)
+            tracers[query] = (item, asked)
+        ranker = PromptRanker(asked, experiment.prompt, sampling, asked, tokenizer, told)
         tally.rankers[query] = ranker
         return ranker
 
@@ -77,7 +91,29 @@ async def rerank(
 
         most = experiment.evaluation.max_concurrent_queries
         results = await rerank_all(work, experiment.strategy, ranker_for, max_concurrent_queries=most, on_done=done)
+    if traced:
+        _write_traces(place / TRACES, tracers)
     return Outcome(results, tally.figures(), _paid(tally, began))
+
+
+def _traced(work: Sequence[Candidates]) -> set[str]:
+    ids = [item.query.id for item in work]
+    return set(sorted(ids, key=lambda query: hashlib.sha256(query.encode()).digest())[:TRACED])
+
+
+def _write_traces(path: Path, tracers: Mapping[str, tuple[Candidates, Tracer]]) -> None:
+    """A line a window, in the order of their answers; passages by their ids."""
+    lines = []
+    for query, (item, tracer) in sorted(tracers.items()):
+        for number, window in enumerate(tracer.windows()):
+            line: dict[str, Any] = {"query": query, "text": item.query.text, "window": number}
+            for name, places in (("shown", window.shown), ("ordered", window.ordered)):
+                line[name] = None if places is None else " ".join(item.passages[i].id for i in places)
+            line |= {"status": window.status.value if window.status is not None else None}
+            line |= {"reasoning": window.think, "answer": window.answer, "completion": window.text}
+            line |= {"prompt_tokens": window.prompt_tokens, "completion_tokens": window.completion_tokens}
+            lines.append({**line, "seconds": window.seconds})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 @contextmanager
@@ -106,6 +142,7 @@ def _paid(tally: Tally, began: float) -> dict[str, float]:
     now = tally.paid_now()
     return {
         "calls_paid_now": int(now["calls"]),
+        "calls_failed_now": int(now["failed"]),
         "completion_tokens_paid_now": int(now["completion_tokens"]),
         "tokens_per_second": round(now["completion_tokens"] / max(seconds, 1e-9), 1),
         "cost_paid_now": round(now["cost"], DIGITS),

@@ -131,14 +131,23 @@ class SweepCallback(Callback):
                 ]
             )
         write_json(sweep.folder / SWEEP, {"swept": sweep.swept, "overrides": list(sweep.overrides)})
-        _under_way = sweep
+        tracking = OmegaConf.to_container(config.tracking, resolve=True)
+        _under_way = Launched(sweep, {str(key): value for key, value in dict(tracking).items()})  # type: ignore[arg-type]
 
 
-_under_way: Sweep | None = None
+@dataclass(frozen=True)
+class Launched:
+    """The sweep that this process launched, and its tracking, plain."""
+
+    sweep: Sweep
+    tracking: Mapping[str, Any]
 
 
-def sweep_under_way() -> Sweep | None:
-    """The one that this process launched."""
+_under_way: Launched | None = None
+
+
+def sweep_under_way() -> Launched | None:
+    """``None`` where the command is no sweep."""
     return _under_way
 
 
@@ -279,13 +288,16 @@ def _free(folder: Path) -> bool:
         return free
 
 
-def close_sweep(sweep: Sweep) -> int:
+def close_sweep(launched: Launched) -> int:
     """The table of all jobs and what failed, on screen and in the sweep's folder; the exit status of the command."""
-    from rearank.tasks.collect import CollectError, collect
+    from rearank.tasks.collect import CollectError, collect, track_sweep
 
+    sweep = Sweep.read(launched.sweep.folder)
     jobs = sweep.jobs()
     try:
-        collect(Sweep.read(sweep.folder))
+        summary = collect(sweep)
+        if summary["arms"]:
+            track_sweep(sweep, summary, launched.tracking)
     except CollectError as error:
         print(f"no table: {error}", file=sys.stderr)
     failed = [job for job in jobs if job.failed]

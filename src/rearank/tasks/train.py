@@ -13,6 +13,7 @@ from rearank.tasks.experiment import Run
 from rearank.tasks.figures import draw_curves
 from rearank.tasks.prepare import TRAIN, VALIDATION, prepare, prepared_settings
 from rearank.tasks.stage import open_stage
+from rearank.tasks.tracked import model_artefact, rows_artefact, tracker
 from rearank.training.base import TrainingJob, TrainingResult, result_of
 from rearank.training.rows import RowError, read_rows
 
@@ -88,8 +89,8 @@ def _stage(run: Run, name: str, keys: tuple[str, ...], work: Callable[[TrainingJ
     if (finished := result_of(folder)) is not None:
         _log.info("a finished %s found in %s: %s", name, folder, json.dumps(vars(finished)))
         return finished
-    tracker = experiment.tracking.open(folder, experiment.name, run.config, "train" if name == "training" else name)
-    try:
+    with tracker(run, folder, "train" if name == "training" else name) as told:
+        told.artefact(rows_artefact(run, rows, prepared_settings(run), used=True))
         result = work(
             TrainingJob(
                 model=experiment.model.location,
@@ -99,14 +100,13 @@ def _stage(run: Run, name: str, keys: tuple[str, ...], work: Callable[[TrainingJ
                 validation=optional_rows(rows / VALIDATION),
                 reward=experiment.reward,
                 folder=folder,
-                tracker=tracker,
+                tracker=told,
                 seed=experiment.seed,
                 sizes=experiment.model.sizes,
             )
         )
-    finally:
-        tracker.close()
-    draw_curves(tracker.jsonl.path, folder / "figures")
+        told.artefact(model_artefact(run, folder, vars(result)))
+    draw_curves(told.jsonl.path, folder / "figures")
     _log.info("%s: %s", folder, json.dumps(vars(result)))
     return result
 

@@ -85,7 +85,7 @@ class Trainer(Protocol):
 
 
 def describe(breakdowns: Sequence[RewardBreakdown]) -> dict[str, float]:
-    """Means of a batch of scored answers, under the names every trainer logs."""
+    """Means of a batch of scored answers; ``rearank.tracking.names`` says under which names they are logged."""
     figures = {f"reward/{name}": fmean(getattr(b, name) for b in breakdowns) for name in _COMPONENTS}
     figures["ndcg@10"] = fmean(b.ndcg_reranked for b in breakdowns)
     figures["ndcg@10_given"] = fmean(b.ndcg_initial for b in breakdowns)

@@ -168,7 +168,7 @@ class _Watch:
         if figures := self._made.figures(logs):
             self._job.tracker.log(figures, step)
             self.stopped = self.stopped or self._dog.step(figures)
-            shown = ("rollout/reward/total", "rollout/ndcg@10", "train/loss")
+            shown = ("train/reward/total", "rollout/ndcg@10", "train/loss")
             note = ", ".join(f"{name.partition('/')[2]} {figures[name]:.3f}" for name in shown if name in figures)
             self._shown.advance(0, note)
 

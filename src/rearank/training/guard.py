@@ -111,7 +111,7 @@ class Watchdog:
         """
         reason: str | None = None
         for line in lines:
-            stepped = self.step(line) if "rollout/reward/total" in line else None
+            stepped = self.step(line) if "train/reward/total" in line else None
             validated = self.validated(line["val/ndcg@10"]) if "val/ndcg@10" in line else None
             reason = reason or stepped or validated
         return reason

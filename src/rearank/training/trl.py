@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rearank.rewards import RewardBreakdown
+from rearank.tracking.names import rollout_name
 from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import (
     ROLLOUT_COLUMNS,
@@ -204,15 +205,16 @@ class _RewardFunction:
             for number, text in zip(row, texts, strict=True)
         ]
         for name, value in describe([breakdown for *_, breakdown in self.scored]).items():
-            log_metric(f"rollout/{name}", value)
+            log_metric(rollout_name(name), value)
         log_metric("rollout/reward_seconds", time.perf_counter() - began)
         return [breakdown.total for *_, breakdown in self.scored]
 
 
 def _figures(logs: Mapping[str, Any]) -> dict[str, float]:
     """TRL's log of a step under our names; nothing of the summary at the end."""
-    named = {_CURVES.get(name, name): value for name, value in logs.items() if name in _CURVES or "rollout/" in name}
-    return {n: float(v) for n, v in named.items() if v is not None} if "rollout/reward/total" in named else {}
+    ours = ("rollout/", "train/reward/")
+    named = {_CURVES.get(n, n): value for n, value in logs.items() if n in _CURVES or n.startswith(ours)}
+    return {n: float(v) for n, v in named.items() if v is not None} if "train/reward/total" in named else {}
 
 
 def _write_rollouts(job: TrainingJob, scored: Sequence[tuple[TrainingRow, str, RewardBreakdown]], step: int) -> None:

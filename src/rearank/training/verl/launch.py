@@ -235,7 +235,7 @@ class _Taker:
 
     def _log(self, step: int, figures: Mapping[str, float]) -> None:
         self._job.tracker.log(figures, step)
-        shown = ("rollout/reward/total", "rollout/ndcg@10", "train/loss", "val/ndcg@10")
+        shown = ("train/reward/total", "rollout/ndcg@10", "train/loss", "val/ndcg@10")
         note = ", ".join(
             f"{name.removeprefix('rollout/').removeprefix('train/')} {figures[name]:.3f}"
             for name in shown

@@ -18,6 +18,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from rearank.parsing import ParseStatus
 from rearank.rewards import RewardBreakdown
+from rearank.tracking.names import rollout_name
 from rearank.training.base import ROLLOUT_COLUMNS, TrainingError, describe, rollout_line
 from rearank.training.guard import Guard, Watchdog
 from rearank.training.local import mark_complete, prune
@@ -234,7 +235,7 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         figures |= {f"time/{ours}": float(timing[theirs]) for theirs, ours in _TIMES.items() if theirs in timing}
         answers = self._answers(batch)
         breakdowns = [breakdown_of(answer) for *_, answer in answers]
-        figures |= {f"rollout/{name}": value for name, value in describe(breakdowns).items()}
+        figures |= {rollout_name(name): value for name, value in describe(breakdowns).items()}
         groups: dict[str, list[float]] = defaultdict(list)
         for (uid, *_), breakdown in zip(answers, breakdowns, strict=True):
             groups[uid].append(breakdown.total)
