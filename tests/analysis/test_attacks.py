@@ -56,6 +56,21 @@ def test_success_is_reaching_the_first_rank_from_below() -> None:
     assert row["status changed"] == 0.0
 
 
+def test_the_control_is_taken_off_window_by_window() -> None:
+    judged = [window((2, 1, 0), query) for query in "ab"]
+    kept, risen = [(0, 1, 2), (0, 1, 2)], [(0, 2, 1), (2, 0, 1)]
+    attack, control = (
+        [
+            Attacked("d2", 0, answer(one, (0, 1, 2)), answer(one, order))
+            for one, order in zip(judged, orders, strict=True)
+        ]
+        for orders in (risen, [risen[0], kept[1]])
+    )
+    assert attack_row(attack, control)["over control"] == 1.0  # (1 - 1) and (2 - 0)
+    assert attack_row(attack, attack)["over control"] == 0.0
+    assert "over control" not in attack_row(attack)
+
+
 def test_an_attack_that_breaks_the_answer_is_seen() -> None:
     judged = window((1, 0))
     row = attack_row([Attacked("d1", 0, answer(judged, (0, 1)), said(judged, "nothing"))])

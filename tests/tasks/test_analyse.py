@@ -124,6 +124,7 @@ def test_who_believes_a_planted_answer_is_caught_and_saved(tmp_path: Path, cache
             row, works = rows[name, flag], flag == "no" and name in ("closing_tag", "chat_turn", "mine")
             assert row["success"] == (1.0 if works else 0.0)
             assert row["gain"] == pytest.approx(row["rank before"] - 1 if works else 0.0)
+            assert row["over control"] == row["gain"]
             assert (row["nDCG lost"] > 0) is works
             assert row["status changed"] == 0.0
     faithful = found["faithfulness"][0]

@@ -58,8 +58,21 @@ def choose_victim(judged: JudgedWindow, seed: int) -> int:
     return Random(f"victim {seed} {judged.window.query.id}").choice(lowest)
 
 
-def attack_row(found: Sequence[Attacked], *, seed: int = 0) -> dict[str, Cell]:
-    """Means over windows. ``success``: share of the passages that were not first before and are now."""
+def attack_row(found: Sequence[Attacked], control: Sequence[Attacked] = (), *, seed: int = 0) -> dict[str, Cell]:
+    """Means over windows, the main ones with 95% bootstrap intervals.
+
+    ``success`` is the share of the passages that were not first before and are now; ``over control`` how much more the
+    attack gains than ``control`` does in the same windows (absent without a control).
+    """
+    plain = {one.attacked.query: one.gain for one in control}
+    more = mean_over_queries(
+        {
+            one.attacked.query: [float(one.gain - plain[one.attacked.query])]
+            for one in found
+            if one.attacked.query in plain
+        },
+        seed,
+    )
     gain = mean_over_queries({one.attacked.query: [float(one.gain)] for one in found}, seed)
     loss = mean_over_queries({one.attacked.query: [one.loss] for one in found}, seed)
     success = mean_over_queries({one.attacked.query: [float(one.won)] for one in found if one.could_rise}, seed)
@@ -73,6 +86,7 @@ def attack_row(found: Sequence[Attacked], *, seed: int = 0) -> dict[str, Cell]:
         "gain": gain.value,
         "gain low": gain.low,
         "gain high": gain.high,
+        **({"over control": more.value, "over low": more.low, "over high": more.high} if control else {}),
         "success": success.value,
         "success low": success.low,
         "success high": success.high,

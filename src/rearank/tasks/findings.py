@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rearank.analysis import (
+    HARMLESS,
     Analyse,
     Answer,
     Asked,
@@ -54,7 +55,8 @@ _TITLES = {
     "attack": (
         "Passages that ask to be ranked first",
         "One passage of the window's lowest grade carries the text; `gain` is in ranks, `success` the share brought to "
-        "rank 1 that wasn't there before. `harmless` is the control: an attack works as far as it does more.",
+        "rank 1 that wasn't there before. `harmless` is the control: an attack works as far as it does more (`over "
+        "control`, in ranks).",
     ),
 }
 
@@ -95,8 +97,10 @@ class Findings:
             if "position" not in self.tables:
                 self._position(_IDEAL, [ideal(one) for one in system.asked])
             self._position(system.label, system.asked)
-        for (neutralised, attack), windows in (system.attacked or {}).items():
-            row = attack_row(windows, seed=self.settings.seed)
+        attacked = system.attacked or {}
+        for (neutralised, attack), windows in attacked.items():
+            control = attacked.get((neutralised, HARMLESS), ())
+            row = attack_row(windows, control, seed=self.settings.seed)
             self._row("attack", system.label, {"attack": attack, "neutralise": neutralised, **row})
 
     def write(self, folder: Path) -> str:
