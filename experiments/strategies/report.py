@@ -12,6 +12,7 @@ from rearank.evaluation import bootstrap_interval, holm, paired_test
 BASELINE = "sliding_window"
 _QUALITIES = ("good", "medium", "poor")
 _LEVEL = 0.05
+_BEGIN, _END = "<!-- tables: made by report.py from results.json -->", "<!-- end of tables -->"
 
 
 def against(arms: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, tuple[float, float], float]]:
@@ -58,7 +59,11 @@ def oracle_table(part: Mapping[str, Any]) -> list[str]:
         of = [arm["noise"][quality] for quality in _QUALITIES]
         words = [one["prompt_tokens"] + one["completion_tokens"] for one in of]
         cells = [_cell(columns[q][label], compared[q].get(label)) for q in _QUALITIES]
-        figures = [_range([one["calls"] for one in of]), _range([one["chain"] for one in of]), _count(fmean(words))]
+        figures = [
+            _range([one["calls"] for one in of]),
+            _range([one["chain"] for one in of]),
+            _count(round(fmean(words))),
+        ]
         lines.append(f"| {label} | {' | '.join(figures + cells)} |")
     return lines
 
@@ -79,7 +84,11 @@ def tiny_table(part: Mapping[str, Any]) -> list[str]:
             arm["unparsed"] / arm["calls"],
             arm["cut_answers"] / arm["calls"],
         ]
-        figures = [_count(arm["calls"]), _count(arm["chain"]), _count(arm["prompt_tokens"] + arm["completion_tokens"])]
+        figures = [
+            _count(arm["calls"]),
+            _count(arm["chain"]),
+            _count(round(arm["prompt_tokens"] + arm["completion_tokens"])),
+        ]
         cells = [*figures, *(f"{share:.1%}" for share in shares), _cell(columns[label], compared.get(label))]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return lines
@@ -151,7 +160,7 @@ def draw(results: Mapping[str, Any], out: Path) -> None:
 
 
 def write(results: Mapping[str, Any], out: Path) -> None:
-    """table.md, strategies.png, and the table on screen; what is not measured yet is left out."""
+    """table.md, the README's tables, strategies.png, and the tables on screen; what is not measured yet is left out."""
     lines: list[str] = []
     if oracles := results.get("oracles"):
         first, ideal = (fmean(oracles[name].values()) for name in ("first_stage", "ideal"))
@@ -175,5 +184,11 @@ def write(results: Mapping[str, Any], out: Path) -> None:
     if oracles and tiny:
         lines += ["In short:", "", *short_table(results), ""]
         draw(results, out)
-    (out / "table.md").write_text("\n".join(lines))
-    print("\n".join(lines))
+    text = "\n".join(lines)
+    (out / "table.md").write_text(text)
+    readme = out / "README.md"
+    if readme.is_file():
+        before, _, rest = readme.read_text().partition(_BEGIN)
+        _, _, after = rest.partition(_END)
+        readme.write_text(f"{before}{_BEGIN}\n\n{text}\n{_END}{after}")
+    print(text)
