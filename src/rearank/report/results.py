@@ -46,7 +46,9 @@ def sides(runs: Sequence[RunFolder]) -> dict[str, list[Side]]:
 
 
 def _same(a: Evaluated, b: Evaluated) -> bool:
-    return (a.name, a.role) == (b.name, b.role) and a.values == b.values
+    """Equal in every measure that both have."""
+    shared = a.values.keys() & b.values.keys()
+    return (a.name, a.role) == (b.name, b.role) and bool(shared) and all(a.values[m] == b.values[m] for m in shared)
 
 
 def _labelled(group: Sequence[Side], runs: Sequence[RunFolder]) -> list[Side]:
@@ -88,7 +90,7 @@ def result_rows(group: Sequence[Side]) -> list[dict[str, Any]]:
     return rows
 
 
-def tests(benchmark: str, group: Sequence[Side]) -> dict[str, Any]:
+def comparisons(benchmark: str, group: Sequence[Side]) -> dict[str, Any]:
     """Paired tests of the main measure: each system against each, or all against the first where there are many."""
     systems = [side.system for side in group if side.system.role != IDEAL]
     if len(systems) < 2:

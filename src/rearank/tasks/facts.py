@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from rearank.choices import CONF, options
+from rearank.config import TARGET
 from rearank.report import RunFolder
 
 # Shown by their names elsewhere on the page; a line for each field of a collection would say little.
@@ -40,11 +45,30 @@ def facts(run: RunFolder, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What was chosen, in words: names where nodes have one, else the classes."""
+    """What was chosen, in words: the node's own name, else its option's."""
     for key in ("model", "dataset", "benchmark", "reward", "algorithm", "trainer", "engine", "prompt", "strategy"):
         node = settings.get(key)
         if isinstance(node, Mapping):
-            yield key, str(node.get("name") or str(node.get("_target_", "")).rpartition(".")[2])
+            yield key, str(node.get("name") or _option(key, node))
+
+
+def _option(group: str, node: Mapping[str, Any]) -> str:
+    """The option of ``group`` that ``node`` comes from: the only one of its class, or the one that agrees most."""
+    target = str(node.get(TARGET, ""))
+    agreeing = {
+        name: sum(node.get(key) == value for key, value in fields.items())
+        for name, fields in _plain_options(group).items()
+        if fields.get(TARGET) == target
+    }
+    best = [name for name, count in agreeing.items() if count == max(agreeing.values())]
+    return best[0] if len(best) == 1 else target.rpartition(".")[2]
+
+
+@cache
+def _plain_options(group: str) -> Mapping[str, Mapping[str, Any]]:
+    """Every option's own file, nothing composed."""
+    found = {name: OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml")) for name in options(group)}
+    return {name: {str(k): v for k, v in fields.items()} for name, fields in found.items() if isinstance(fields, dict)}
 
 
 def _changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[list[str | None]]:

@@ -26,7 +26,7 @@ from rearank.report.figures import draw_change, draw_curves, draw_statuses
 from rearank.report.folder import FIRST, IDEAL, STORE, Evaluated, labelled
 from rearank.report.queries import Queries
 from rearank.report.replay import RecordedAnswers, replay
-from rearank.report.results import Side, result_rows, seed_rows, sides, status_counts, tests
+from rearank.report.results import Side, comparisons, result_rows, seed_rows, sides, status_counts
 from rearank.tasks.experiment import Run
 from rearank.tasks.facts import facts
 from rearank.types import Sampling
@@ -99,7 +99,7 @@ def _data(
                 "name": name,
                 "measures": [{"key": measure, "label": heading(measure)} for measure in measures],
                 "systems": result_rows(group),
-                "tests": tests(name, group),
+                "tests": comparisons(name, group),
                 "seeds": seed_rows(runs, name),
                 "known": known,
             }

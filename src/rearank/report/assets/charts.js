@@ -74,9 +74,9 @@ function numbers(title, lines) {
 }
 
 // changes: [{place, value}], largest first. One path a side, however many queries there are.
-function changeChart(changes, interval, mean, measure, opened) {
-  const width = 900, height = 240, left = 52, right = 12, top = 12, bottom = 26;
-  const high = Math.max(0.05, ...changes.map((one) => one.value), interval[1]), low = Math.min(-0.05, ...changes.map((one) => one.value), interval[0]);
+function changeChart(changes, interval, mean, measure, width, opened) {
+  const height = 240, left = 52, right = 12, top = 12, bottom = 26;
+  const high = Math.max(0.05, ...changes.map((one) => one.value), interval[1]), low = Math.min(-0.02, ...changes.map((one) => one.value), interval[0]);
   const y = (value) => top + (high - value) / (high - low) * (height - top - bottom);
   const slot = (width - left - right) / Math.max(changes.length, 1);
   const gap = slot > 4 ? slot * 0.15 : 0;
@@ -91,7 +91,7 @@ function changeChart(changes, interval, mean, measure, opened) {
     s("line", { x1: left, x2: width - right, y1: y(0), y2: y(0), class: "axis" }),
     s("line", { x1: left, x2: width - right, y1: y(mean), y2: y(mean), class: "mean" }),
     s("text", { x: width - right, y: y(mean) - 5, class: "tick end strong" }, `mean ${signed(mean)}`),
-    s("text", { x: width - right, y: height - 6, class: "tick end" }, `${changes.length} queries, most improved first`));
+    s("text", { x: width - right, y: height - 8, class: "tick end" }, `${changes.length} queries, most improved first`));
   const mark = s("rect", { y: top, height: height - top - bottom, width: Math.max(slot, 2), class: "mark", visibility: "hidden" });
   svg.append(mark);
   const at = (event) => {

@@ -23,6 +23,8 @@ class Explorer {
     this.detail = h("article", { class: "detail", tabindex: "-1", "aria-label": "The chosen query" });
     this.root = section("queries", "Query by query", null, this.controls, this.overview, h("div", { class: "explorer" }, this.list, this.detail));
     this.searching = h("input", { type: "search", placeholder: "words or a query id", oninput: () => { this.search = this.searching.value.toLowerCase(); this.at = 0; this.showRows(); } });
+    let waiting = 0;
+    addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => this.showOverview(), 150); });
     const wanted = /^#q\/(\d+)\/(.*)$/.exec(location.hash);
     this.open(wanted && data.benchmarks[wanted[1]] ? Number(wanted[1]) : 0, wanted ? decodeURIComponent(wanted[2]) : null);
   }
@@ -89,8 +91,11 @@ class Explorer {
     replace(this.overview, h("p", { class: "lead" }, h("strong", {}, this.label(this.b)), " against ", h("strong", {}, this.label(this.a)), ": ",
       change(mean), ` on average (95% interval ${signed(mean - half)} to ${signed(mean + half)}); `,
       h("span", { class: "up" }, `better on ${count((one) => one === "up")}`), `, same on ${count((one) => one === "same")}, `, h("span", { class: "down" }, `worse on ${count((one) => one === "down")}`), "."),
-    changeChart(both.map((one) => ({ place: one.place, value: one.change, text: one.text.slice(0, 120) })), [mean - half, mean + half], mean, this.measure.label, (place) => this.choose(place, true)));
+    changeChart(both.map((one) => ({ place: one.place, value: one.change, text: one.text.slice(0, 120) })), [mean - half, mean + half], mean, this.measure.label, this.width(), (place) => this.choose(place, true)));
   }
+
+  // Drawn as wide as it is shown, so that its writing has the page's size.
+  width() { return Math.min(1236, Math.max(320, document.documentElement.clientWidth - 84)); }
 
   showRows() {
     const found = this.all.filter((one) => !this.search || one.text.toLowerCase().includes(this.search) || one.id.toLowerCase().includes(this.search));

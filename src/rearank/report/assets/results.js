@@ -50,7 +50,7 @@ function resultTable(benchmark) {
     { title: "system", cell: (one) => one.label },
     { title: main.label, number: true, cell: (one) => h("strong", {}, number(one.means[main.key])) },
     { title: "95% interval", number: true, cell: (one) => intervalCell(one, main.key) },
-    { title: printed ? "● here, ◆ published" : "", cell: plot },
+    { title: printed ? "● here, ◆ published" : "mean and interval", cell: plot },
     { title: "against the first stage", number: true, cell: (one) => one === first ? "" : change(one.means[main.key] - first.means[main.key]) },
     ...(printed ? [{ title: "published", number: true, cell: (one) => one.published ? one.published.value.toFixed(2) : "" }] : []),
     ...others.map((measure) => ({ title: measure.label, number: true, cell: (one) => number(one.means[measure.key]) })),

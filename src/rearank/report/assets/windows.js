@@ -44,8 +44,9 @@ function showColumns(explorer, detail, body) {
   const columns = h("div", { class: "columns" });
   const draw = () => {
     const chosen = choices.filter(({ number }) => explorer.columns.has(number));
+    const opened = chosen.length ? mostMoved(detail.windows[chosen.some(({ number }) => number === explorer.b) ? explorer.b : chosen[0].number]) : 0;
     columns.className = "columns n" + Math.min(chosen.length, 3);
-    replace(columns, chosen.length ? chosen.map(({ one, number }) => column(one, detail.windows[number], detail, passages)) : h("p", { class: "note" }, "Choose a system to see its windows."));
+    replace(columns, chosen.length ? chosen.map(({ one, number }) => column(one, detail.windows[number], opened, detail, passages)) : h("p", { class: "note" }, "Choose a system to see its windows."));
   };
   replace(body, h("fieldset", { class: "choices" }, h("legend", {}, "Windows side by side"), choices.map(({ one, number }) => h("label", {}, h("input", { type: "checkbox", checked: explorer.columns.has(number), onchange: (event) => {
     if (event.target.checked) explorer.columns.add(number); else explorer.columns.delete(number);
@@ -54,10 +55,12 @@ function showColumns(explorer, detail, body) {
   draw();
 }
 
-function column(system, windows, detail, passages) {
-  const most = windows.reduce((best, one, place) => Math.abs(one.ndcg[1] - one.ndcg[0]) > Math.abs(windows[best].ndcg[1] - windows[best].ndcg[0]) ? place : best, 0);
+// The same window is opened in every column: the one that the system in question changed most.
+const mostMoved = (windows) => windows.reduce((best, one, place) => Math.abs(one.ndcg[1] - one.ndcg[0]) > Math.abs(windows[best].ndcg[1] - windows[best].ndcg[0]) ? place : best, 0);
+
+function column(system, windows, opened, detail, passages) {
   return h("section", { class: "column", "aria-label": system.label }, h("h4", {}, system.label),
-    windows.map((one, place) => card(one, place, windows.length, place === most, detail, passages, system.letters)));
+    windows.map((one, place) => card(one, place, windows.length, place === Math.min(opened, windows.length - 1), detail, passages, system.letters)));
 }
 
 function card(one, place, count, open, detail, passages, letters) {
@@ -78,7 +81,7 @@ function card(one, place, count, open, detail, passages, letters) {
 function inside(one, detail, passages, letters) {
   const name = (place) => letters ? String.fromCharCode(65 + place) : String(place + 1);
   const at = (place) => { const index = one.shown[place]; const [id, title, text] = passages[detail.passages[index]]; return { index, id, title, text, grade: detail.grades[index] }; };
-  const reading = h("div", { class: "reading", "aria-live": "polite" });
+  const reading = h("div", { class: "reading", "aria-live": "polite" }, h("p", { class: "hint" }, "Choose a passage, or its number in the answer, to read it here."));
   const read = (place) => {
     const passage = at(place);
     replace(reading, h("p", { class: "id" }, `[${name(place)}] `, chip(passage.grade), ` first-stage rank ${passage.index + 1}, `, own("code", {}, passage.id)),

@@ -1,0 +1,153 @@
+"""``task=report`` over what a scripted evaluation left: windows found again, several runs, what is missing, sizes."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.tasks.runs import QUERIES, SMALL, made
+
+from rearank.data.trec import read_run
+from rearank.report import Report, ReportError
+from rearank.tasks.evaluate import evaluate
+from rearank.tasks.experiment import Run
+from rearank.tasks.report import report_at_end, write_report
+
+NOISY = (*SMALL, "engine.behaviour=noisy", "evaluation.measures=[ndcg_cut_10,recall_10]", "evaluation.samples=0")
+NO_FIGURES = "report.figures=false"
+
+
+def blocks(page: Path) -> dict[str, Any]:
+    """The page's JSON, by id."""
+    found = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page.read_text(), re.DOTALL)
+    return {name: json.loads(content) for name, content in found}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Evaluated once; tests only look at it."""
+    found = made(tmp_path_factory.mktemp("report"), *NOISY)
+    evaluate(found)
+    (found.folder / "training").mkdir()
+    lines = [{"step": step, "train/reward/total": step / 10, "val/ndcg@10": 0.5} for step in range(5)]
+    (found.folder / "training" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return found
+
+
+def with_report(run: Run, **changes: Any) -> Run:
+    return replace(run, experiment=replace(run.experiment, report=Report(**changes)))
+
+
+def test_every_window_is_found_again_and_leads_to_the_run(run: Run) -> None:
+    page = blocks(write_report(with_report(run, figures=False)))
+    queries, size = page["queries-0"], run.experiment.strategy.size
+    number = next(n for n, one in enumerate(page["data"]["benchmarks"][0]["systems"]) if one["name"] == "scripted")
+    ranked = read_run(run.folder / "evaluation" / "synthetic" / "scripted" / "run.trec")
+    assert queries["full"] == list(range(QUERIES))
+    for place, query in enumerate(queries["ids"]):
+        detail = page[f"query-0-{place}"]
+        windows = detail["windows"][number]
+        assert (
+            len(windows)
+            == run.experiment.strategy.calls(len(detail["passages"]))
+            == queries["counts"][number][place][0]
+        )
+        order = list(range(len(detail["passages"])))
+        for window in windows:  # put into effect one after the other they are the run
+            where = order.index(window["shown"][0])
+            assert order[where : where + size] == window["shown"]
+            order[where : where + size] = window["order"]
+        ids = [page["passages-0"][detail["passages"][index]][0] for index in order]
+        assert ids == [passage for passage, _ in ranked[query]]
+        grades = "".join("-" if (g := detail["grades"][index]) is None else str(g) for index in order)
+        assert queries["strips"][number][place] == grades
+
+
+def test_the_same_folder_gives_the_same_bytes_and_figures(run: Run) -> None:
+    first = write_report(run).read_bytes()
+    drawn = {path.name: path.read_bytes() for path in (run.folder / "figures").iterdir()}
+    assert write_report(run).read_bytes() == first
+    assert {path.name: path.read_bytes() for path in (run.folder / "figures").iterdir()} == drawn
+    assert {"curve_reward.png", "curve_reward.svg", "statuses_synthetic.svg"} <= set(drawn)
+    assert any(name.startswith("change_synthetic_scripted") for name in drawn)
+
+
+def test_what_was_run_is_said(run: Run) -> None:
+    data = blocks(write_report(with_report(run, figures=False, title="A title")))["data"]
+    (facts,) = data["runs"]
+    assert data["title"] == "A title"
+    assert facts["names"] == {
+        **{"model": "tiny", "benchmark": "synthetic", "engine": "scripted", "prompt": "compact"},
+        "strategy": "sliding_window",
+    }
+    assert ["strategy.size", "20", "5"] in facts["settings"]
+    assert not [key for key, before, here in facts["settings"] if before == here]
+    assert facts["seed"] == 1
+    assert "numpy" in facts["packages"]
+    assert set(data["curves"]["lines"][0]["series"]) == {"train/reward/total", "val/ndcg@10"}
+    assert data["curves"]["lines"][0]["series"]["train/reward/total"]["mean"] == [0, 0.1, 0.2, 0.3, 0.4]
+    assert data["notes"] == []
+
+
+def test_only_those_that_changed_most_are_in_full_and_a_page_too_large_has_fewer(run: Run) -> None:
+    page = blocks(write_report(with_report(run, figures=False, full_text=3)))
+    queries, (first, scripted) = page["queries-0"], (0, 1)
+    values = queries["values"]["ndcg_cut_10"]
+    changes = sorted((abs(b - a) for a, b in zip(values[first], values[scripted], strict=True)), reverse=True)
+    assert len(queries["full"]) == 3
+    assert min(abs(values[scripted][n] - values[first][n]) for n in queries["full"]) == pytest.approx(changes[2])
+    assert all(count is not None for count in queries["counts"][scripted])
+    whole = write_report(with_report(run, figures=False)).stat().st_size
+    none = write_report(with_report(run, figures=False, full_text=0)).stat().st_size
+    limit = (whole + none) / 2 / 1_000_000
+    path = write_report(with_report(run, figures=False, megabytes=limit))
+    assert path.stat().st_size <= limit * 1_000_000
+    assert 0 < len(blocks(path)["queries-0"]["full"]) < QUERIES
+
+
+def test_runs_side_by_side(run: Run, tmp_path: Path) -> None:
+    random = made(tmp_path / "random", *SMALL, "engine.behaviour=random", "evaluation.samples=0")
+    evaluate(random)
+    both = made(tmp_path, *SMALL, NO_FIGURES, f"report.runs=['noisy={run.folder}',{random.folder}]")
+    page = blocks(write_report(both))
+    (benchmark,) = page["data"]["benchmarks"]
+    labels = [one["label"] for one in benchmark["systems"]]
+    assert labels[0] == "first stage (bm25)"
+    assert {"noisy: scripted: noisy", "run: scripted: random"} < set(labels)
+    assert len(benchmark["tests"]["rows"]) == 3
+    assert sum(found is not None for found in page["query-0-0"]["windows"]) == 2
+    assert [one["label"] for one in page["data"]["runs"]] == ["noisy", "run"]
+
+
+def test_a_killed_evaluation_and_missing_parts_are_said(run: Run, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "run"
+    shutil.copytree(run.folder, broken)
+    there = made(tmp_path, *NOISY, NO_FIGURES, f"paths.cache={run.folder.parent}/cache")
+    (broken / "completions.sqlite").unlink()
+    page = blocks(write_report(there))
+    assert "completions.sqlite isn't there" in page["data"]["notes"][0]
+    (broken / "evaluation" / "synthetic" / "scripted" / "engine.json").unlink()
+    assert "evaluate again to record its engine" in blocks(write_report(there))["data"]["notes"][0]
+    settings = broken / "evaluation" / "synthetic" / "bm25" / "settings.json"
+    settings.write_text("{}")
+    assert "the collection isn't at hand" in blocks(write_report(there))["data"]["notes"][0]
+    values = blocks(write_report(there))["queries-0"]["values"]["ndcg_cut_10"]
+    assert len(values[0]) == QUERIES
+
+
+def test_a_report_that_fails_takes_nothing_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    empty = made(tmp_path, *SMALL)
+    empty.folder.mkdir()
+    with pytest.raises(ReportError):
+        write_report(empty)
+    report_at_end(empty)
+    assert "no report was written (ReportError: " in caplog.text
+    caplog.clear()
+    report_at_end(with_report(empty, write=False))
+    assert not caplog.text
