@@ -34,7 +34,9 @@ class RecordingEngine:
         self.engine = engine
         self.store = store
         self.paid = 0
-        """Calls that the engine answered."""
+        """Calls that went to the engine."""
+        self.failed = 0
+        """Of those, the ones that it didn't answer."""
         self.paid_tokens = 0
         """Tokens of the answers that came from the engine."""
         self.paid_cost = 0.0
@@ -91,11 +93,15 @@ class RecordingEngine:
     async def _pay(
         self, key: str, window: Window | None, messages: Sequence[Message], sampling: Sampling
     ) -> Completion:
-        if window is not None and self._sees is not None:
-            completion = await self._sees.complete_window(window, messages, sampling)
-        else:
-            completion = await self.engine.complete(messages, sampling)
         self.paid += 1
+        try:
+            if window is not None and self._sees is not None:
+                completion = await self._sees.complete_window(window, messages, sampling)
+            else:
+                completion = await self.engine.complete(messages, sampling)
+        except BaseException:
+            self.failed += 1
+            raise
         self.paid_tokens += completion.completion_tokens
         self.paid_cost += completion.cost
         return self.store.put(key, messages, completion)

@@ -37,7 +37,8 @@ class Tally:
     def paid(self) -> dict[str, float]:
         """What the engine was asked for since it was made."""
         made = self.recording
-        return {"calls": made.paid, "completion_tokens": made.paid_tokens, "cost": made.paid_cost}
+        counts = {"calls": made.paid, "failed": made.failed, "completion_tokens": made.paid_tokens}
+        return {**counts, "cost": made.paid_cost}
 
     def paid_now(self) -> dict[str, float]:
         """As ``paid``, since this pass began."""
@@ -77,10 +78,11 @@ class Tally:
 
     def left(self, seconds: float) -> float | None:
         """Seconds to come, by the pace of what the engine answered: what the store answers takes no time."""
-        paid = self.paid_now()["calls"]
-        if self.expected is None or not paid:
+        now = self.paid_now()
+        answered = now["calls"] - now["failed"]
+        if self.expected is None or answered < 1:
             return None
-        return seconds * max(self.expected - self.windows, 0) / paid
+        return seconds * max(self.expected - self.windows, 0) / answered
 
     def figures(self) -> dict[str, float]:
         """Those that follow from the answers, in a fixed order."""
