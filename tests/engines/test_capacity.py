@@ -45,7 +45,7 @@ def test_more_pipeline_stages_than_layers() -> None:
 
 def test_gpus_that_are_not_there() -> None:
     split = Split(tensor=2, pipeline=2, data=2)
-    assert split.gpus == 8
+    assert split.parts == 8
     assert split.shortage(8) == []
     (line,) = split.shortage(4)
     assert "takes 8 GPUs and 4 are seen here" in line

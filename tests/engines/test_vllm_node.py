@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -13,7 +14,9 @@ from tests.engines.models import save_tiny_model
 
 from rearank.engines import EngineError, EngineNode, VllmNode
 from rearank.engines.base import SplitsModels
+from rearank.engines.capacity import Split
 from rearank.engines.model import Architecture
+from rearank.engines.vllm_args import binding, cores_bound
 
 
 @pytest.mark.parametrize(
@@ -101,6 +104,23 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "takes 4 GPUs and 2 are seen here" in line
     with pytest.raises(EngineError, match="takes 4 GPUs"):
         VllmNode(tensor_parallel=2, data_parallel=2).create("some/model")
+
+
+def test_on_a_cpu_each_part_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert binding([0, 1, 4, 5, 8], 2) == "0,1|4,5"
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    monkeypatch.setattr("rearank.engines.vllm_args.cores", lambda: [0, 1])
+    with cores_bound(Split(tensor=2)):
+        assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"
+    with cores_bound(Split()):
+        assert "VLLM_CPU_OMP_THREADS_BIND" not in os.environ, "one part takes vLLM's own choice"
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    with cores_bound(Split(tensor=2)):
+        assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    machine(monkeypatch, build=CPU_BUILD, gpu=False)
+    monkeypatch.setattr("rearank.engines.nodes.cores", lambda: [0, 1])
+    (line,) = VllmNode(tensor_parallel=4).preflight()
+    assert "takes 4 cores and 2 are seen here" in line
 
 
 def test_a_model_that_cannot_be_split_so_is_refused_before_anything_is_loaded(

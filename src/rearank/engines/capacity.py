@@ -30,8 +30,8 @@ class Split:
     data: int = 1
 
     @property
-    def gpus(self) -> int:
-        """All of them."""
+    def parts(self) -> int:
+        """GPUs of all engines together; on a CPU, groups of cores."""
         return self.tensor * self.pipeline * self.data
 
     def misfits(self, sizes: Architecture) -> list[str]:
@@ -50,13 +50,13 @@ class Split:
             )
         return found
 
-    def shortage(self, seen: int) -> list[str]:
-        """That the machine has fewer GPUs than this takes, with the remedy."""
-        if self.gpus <= seen:
+    def shortage(self, seen: int, what: str = "GPUs") -> list[str]:
+        """That the machine has fewer GPUs, or cores, than this takes, with the remedy."""
+        if self.parts <= seen:
             return []
         return [
             f"engine.tensor_parallel={self.tensor} x pipeline_parallel={self.pipeline} x data_parallel={self.data} "
-            f"takes {self.gpus} GPUs and {seen} {'is' if seen == 1 else 'are'} seen here; lower one of them"
+            f"takes {self.parts} {what} and {seen} {'is' if seen == 1 else 'are'} seen here; lower one of them"
         ]
 
 

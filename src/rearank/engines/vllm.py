@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,7 +27,7 @@ from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, load_chat
 from rearank.engines.checkpoint import known_as
 from rearank.engines.home import Home
 from rearank.engines.processes import PATIENCE, ProcessGuard
-from rearank.engines.vllm_args import built_for_cpu, engine_args, quiet
+from rearank.engines.vllm_args import built_for_cpu, cores_bound, engine_args, quiet
 from rearank.progress import progress
 from rearank.types import Completion, Message, Sampling
 
@@ -230,12 +231,14 @@ class VllmEngine:
             return
         if self._refused is None:
             self._guard = ProcessGuard()
-            for name, value in quiet(on_cpu=self._cache_gib is not None).items():
+            on_cpu = self._cache_gib is not None
+            for name, value in quiet(on_cpu=on_cpu).items():
                 os.environ.setdefault(name, value)
             if self._settings["max_num_seqs"] is None:
                 self._settings["max_num_seqs"] = self._chosen_sequences(prompt, answer)
             try:
-                with progress("starting vLLM"), self._guard.watching():
+                bound = cores_bound(self._split) if on_cpu else nullcontext()
+                with progress("starting vLLM"), self._guard.watching(), bound:
                     self._llm = self._launch(self._settings)
                 _log.info("vLLM %s", self._capacity())
                 return

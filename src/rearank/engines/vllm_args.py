@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -66,3 +69,34 @@ def quiet(*, on_cpu: bool) -> dict[str, str]:
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for results
         "VLLM_NO_USAGE_STATS": "1",
     }
+
+
+_BINDING = "VLLM_CPU_OMP_THREADS_BIND"
+
+
+@contextmanager
+def cores_bound(split: Split) -> Iterator[None]:
+    """While vLLM starts on a CPU: each part of a split model on cores of its own.
+
+    By itself vLLM gives each part a memory node, and refuses to start where there are fewer. A binding that the user
+    has set is left alone; ours is gone afterwards, as another engine may be split otherwise.
+    """
+    if split.parts == 1 or _BINDING in os.environ:
+        yield
+        return
+    os.environ[_BINDING] = binding(cores(), split.parts)
+    try:
+        yield
+    finally:
+        del os.environ[_BINDING]
+
+
+def binding(available: list[int], parts: int) -> str:
+    """``0,1|2,3``: neighbouring cores together, what is left over unused."""
+    each = max(len(available) // parts, 1)
+    return "|".join(",".join(map(str, available[each * i : each * (i + 1)])) for i in range(parts))
+
+
+def cores() -> list[int]:
+    """The numbers of those that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
