@@ -58,8 +58,18 @@ def test_every_group_of_the_design_is_there() -> None:
     assert {path.name for path in CONF.iterdir() if path.is_dir()} == set(DESIGN)
 
 
+PLUGINS = {
+    "launcher=joblib": "hydra_joblib_launcher",
+    "launcher=submitit": "hydra_submitit_launcher",
+    "launcher=submitit_local": "hydra_submitit_launcher",
+    "experiment=search": "hydra_optuna_sweeper",
+}
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_builds(option: str) -> None:
+    if option in PLUGINS:
+        pytest.importorskip(f"hydra_plugins.{PLUGINS[option]}", reason=f"{option} needs {PLUGINS[option]}")
     needed = GIVEN.get(option, [])
     assert isinstance(made(option, *needed).experiment, Experiment)
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from rearank.tracking import JsonlTracker, NoTracking, WandbTracking, read_jsonl
+from rearank.rewards import NdcgReward
+from rearank.tracking import Artefact, JsonlTracker, NoTracking, WandbTracking, read_jsonl
+from rearank.tracking.names import NAMES, as_markdown, expected, rollout_name, undocumented
+from rearank.tracking.wandb_runs import wandb_name
+from rearank.training.base import describe
+from rearank.types import JudgedWindow, Passage, Query, Window
+from tests.wandb_file import read_offline
+
+
+def judged() -> JudgedWindow:
+    return JudgedWindow(Window(Query("q", "?"), (Passage("a", "a"), Passage("b", "b"))), (0, 1))
 
 
 def test_jsonl(tmp_path: Path) -> None:
@@ -48,18 +57,83 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "tracking=none" in WandbTracking().preflight()[0]
 
 
+def test_names_of_earlier_versions_are_read_under_their_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"step": 1, "rollout/reward/rank": 0.5}\n')
+    assert read_jsonl(tmp_path / "train.jsonl") == [{"step": 1, "train/reward/rank": 0.5}]
+
+
+def test_names_are_a_table_without_overlaps() -> None:
+    names = [one.name for one in NAMES]
+    assert len(set(names)) == len(names)
+    assert all(one.meaning for one in NAMES)
+    plain = [name for name in names if "<" not in name]
+    for name in plain:
+        assert [one.name for one in NAMES if one.matches(name)] == [name]
+    assert {"train/reward/rank", "val/ndcg@10", "rollout/parse/ok"} <= set(plain)
+    assert "| `train/reward/rank` |" in as_markdown()
+    assert undocumented(["test/dl19/grpo", "test/dl19/grpo/map", "val/ndcg@10", "val/ndcg@11", "trian/loss"]) == [
+        "val/ndcg@11",
+        "trian/loss",
+    ]
+
+
+def test_what_is_described_is_documented_for_both_trainers() -> None:
+    scored = describe([NdcgReward()("<think></think><answer>[2] > [1]</answer>", judged())])
+    assert {rollout_name(name) for name in scored} | {f"val/{name}" for name in scored} <= expected("trl")
+    assert expected("trl") < expected("verl")
+    only_verl = {one.name for one in NAMES if one.by == "verl"}
+    assert expected("verl") - expected("trl") <= only_verl
+
+
+def test_an_undocumented_name_is_told(tmp_path: Path) -> None:
+    tracker = NoTracking().open(tmp_path, "name", {}, "train")
+    with pytest.warns(UserWarning, match="trian/loss"):
+        tracker.log({"trian/loss": 1.0}, 1)
+
+
+def test_artefacts_are_written_once_with_their_sums(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"abc")
+    tracker = NoTracking().open(tmp_path / "run", "name", {}, "train")
+    for _ in range(2):
+        tracker.artefact(Artefact("model", "m", {"model": tmp_path / "model"}, {"step": 3}))
+    (line,) = read_jsonl(tmp_path / "run" / "artefacts.jsonl")
+    assert (line["kind"], line["used"], line["metadata"]) == ("model", False, {"step": 3})
+    sums = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert line["files"] == {"model/weights": {"bytes": 3, "sha256": sums}}
+
+
+def test_an_unknown_kind_of_artefact_is_refused() -> None:
+    with pytest.raises(ValueError, match="'checkpoint'"):
+        WandbTracking(upload=("checkpoint",))
+    assert wandb_name("rewards/reward=ndcg,seed=1") == "rewards-reward-ndcg-seed-1"
+    assert len(wandb_name("x" * 300)) == 128
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # wandb's own
-def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_run_read_back_says_what_the_jsonl_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    tracker = WandbTracking(mode="offline").open(tmp_path, "name", {"seed": 3}, "train")
-    tracker.log({"train/reward/total": 0.25}, 1)
-    tracker.table("rollouts", ["query"], [["q"]], 1)
+    (tmp_path / "rows").write_text("rows")
+    node = WandbTracking(mode="offline", tags=("t",))
+    tracker = node.open(tmp_path / "run", "reward=ndcg,seed=3", {"seed": 3, "commit": "abc"}, "train", "rewards-sweep")
+    names = sorted(expected("trl"))
+    for step in range(3):
+        tracker.log({name: step + place / 7 for place, name in enumerate(names)}, step)
+    tracker.table("rollouts", ["query", "total"], [["q", 0.5], ["r", "0.25"]], 2)
+    tracker.artefact(Artefact("dataset", "rows-x", {"rows": tmp_path / "rows"}, {"windows": 1}, used=True))
+    tracker.artefact(Artefact("model", "model-x", {"model": tmp_path / "rows"}))
     tracker.close()
-    runs = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert len(runs) == 1
-    assert (tmp_path / "wandb-id.txt").read_text() in runs[0].name
-    written = runs[0].read_bytes()
-    assert b"train/reward/total" in written
-    assert json.loads((tmp_path / "train.jsonl").read_text()) == {"step": 1, "train/reward/total": 0.25}
+    found = read_offline(tmp_path / "run")
+    lines = read_jsonl(tmp_path / "run" / "train.jsonl")
+    assert found.figures() == {line.pop("step"): line for line in lines}
+    assert set(found.figures()[0]) == set(names)
+    assert found.tables() == {"rollouts": 2}
+    assert (found.run.run_id, found.run.project) == ((tmp_path / "run" / "wandb-id.txt").read_text(), "rearank")
+    assert (found.run.run_group, found.run.job_type, list(found.run.tags)) == ("rewards-sweep", "train", ["t"])
+    assert found.run.display_name == "reward=ndcg,seed=3/train"
+    assert {key: found.config[key] for key in ("seed", "commit")} == {"seed": 3, "commit": "abc"}
+    kinds = {one.type: one for one in found.artefacts}
+    assert kinds["dataset"].manifest.contents[0].local_path, "its file is kept, to be sent"
+    assert kinds["model"].manifest.contents[0].ref == (tmp_path / "rows").as_uri(), "where it is, not what"

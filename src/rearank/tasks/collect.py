@@ -209,7 +209,8 @@ def _references(arms: Sequence[_Arm], benchmark: str) -> list[_Row]:
         measure = content[0]["measures"][0]
         values = [one["per_query"].get(measure) for one in content]
         if all(one == values[0] for one in values):
-            rows.append(_Row(benchmark, content[0]["system"], "", measure, {"": values[0]}, reference=True))
+            row = _Row(benchmark, content[0]["system"], "", measure, {"": values[0]}, reference=True)
+            rows.insert(0 if role == _FIRST else len(rows), row)
     return rows
 
 

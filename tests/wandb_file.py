@@ -1,0 +1,75 @@
+"""Reads what W&B wrote offline: a file of LevelDB's log format whose records are protocol buffers."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_BLOCK, _HEADER, _INTRODUCTION = 32768, 7, 7
+_LAST = (1, 4)  # a record that is whole, or the last part of one
+
+
+@dataclass
+class OfflineRun:
+    """A run read back; ``history``: W&B's step -> name -> value."""
+
+    run: Any = None
+    config: dict[str, Any] = field(default_factory=dict)
+    history: dict[int, dict[str, Any]] = field(default_factory=dict)
+    artefacts: list[Any] = field(default_factory=list)
+
+    def tables(self) -> dict[str, int]:
+        """Name -> rows of the last one logged."""
+        rows = ((name, value) for values in self.history.values() for name, value in values.items())
+        return {name.removesuffix("/nrows"): value for name, value in rows if name.endswith("/nrows")}
+
+    def figures(self) -> dict[int, dict[str, float]]:
+        """The history's numbers, without W&B's own and what it says of tables."""
+        others = ("_", *(f"{name}/" for name in self.tables()))
+        found = {
+            step: {k: v for k, v in values.items() if isinstance(v, (int, float)) and not k.startswith(others)}
+            for step, values in self.history.items()
+        }
+        return {step: numbers for step, numbers in found.items() if numbers}
+
+
+def read_offline(folder: Path) -> OfflineRun:
+    """The one run below ``folder/wandb``."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    found = OfflineRun()
+    for data in _records(path.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found.run = record.run
+            found.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "history":
+            items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            found.history.setdefault(record.history.step.num, {}).update(items)
+        elif kind == "artifact":
+            found.artefacts.append(record.artifact)
+        elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
+            found.artefacts.append(record.request.log_artifact.artifact)
+    return found
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    assert data[:4] == b":W&B"
+    place, parts = _INTRODUCTION, b""
+    while place + _HEADER <= len(data):
+        left = _BLOCK - place % _BLOCK
+        if left < _HEADER:
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + _HEADER])
+        parts += data[place + _HEADER : place + _HEADER + length]
+        place += _HEADER + length
+        if kind in _LAST:
+            yield parts
+            parts = b""
