@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import report
+import tables
 from study import DRAWN, NOISES, ORACLE_ARMS, ROOT, SEEDS, TINY_ARMS, Arm, built_in_lists, oracle_lists, spread
 
 from rearank.data import JudgedCandidates
@@ -141,7 +141,7 @@ def cell(work: Path, name: str, settings: Mapping[str, Any], made: Any) -> dict[
     path = work / "cells" / f"{name.replace(' ', '_').replace('/', '-')}-{key}.json"
     if not path.is_file():
         began = time.monotonic()
-        found = {**made(), "settings": settings, "seconds": time.monotonic() - began}
+        found = {**made(), "settings": settings, "seconds": time.monotonic() - began, "commit": commit()}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".part").write_text(json.dumps(found))
         path.with_suffix(".part").replace(path)
@@ -228,14 +228,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     given = parser.parse_args()
     path = given.out / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     for part in ("oracles", "tiny"):
         if given.only in (None, part):
             found = oracles(given.work) if part == "oracles" else tiny(given.work, given.checkpoint, given.queries)
+            # Read now and not before: the other part may have been measured meanwhile, by another process.
+            results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
             results[part] = {**found, "commit": commit()}
             results["temperature"] = DRAWN
             path.write_text(json.dumps(rounded(results), indent=1) + "\n")
-    report.write(json.loads(path.read_text()), given.out)
+    tables.write(json.loads(path.read_text()), given.out)
 
 
 def rounded(value: Any) -> Any:

@@ -12,7 +12,7 @@ from rearank.evaluation import bootstrap_interval, holm, paired_test
 BASELINE = "sliding_window"
 _QUALITIES = ("good", "medium", "poor")
 _LEVEL = 0.05
-_BEGIN, _END = "<!-- tables: made by report.py from results.json -->", "<!-- end of tables -->"
+_BEGIN, _END = "<!-- tables: made by tables.py from results.json -->", "<!-- end of tables -->"
 
 
 def against(arms: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, tuple[float, float], float]]:
@@ -57,12 +57,12 @@ def oracle_table(part: Mapping[str, Any]) -> list[str]:
     lines = [f"| strategy | calls | chain | words read + written | {heads} |", f"|---|---:|---:|---:|{'---|' * 3}"]
     for label, arm in part["arms"].items():
         of = [arm["noise"][quality] for quality in _QUALITIES]
-        words = [one["prompt_tokens"] + one["completion_tokens"] for one in of]
+        words = round(fmean(one["prompt_tokens"] + one["completion_tokens"] for one in of))
         cells = [_cell(columns[q][label], compared[q].get(label)) for q in _QUALITIES]
         figures = [
             _range([one["calls"] for one in of]),
             _range([one["chain"] for one in of]),
-            _count(round(fmean(words))),
+            _count(words),
         ]
         lines.append(f"| {label} | {' | '.join(figures + cells)} |")
     return lines
@@ -151,6 +151,7 @@ def draw(results: Mapping[str, Any], out: Path) -> None:
         for name, style in (("first_stage", ":"), ("ideal", "--")):
             axes.axhline(fmean(part[name].values()), color="grey", linestyle=style, linewidth=1, label=name)
         axes.set_xscale("log")
+        axes.margins(x=0.3)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("calls a query (area: the longest chain)")
         axes.set_ylabel("nDCG@10")
