@@ -222,11 +222,11 @@ def test_the_score_is_the_trained_systems_over_benchmarks(tmp_path: Path) -> Non
 
 
 def test_rows_are_made_once_and_linked(tmp_path: Path) -> None:
-    for job, made in (("a", True), ("b", False)):
+    for job, first in (("a", True), ("b", False)):
         folder = tmp_path / job / "prepared"
         folder.mkdir(parents=True)
         with shared(tmp_path / "shared", {"seed": 1}, folder, ("rows", "summary.json")) as there:
-            assert there is not made
+            assert there is not first
             if not there:
                 (folder / "rows").write_text("r")
                 (folder / "summary.json").write_text("{}")
@@ -240,7 +240,8 @@ def test_rows_are_made_once_and_linked(tmp_path: Path) -> None:
 
 
 def test_another_reward_prepares_nothing_again(tmp_path: Path) -> None:
-    small = ("dataset.collection.query_count=8", "validation.collection.query_count=4", "engine=none")
+    counts = ("dataset.collection.query_count=8", "validation.collection.query_count=4")
+    small = (*counts, "engine=none", f"paths.cache={tmp_path}/cache")
     folders = {}
     for name, seed in (("ndcg", 1), ("absolute", 1), ("ndcg", 2)):
         run = made(tmp_path / name / str(seed), *SMALL, *small, f"reward={name}", f"seed={seed}")
