@@ -140,6 +140,9 @@ def test_labels_and_folders_of_sweeps(tmp_path: Path) -> None:
     place.mkdir()
     assert labelled(str(place)) == (None, place)
     assert labelled(f"mine={place}") == ("mine", place)
+    assert labelled(f"seed=1={place}") == ("seed=1", place)
+    assert labelled("mine=nowhere") == ("mine", Path("nowhere"))
+    assert labelled("nowhere") == (None, Path("nowhere"))
     with pytest.raises(ReportError, match="nothing was trained, evaluated or analysed here"):
         read_folder(place)
     with pytest.raises(ReportError, match="there is no such folder"):

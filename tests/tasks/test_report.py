@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rearank.data.trec import read_run
 from rearank.report import Report, ReportError
 from rearank.tasks.evaluate import evaluate
 from rearank.tasks.experiment import Run
-from rearank.tasks.report import report_at_end, write_report
+from rearank.tasks.report import report_at_end, report_of_sweep, write_report
 
 NOISY = (*SMALL, "engine.behaviour=noisy", "evaluation.measures=[ndcg_cut_10,recall_10]", "evaluation.samples=0")
 NO_FIGURES = "report.figures=false"
@@ -124,8 +125,6 @@ def test_runs_side_by_side(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_killed_evaluation_and_missing_parts_are_said(run: Run, tmp_path: Path) -> None:
-    import shutil
-
     broken = tmp_path / "run"
     shutil.copytree(run.folder, broken)
     there = made(tmp_path, *NOISY, NO_FIGURES, f"paths.cache={run.folder.parent}/cache")
@@ -139,6 +138,26 @@ def test_a_killed_evaluation_and_missing_parts_are_said(run: Run, tmp_path: Path
     assert "the collection isn't at hand" in blocks(write_report(there))["data"]["notes"][0]
     values = blocks(write_report(there))["queries-0"]["values"]["ndcg_cut_10"]
     assert len(values[0]) == QUERIES
+
+
+def test_a_sweep_ends_with_the_report_of_its_jobs(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    report_of_sweep(tmp_path, [])
+    assert not list(tmp_path.iterdir())
+    jobs = [tmp_path / name for name in ("seed=1", "seed=2")]
+    for job in jobs:
+        shutil.copytree(run.folder, job)
+        (job / ".hydra").mkdir()
+        config = {"paths": {"outputs": str(run.folder.parent), "cache": "${paths.outputs}/cache"}}
+        config["report"] = {"_target_": "rearank.report.Report", "figures": False}
+        (job / ".hydra" / "config.yaml").write_text(json.dumps(config))
+    report_of_sweep(tmp_path, jobs)
+    assert capsys.readouterr().out == f"the report: {tmp_path}/report.html\n"
+    data = blocks(tmp_path / "report.html")["data"]
+    assert data["title"] == tmp_path.name
+    assert [one["label"] for one in data["runs"]] == ["seed=1", "seed=2"]
+    assert not caplog.text
 
 
 def test_a_report_that_fails_takes_nothing_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,7 +31,7 @@ def analyses(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 
 
 def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    return name.replace("_", " ").capitalize().replace("ndcg", "nDCG")
 
 
 def _cell(value: Any) -> Any:

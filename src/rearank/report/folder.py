@@ -73,11 +73,11 @@ class RunFolder:
 
 
 def labelled(given: str) -> tuple[str | None, Path]:
-    """``label=path``; folders of a sweep have ``=`` in their names, so what exists as it stands is a path."""
-    label, equals, path = given.partition("=")
-    if not equals or Path(given).exists() or "/" in label:
-        return None, Path(given)
-    return label, Path(path)
+    """``label=path``; labels and folders of a sweep may have ``=`` in them: what exists is the path."""
+    parts = given.split("=")
+    splits = [("=".join(parts[:n]), Path("=".join(parts[n:]))) for n in range(len(parts))]
+    label, path = next((one for one in splits if one[1].exists()), splits[min(1, len(splits) - 1)])
+    return label or None, path
 
 
 def read_folder(path: Path, label: str | None = None) -> RunFolder:

@@ -52,12 +52,13 @@ def _same(a: Evaluated, b: Evaluated) -> bool:
 
 
 def _labelled(group: Sequence[Side], runs: Sequence[RunFolder]) -> list[Side]:
-    """The run's label first, where a system isn't all runs' own."""
+    """The run's label first, where not all runs that measured the benchmark have the system in common."""
+    measured = {number for side in group for number in side.runs}
     named: list[Side] = []
     taken: set[str] = set()
     for side in group:
         label = side.system.label
-        alone = len(runs) > 1 and len(side.runs) < len(runs)
+        alone = len(side.runs) < len(measured)
         label = f"{runs[side.runs[0]].label}: {label}" if alone else label
         while label in taken:
             label += "′"

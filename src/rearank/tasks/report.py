@@ -7,11 +7,13 @@ figures as PNG and SVG. The same folders give the same bytes. No model is asked 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
+
+from omegaconf import OmegaConf
 
 from rearank.choices import choose
 from rearank.config import ConfigError, build
@@ -49,13 +51,32 @@ class ReportTask:
 
 def report_at_end(run: Run) -> None:
     """The report of a run that has just done its work: one that fails is said, and takes nothing of the run with it."""
-    if not run.experiment.report.write:
+    if run.experiment.report.write:
+        _at_end(lambda: write_report(run))
+
+
+def report_of_sweep(folder: Path, jobs: Sequence[Path]) -> None:
+    """As ``report_at_end``, of a sweep's finished jobs side by side; settings are the first job's."""
+    if not jobs:
         return
+
+    def write() -> Path | None:
+        config = OmegaConf.load(jobs[0] / ".hydra" / "config.yaml")
+        settings: Report = build(OmegaConf.select(config, "report"), "report")
+        settings = replace(settings, title=settings.title or folder.name)
+        cache = str(OmegaConf.select(config, "paths.cache"))
+        return make_report(folder, [(None, job) for job in jobs], settings, cache) if settings.write else None
+
+    _at_end(write)
+
+
+def _at_end(write: Callable[[], Path | None]) -> None:
     try:
-        print(f"the report: {write_report(run)}", flush=True)
+        if (path := write()) is not None:
+            print(f"the report: {path}", flush=True)
     except Exception as error:
-        _log.error("no report was written (%s: %s); the run itself is done, and task=report tries again",
-                   type(error).__name__, error)  # fmt: skip
+        said = "no report was written (%s: %s); the work itself is done, and task=report tries again"
+        _log.error(said, type(error).__name__, error)
 
 
 def write_report(run: Run) -> Path:
@@ -66,21 +87,36 @@ def write_report(run: Run) -> Path:
     """
     settings: Report = run.experiment.report
     given = [labelled(one) for one in settings.runs] or [(None, run.folder)]
+    return make_report(run.folder, given, settings, run.experiment.paths["cache"])
+
+
+def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings: Report, cache: str) -> Path:
+    """The page of ``given``, (label, folder) each, and the figures, written into ``folder``.
+
+    Args:
+        folder: where ``report.html`` and ``figures/`` go.
+        given: runs; a label of ``None`` is the folder's name.
+        settings: of the report; its ``runs`` aren't looked at.
+        cache: where BM25 indexes lie.
+
+    Raises:
+        ReportError: for a folder that holds no run.
+    """
     runs = [read_folder(path, label) for label, path in given]
     notes: list[str] = []
     groups = sides(runs)
     share = max(1, settings.full_text // max(len(groups), 1)) if settings.full_text else 0
-    parts = [_queries(run, runs, name, group, share, notes) for name, group in groups.items()]
+    parts = [_queries(cache, settings, runs, name, group, share, notes) for name, group in groups.items()]
     title = settings.title or (runs[0].label if len(runs) == 1 else f"{len(runs)} runs")
     data = _data(title, runs, groups, notes)
     page = _fitting(title, data, parts, settings, share)
-    path = run.folder / PAGE
+    path = folder / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".partial")
     scratch.write_text(page, encoding="utf-8", newline="\n")
     scratch.replace(path)
     if settings.figures:
-        _draw(data, groups, run.folder / "figures")
+        _draw(data, groups, folder / "figures")
     return path
 
 
@@ -140,19 +176,25 @@ def _blocks(data: Mapping[str, Any], parts: Sequence[Queries]) -> dict[str, Any]
 
 
 def _queries(
-    run: Run, runs: Sequence[RunFolder], name: str, group: Sequence[Side], share: int, notes: list[str]
+    cache: str,
+    settings: Report,
+    runs: Sequence[RunFolder],
+    name: str,
+    group: Sequence[Side],
+    share: int,
+    notes: list[str],
 ) -> Queries:
     """One benchmark's queries, with what their windows were where that can be found again."""
     texts: dict[str, str] = {}
     for one in runs:
         texts |= one.queries.get(name, {})
     systems = [side.system for side in group]
-    part = Queries(name, systems, texts, {}, run.experiment.report.passage_characters)
+    part = Queries(name, systems, texts, {}, settings.passage_characters)
     asked = [side for side in group if side.system.answers is not None]
     if not systems:
         return part
     try:
-        part.judged = _judged(run, (asked[0] if asked else group[0]).system)
+        part.judged = _judged(cache, (asked[0] if asked else group[0]).system)
     except (DataError, ConfigError, OSError) as error:
         notes.append(f"{name}: passages and windows aren't shown, the collection isn't at hand: {error}")
         return part
@@ -168,13 +210,13 @@ def _queries(
     return part
 
 
-def _judged(run: Run, system: Evaluated) -> dict[str, JudgedCandidates]:
+def _judged(cache: str, system: Evaluated) -> dict[str, JudgedCandidates]:
     """The candidates that ``system`` was given, with their grades."""
     if "benchmark" not in system.settings:
         raise ConfigError(f"{system.place / 'settings.json'} doesn't say which; evaluate again")
     benchmark = build(system.settings["benchmark"], "benchmark")
     if hasattr(benchmark.retriever, "cache_dir"):  # where an index lies is no setting of a result
-        benchmark = replace(benchmark, retriever=replace(benchmark.retriever, cache_dir=run.experiment.paths["cache"]))
+        benchmark = replace(benchmark, retriever=replace(benchmark.retriever, cache_dir=cache))
     with progress(f"report: {benchmark.name}, first stage"):
         return {item.candidates.query.id: item for item in benchmark.judged()}
 

@@ -28,7 +28,11 @@ const block = (id) => JSON.parse(document.getElementById(id).textContent);
 const replace = (element, ...children) => { element.replaceChildren(); fill(element, {}, children); return element; };
 const say = (text) => { document.getElementById("live").textContent = plain(text); };
 
-const number = (value, digits = 4) => value === null || value === undefined ? "" : value.toFixed(digits);
+function number(value, digits = 4) {
+  if (value === null || value === undefined) return "";
+  const tiny = value !== 0 && Math.abs(value) < 0.5 * 10 ** -digits && digits > 2;
+  return (tiny ? value.toExponential(1) : value.toFixed(digits)).replaceAll("-", "−");
+}
 const whole = (value) => Math.round(value).toLocaleString("en");
 function signed(value, digits = 4) {
   if (value === null || value === undefined) return "";

@@ -4,15 +4,25 @@ function analysesSection(parts) {
   if (!parts.length) return null;
   const cell = (value) => value === null || value === undefined ? "" : typeof value === "number" ? (Number.isInteger(value) ? whole(value) : number(value)) : String(value);
   return section("analyses", "Understanding the reasoning", null, parts.map((part) => h("div", {}, h("h3", {}, parts.length > 1 ? `${part.run}, ${part.benchmark}` : part.benchmark),
-    h("div", { class: "figures" }, part.figures.map((figure) => h("figure", {}, h("img", { src: figure.source, alt: `${figure.title}: the figures are in the tables below`, loading: "lazy" }), h("figcaption", {}, figure.title)))),
+    h("div", { class: "figures" }, part.figures.map((figure) => h("figure", {}, h("img", { src: figure.source, alt: `${figure.title}: the figures are in the tables below`, decoding: "async" }), h("figcaption", {}, figure.title)))),
     part.tables.map((one) => {
       const names = [...new Set(one.rows.flatMap(Object.keys))];
-      return h("details", { class: "block", open: true }, h("summary", {}, one.title), table(one.title, names.map((name) => ({ title: name, number: one.rows.every((row) => typeof row[name] !== "string"), cell: (row) => cell(row[name]) })), one.rows, { quiet: true }));
+      return h("details", { class: "block", open: one.rows.length <= 12 }, h("summary", {}, `${one.title} (${one.rows.length})`), table(one.title, names.map((name) => ({ title: name, number: one.rows.every((row) => typeof row[name] !== "string"), cell: (row) => cell(row[name]) })), one.rows, { quiet: true }));
     }))));
 }
 
+// Settings that aren't the same in all runs, side by side.
+function differences(runs) {
+  const settings = runs.map((run) => new Map([["seed", ["", run.seed]], ...run.settings.map(([key, before, here]) => [key, [before, here]])]));
+  const keys = [...new Set(settings.flatMap((one) => [...one.keys()]))];
+  const known = (key) => settings.map((one) => one.get(key)).find(Boolean)[0] ?? "–";
+  const rows = keys.map((key) => [key, settings.map((one) => String(one.has(key) ? one.get(key)[1] : known(key)))]).filter(([, values]) => new Set(values).size > 1);
+  if (runs.length < 2 || !rows.length) return null;
+  return table("How the runs differ", [{ title: "key", cell: ([key]) => h("code", {}, key) }, ...runs.map((run, place) => ({ title: run.label, cell: ([, values]) => own("span", {}, values[place]) }))], rows);
+}
+
 function settingsSection(runs) {
-  return section("settings", "What was run, and with what", null, runs.map((run, place) => h("details", { class: "block", open: runs.length === 1 || null },
+  return section("settings", "What was run, and with what", null, differences(runs), runs.map((run, place) => h("details", { class: "block", open: runs.length === 1 || null },
     h("summary", {}, run.label),
     run.command.length ? h("pre", { class: "command" }, "$ python " + run.command.join(" ")) : null,
     h("dl", { class: "facts" }, Object.entries({ ...run.names, seed: run.seed, commit: run.commit, python: run.python, platform: run.platform, cores: run.cores, measured: run.time,
