@@ -121,6 +121,8 @@ def test_on_a_cpu_each_part_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("rearank.engines.nodes.cores", lambda: [0, 1])
     (line,) = VllmNode(tensor_parallel=4).preflight()
     assert "takes 4 cores and 2 are seen here" in line
+    (line,) = VllmNode(pipeline_parallel=2).preflight()
+    assert "engine.pipeline_parallel=2: vLLM's CPU build can't" in line
 
 
 def test_a_model_that_cannot_be_split_so_is_refused_before_anything_is_loaded(
