@@ -197,7 +197,7 @@ def _measured(arms: Sequence[_Arm], benchmark: str) -> list[_Row]:
 
 def _references(arms: Sequence[_Arm], benchmark: str) -> list[_Row]:
     """The first stage, and the model before training: what the jobs measured alike, once."""
-    rows = []
+    rows: list[_Row] = []
     jobs = [job for arm in arms for job in arm.jobs]
     every = [found for job in jobs if (found := _systems(job, benchmark))]
     for name in dict.fromkeys(name for found in every for name in found):
