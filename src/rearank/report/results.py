@@ -58,8 +58,9 @@ def _labelled(group: Sequence[Side], runs: Sequence[RunFolder]) -> list[Side]:
     taken: set[str] = set()
     for side in group:
         label = side.system.label
-        alone = len(side.runs) < len(measured)
-        label = f"{runs[side.runs[0]].label}: {label}" if alone else label
+        if len(side.runs) < len(measured):
+            more = f" and {len(side.runs) - 1} more" if len(side.runs) > 1 else ""
+            label = f"{runs[side.runs[0]].label}{more}: {label}"
         while label in taken:
             label += "′"
         taken.add(label)

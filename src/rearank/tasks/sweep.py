@@ -291,6 +291,7 @@ def _free(folder: Path) -> bool:
 def close_sweep(launched: Launched) -> int:
     """The table of all jobs and what failed, on screen and in the sweep's folder; the exit status of the command."""
     from rearank.tasks.collect import CollectError, collect, track_sweep
+    from rearank.tasks.report import report_of_sweep
 
     sweep = Sweep.read(launched.sweep.folder)
     jobs = sweep.jobs()
@@ -300,6 +301,7 @@ def close_sweep(launched: Launched) -> int:
             track_sweep(sweep, summary, launched.tracking)
     except CollectError as error:
         print(f"no table: {error}", file=sys.stderr)
+    report_of_sweep(sweep.folder, [job.folder for job in jobs if job.status == "finished"])
     failed = [job for job in jobs if job.failed]
     for line in failure_lines(jobs):
         print(line, file=sys.stderr)
