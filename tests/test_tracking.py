@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import rearank.tracking
 from rearank.rewards import NdcgReward
 from rearank.tracking import Artefact, JsonlTracker, NoTracking, WandbTracking, read_jsonl
 from rearank.tracking.names import NAMES, as_markdown, expected, rollout_name, undocumented
@@ -75,6 +76,10 @@ def test_names_are_a_table_without_overlaps() -> None:
         "val/ndcg@11",
         "trian/loss",
     ]
+
+
+def test_the_readers_table_is_this_one() -> None:
+    assert as_markdown() in (Path(rearank.tracking.__file__).parent / "README.md").read_text()
 
 
 def test_what_is_described_is_documented_for_both_trainers() -> None:

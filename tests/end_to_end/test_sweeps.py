@@ -91,6 +91,13 @@ def check_offline(folder: Path, job: Path) -> None:
     assert whole.tables() == {"ablation": 3}
 
 
+def test_a_plugin_that_is_missing_is_named(tmp_path: Path) -> None:
+    if find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
+        pytest.skip("it isn't missing")
+    answer = sweep(tmp_path, "hydra/sweeper=optuna", expect=1)
+    assert "hydra/sweeper=optuna: Hydra's plugin for it is missing; pip install hydra-optuna-sweeper" in answer
+
+
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers(launcher: str, tmp_path: Path) -> None:
     plugin = f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher"

@@ -101,6 +101,8 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
         return f"{str(error).splitlines()[0]}; write key=value, and quote values with spaces or brackets"
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, wanted = str(error.missing_cfg_file).rpartition("/")
+        if wanted in _PLUGINS:
+            return f"{group}={wanted}: Hydra's plugin for it is missing; {_PLUGINS[wanted]}"
         return f"{group}={wanted}: there is no such {group}; {_closest(wanted, error.options)}"
     if isinstance(error, HydraException):
         return _explain_override(error, overrides, conf)
@@ -119,6 +121,12 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
     return None
 
 
+_PLUGINS = {
+    **dict.fromkeys(
+        ("joblib", "submitit_local", "submitit_slurm"), "pip install -e '.[sweeps]', or set launcher=basic"
+    ),
+    "optuna": "pip install hydra-optuna-sweeper",
+}
 _REMEDIES = {
     errno.ENOSPC: "free some disk space and run the same command again: it goes on from here",
     errno.EDQUOT: "free some disk space and run the same command again: it goes on from here",
