@@ -162,8 +162,8 @@ class VllmNode:
         if for_cpu and self.pipeline_parallel > 1:
             # 0.28 fails at the first request: its CPU workers have no buffer for what one stage hands the next.
             return [
-                f"engine.pipeline_parallel={self.pipeline_parallel}: vLLM's CPU build can't split a model by layers; set "
-                "it to 1, and tensor_parallel instead"
+                f"engine.pipeline_parallel={self.pipeline_parallel}: vLLM's CPU build can't split a model by layers; "
+                "set it to 1, and tensor_parallel instead"
             ]
         if for_cpu:
             return self.split.shortage(len(cores()), "cores")
