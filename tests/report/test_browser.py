@@ -205,6 +205,8 @@ def test_dark_narrow_and_printed(page: Any, screenshots: Path, tmp_path: Path) -
     assert ground() == (255, 255, 255)
     assert not page.locator(".list").is_visible()
     assert not page.locator(".top").is_visible()
+    page.set_viewport_size({"width": 760, "height": 1000})  # A4 within its margins
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.pdf(path=tmp_path / "report.pdf").startswith(b"%PDF")
     page.emulate_media(media="screen", color_scheme="light")
     page.set_viewport_size({"width": 390, "height": 844})
