@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ class OfflineRun:
     config: dict[str, Any] = field(default_factory=dict)
     history: dict[int, dict[str, Any]] = field(default_factory=dict)
     artefacts: list[Any] = field(default_factory=list)
+    ended: bool = False
 
     def tables(self) -> dict[str, int]:
         """Name -> rows of the last one logged."""
@@ -37,11 +39,19 @@ class OfflineRun:
         return {step: numbers for step, numbers in found.items() if numbers}
 
 
-def read_offline(folder: Path) -> OfflineRun:
-    """The one run below ``folder/wandb``."""
+def read_offline(folder: Path, patience: float = 60.0) -> OfflineRun:
+    """The one run below ``folder/wandb``, once it is whole: W&B's own process may write on after ``finish``."""
+    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + patience
+    while not (found := _read(path)).ended:
+        assert time.monotonic() < deadline, f"{path} never came to its end"
+        time.sleep(0.05)
+    return found
+
+
+def _read(path: Path) -> OfflineRun:
     from wandb.proto import wandb_internal_pb2
 
-    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     found = OfflineRun()
     for data in _records(path.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)
@@ -56,11 +66,12 @@ def read_offline(folder: Path) -> OfflineRun:
             found.artefacts.append(record.artifact)
         elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
             found.artefacts.append(record.request.log_artifact.artifact)
+        found.ended |= kind == "exit"
     return found
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b":W&B", b"")
     place, parts = _INTRODUCTION, b""
     while place + _HEADER <= len(data):
         left = _BLOCK - place % _BLOCK
@@ -68,6 +79,8 @@ def _records(data: bytes) -> Iterator[bytes]:
             place += left
             continue
         _, length, kind = struct.unpack("<IHB", data[place : place + _HEADER])
+        if place + _HEADER + length > len(data):  # being written
+            return
         parts += data[place + _HEADER : place + _HEADER + length]
         place += _HEADER + length
         if kind in _LAST:
