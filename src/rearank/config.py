@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 TARGET = "_target_"
 _LITERAL = Literal
+_VALUE = "value"
 
 
 class ConfigError(ValueError):
@@ -121,19 +123,27 @@ def _check_types(cls: type[Any], values: Mapping[str, Any], key: str) -> dict[st
                 raise ConfigError(f"{_join(key, name)}: {value!r} is none of {', '.join(map(str, choices))}{hint_text}")
             checked[name] = value
             continue
-        try:
-            schema = OmegaConf.structured(dataclasses.make_dataclass("Field", [(name, hint)]))
-        except OmegaConfBaseException:
+        schema = _schema(hint)
+        if schema is None:
             checked[name] = value  # a type outside OmegaConf's (a Protocol, a Mapping of objects): the class checks it
             continue
         try:
-            merged = OmegaConf.merge(schema, {name: value})
+            merged = OmegaConf.merge(schema, {_VALUE: value})
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{_join(key, name)}: {reason} (expected {_type_name(hint)})") from error
-        converted = OmegaConf.to_container(merged)[name]  # type: ignore[call-overload,index]
+        converted = OmegaConf.to_container(merged)[_VALUE]  # type: ignore[call-overload,index]
         checked[name] = tuple(converted) if getattr(hint, "__origin__", None) is tuple else converted
     return checked
+
+
+@cache
+def _schema(hint: Any) -> Any:
+    """A structured config with one field of this type; ``None`` where OmegaConf has no such type."""
+    try:
+        return OmegaConf.structured(dataclasses.make_dataclass("Field", [(_VALUE, hint)]))
+    except OmegaConfBaseException:
+        return None
 
 
 def _type_name(hint: Any) -> str:
