@@ -53,15 +53,17 @@ def _names(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _option(group: str, node: Mapping[str, Any]) -> str:
-    """The option of ``group`` that ``node`` comes from: the only one of its class, or the one that agrees most."""
+    """The option of ``group`` that ``node`` agrees with most, and whether it was changed; else the class's name."""
     target = str(node.get(TARGET, ""))
-    agreeing = {
-        name: sum(node.get(key) == value for key, value in fields.items())
+    differing = {
+        name: sum(node.get(key) != value for key, value in fields.items())
         for name, fields in _plain_options(group).items()
         if fields.get(TARGET) == target
     }
-    best = [name for name, count in agreeing.items() if count == max(agreeing.values())]
-    return best[0] if len(best) == 1 else target.rpartition(".")[2]
+    best = [name for name, count in differing.items() if count == min(differing.values())]
+    if len(best) != 1:
+        return target.rpartition(".")[2]
+    return best[0] if not differing[best[0]] else f"{best[0]}, changed"
 
 
 @cache
