@@ -184,8 +184,6 @@ class Bench:
         return await rerank_all(self.work, self.strategy, lambda _: Limited(self.ranker(self.engine), places))
 
     async def floor(self) -> None:
-        if not self.prompts:
-            self.prompts = [self.engine.chat.encode(messages) for messages in self.asked]
         await self.engine.bare(self.prompts, self.asked)
 
 
@@ -333,6 +331,7 @@ def draw(data: Mapping[str, Any], folder: Path) -> None:
     for name, row in data["schemes"].items():
         axes.plot(fmean(row["occupancy"]), row["tokens"][0] / min(row["seconds"]), "D", label=name)
     axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xlabel("requests in vLLM's batch")
     axes.set_ylabel("tokens a second")
     axes.set_ylim(bottom=0)
@@ -366,10 +365,13 @@ def run(queries: int = 100, rounds: int = 2, max_concurrent: int | None = SLOTS)
     print(report(data))
     best = {name: min(row["seconds"]) for name, row in data["schemes"].items()}
     against, floor = best["lock-step"] / best["ours"], best["ours"] / best["floor"]
+    steps = {name: fmean(row["steps"]) for name, row in data["schemes"].items()}
     what = f"{data['queries']} queries, {data['windows']:,} windows"
     return [
         Result("never_idle", f"{what}: lock-step over ours", against, "x", f"at least {FASTER}", against >= FASTER),
         Result("never_idle", f"{what}: ours over the floor", floor, "x", f"at most {FLOOR}", floor <= FLOOR),
+        # The machine's other work moves the times, but not these.
+        Result("never_idle", f"{what}: vLLM's steps, ours over the floor's", steps["ours"] / steps["floor"], "x"),
         Result("never_idle", f"{what}: semaphore of {SEMAPHORE} over ours", best["semaphore"] / best["ours"], "x"),
     ]
 
