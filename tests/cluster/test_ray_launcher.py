@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from tests.cluster.runs import cluster_processes, run
@@ -14,6 +15,7 @@ SMALL = (
 
 
 def test_a_sweep_on_ray(tmp_path: Path) -> None:
+    before = set(cluster_processes())
     said = run(tmp_path, SMALL, "engine.behaviour=reverse,oracle", "engine.failing=0,1", expect=1)
     assert "run-sweep: 2 of 4 jobs finished" in said, said[-4000:]
     assert "2 of 4 jobs failed" in said
@@ -21,4 +23,7 @@ def test_a_sweep_on_ray(tmp_path: Path) -> None:
     means = {arm["arm"]: arm["mean"] for arm in summary["arms"]}
     name = "engine.behaviour={}, engine.failing=0"
     assert means[name.format("reverse")] < means[name.format("oracle")]
-    assert cluster_processes(patience=40) == []
+    deadline = time.monotonic() + 40
+    while (left := set(cluster_processes()) - before) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not left, "the sweep's own Ray goes with it"

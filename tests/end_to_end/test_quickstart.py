@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from tests.end_to_end.pipeline import ROOT, environment
+from tests.wandb_file import read_offline
+
+from rearank.tracking import read_jsonl
+from rearank.tracking.names import expected
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +54,21 @@ def test_the_quickstart(tmp_path: Path) -> None:
         ranked.setdefault(query, []).append(passage)
     assert len(ranked) == summary["queries"]
     assert all(len(set(ids)) == len(ids) for ids in ranked.values())
-    assert list((folder / "training" / "wandb").glob("offline-run-*/*.wandb"))
+    check_offline(folder / "training")
     assert (folder / "training" / "figures" / "reward.png").stat().st_size > 5_000
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # GiB; Linux counts in KiB
     assert peak < 4
+
+
+def check_offline(folder: Path) -> None:
+    """W&B's file of the training says what the JSONL says, under the documented names."""
+    merged: dict[int, dict[str, float]] = {}
+    for line in read_jsonl(folder / "train.jsonl"):
+        merged.setdefault(line.pop("step"), {}).update(line)
+    found = read_offline(folder)
+    assert found.figures() == merged
+    assert {name for line in merged.values() for name in line} == expected("trl")
+    assert found.tables().keys() == {"rollouts"}
+    assert (found.run.run_group, found.run.job_type) == ("quickstart", "train")
+    assert sorted(one.type for one in found.artefacts if one.type != "run_table") == ["dataset", "model"]
+    assert found.config["choices"]["reward"] == "ndcg"
