@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints/cpu.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rearank needs Python 3.11 or newer; set PYTHON=python3.12, say")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[train,wandb,fast,api,serve,pyterrier,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[train,wandb,fast,api,serve,pyterrier,sweeps,dashboard,dev]'
 	touch $@
 
 quickstart: $(STAMP)
