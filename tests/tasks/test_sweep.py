@@ -156,6 +156,8 @@ def test_the_table(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     ours = [{q: fmean(value(arm, s, n) for s in (1, 2)) for n, q in enumerate(QUERIES)} for arm in (0, 1)]
     assert (one["a"], one["b"]) == ("reward=ndcg", "reward=absolute")
     assert one["test"]["p_value"] == pytest.approx(paired_test(*ours).p_value)
+    by_seed = [{s: fmean(value(arm, s, n) for n in range(12)) for s in (1, 2)} for arm in (0, 1)]
+    assert one["p_over_seeds"] == pytest.approx(paired_test(*by_seed).p_value, abs=1e-6)
     text = (sweep.folder / "table.md").read_text()
     assert text in capsys.readouterr().out + "\n"
     assert "4 of 4 jobs finished" in text

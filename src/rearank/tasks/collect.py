@@ -24,6 +24,7 @@ from rearank.evaluation import (
     bootstrap_interval,
     compare,
     heading,
+    paired_test,
     render_table,
     write_tables,
 )
@@ -129,7 +130,9 @@ def collect(sweep: Sweep, baseline: str | None = None) -> dict[str, Any]:
     summary = {
         "arms": [_summary(row) for row in rows],
         "trainings": {arm.label: arm.trained() for arm in arms if arm.trained()},
-        "comparisons": [{**asdict(one), "test": one.test.as_json()} for one in tests],
+        "comparisons": [
+            {**asdict(one), "test": one.test.as_json(), "p_over_seeds": _over_seeds(one, rows)} for one in tests
+        ],
         "jobs": [{**asdict(job), "folder": job.folder.name} for job in jobs],
         "commits": sorted({_commit(job) for job in finished}),
     }
@@ -256,7 +259,7 @@ def _cells(rows: Sequence[_Row], tests: Sequence[Comparison], arms: Sequence[_Ar
             **({"benchmark": row.benchmark} if several else {}),
             **_mean_cells(row),
             **({"validation": trained[row.label]["validation"]} if trained.get(row.label) else {}),
-            **(_test_cells(by_place[row.benchmark, row.label]) if (row.benchmark, row.label) in by_place else {}),
+            **(_test_cells(by_place[row.benchmark, row.label], rows) if (row.benchmark, row.label) in by_place else {}),
         }
         for row in rows
     ]
@@ -274,13 +277,24 @@ def _mean_cells(row: _Row) -> dict[str, Cell]:
     }
 
 
-def _test_cells(one: Comparison) -> dict[str, Cell]:
+def _over_seeds(one: Comparison, rows: Sequence[_Row]) -> float | None:
+    """p of the paired t-test over the seeds that both arms have: whether other trainings would show the same.
+
+    ``None`` for fewer than two, and against what has no seeds.
+    """
+    a, b = (next(r for r in rows if (r.benchmark, r.label) == (one.benchmark, name)).means for name in (one.a, one.b))
+    both = sorted(a.keys() & b.keys())
+    return paired_test({s: a[s] for s in both}, {s: b[s] for s in both}).p_value if len(both) > 1 else None
+
+
+def _test_cells(one: Comparison, rows: Sequence[_Row]) -> dict[str, Cell]:
     return {
         "difference": f"{one.test.mean_difference:+.4f}",
         "p (t-test)": one.test.p_value,
         "Holm": one.holm,
         "p (randomisation)": one.test.p_randomisation,
         "Holm (randomisation)": one.holm_randomisation,
+        "p over seeds": _over_seeds(one, rows),
         "wins/ties/losses": f"{one.test.wins}/{one.test.ties}/{one.test.losses}",
     }
 
@@ -313,7 +327,8 @@ def _notes(sweep: Sweep, jobs: Sequence[Job], arms: Sequence[_Arm], measured: bo
     if measured:
         lines += [
             "Means over seeds and queries; intervals (95% bootstrap) and tests are over the queries, each averaged "
-            "over the seeds; differences are to the first arm, Holm's correction is over all of them"
+            "over the seeds; differences are to the first arm, Holm's correction is over all of them. They speak of "
+            "these trainings; p over seeds (paired, uncorrected) asks whether others would show the same"
         ]
     seeds = {arm.label: sorted(arm.seeds) for arm in arms}
     if len(set(map(tuple, seeds.values()))) > 1:
