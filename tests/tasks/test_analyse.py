@@ -188,7 +188,7 @@ def test_failed_calls_are_counted_and_what_depended_on_them_is_left_out(tmp_path
 def test_single_passages_have_no_order_to_analyse(tmp_path: Path, cache: str, caplog: pytest.LogCaptureFixture) -> None:
     found = tables(
         analyse(
-            made(tmp_path, *FEW, cache, "prompt=pointwise", "strategy=pointwise", "~strategy.size", "~strategy.step")
+            made(tmp_path, *FEW, cache, "prompt=pointwise", "strategy=pointwise")
         )
     )
     assert [row["unit"] for row in found["length"]] == ["query", "window"]
