@@ -186,11 +186,7 @@ def test_failed_calls_are_counted_and_what_depended_on_them_is_left_out(tmp_path
 
 @pytest.mark.usefixtures("undrawn")
 def test_single_passages_have_no_order_to_analyse(tmp_path: Path, cache: str, caplog: pytest.LogCaptureFixture) -> None:
-    found = tables(
-        analyse(
-            made(tmp_path, *FEW, cache, "prompt=pointwise", "strategy=pointwise")
-        )
-    )
+    found = tables(analyse(made(tmp_path, *FEW, cache, "prompt=pointwise", "strategy=pointwise")))
     assert [row["unit"] for row in found["length"]] == ["query", "window"]
     assert set(found) == {"length"}
     assert "position and attack are left out" in caplog.text
