@@ -75,7 +75,9 @@ def test_it_learns(whole: Run) -> None:
 def test_rollouts_and_trainer_agree(whole: Run) -> None:
     for line in steps(whole):
         assert line["train/rollout_gap_mean"] < 1e-6
-        assert line["train/rollout_gap_max"] < 1e-5, "float32's own error at logits of this size"
+        # The largest of thousands of tokens: float32's own rounding at logits of this size, 6e-6 to 1.3e-5 where looked
+        # at. bfloat16 on one side is a thousand times that.
+        assert line["train/rollout_gap_max"] < 5e-5
 
 
 def test_a_killed_run_continues(whole: Run) -> None:
