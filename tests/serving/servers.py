@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,8 @@ def served(engine: EngineNode | Engine, **settings: Any) -> Iterator[httpx.Clien
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()
+        while not server.started and thread.is_alive():  # until then the place is taken, but nobody listens
+            time.sleep(0.01)
         try:
             with httpx.Client(base_url=address_of(place), timeout=30) as client:
                 yield client
