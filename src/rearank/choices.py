@@ -75,6 +75,23 @@ def check_option(group: str, name: str) -> None:
         raise ConfigError(f"{group}={name}: there is no such {group}; {hint}")
 
 
+def as_trained(prompt: str | None, own: str | None) -> str | None:
+    """``own`` where the node ``prompt`` is that one and a prefill, and ``prompt`` itself otherwise.
+
+    A model reads the same request with and without a prefill, so that ``compact_direct`` counts as ``compact``.
+    """
+    from omegaconf import OmegaConf
+
+    file = CONF / "prompt" / f"{prompt}.yaml"
+    if prompt in (None, own) or not file.is_file():
+        return prompt
+    node = OmegaConf.to_container(OmegaConf.load(file))
+    if not isinstance(node, dict):
+        return prompt
+    inherited = [name for name in node.pop("defaults", []) if name != "_self_"]
+    return own if inherited == [own] and set(node) == {"prefill"} else prompt
+
+
 def models_at(path: str) -> dict[str, dict[str, Any]]:
     """The model nodes of a hub id, by name: empty for a checkpoint that no node describes."""
     from omegaconf import OmegaConf

@@ -58,7 +58,8 @@ class Tokenizer(Protocol):
 class Prompt(Protocol):
     """What a prompt node builds to.
 
-    ``tags`` says whether it asks for ``<answer>`` tags; ``asks`` and ``labels`` what for, and by which names.
+    ``tags`` says whether it asks for ``<answer>`` tags; ``asks`` and ``labels`` what for, and by which names. A last
+    message of the assistant's is the beginning of the answer, which the engine continues.
     """
 
     tags: bool
@@ -102,7 +103,11 @@ def _cut(passage: Passage, max_characters: int | None, max_words: int | None) ->
 
 @dataclass(frozen=True)
 class _Form:
-    """What the prompt forms share: truncation, neutralisation, labels, and what is asked."""
+    """What the prompt forms share: truncation, neutralisation, labels, what is asked, and how the answer begins.
+
+    ``prefill`` is text that the assistant's answer begins with, verbatim; ``""`` leaves the beginning to the model.
+    ``<think> </think> <answer>`` switches any model's reasoning off.
+    """
 
     max_characters: int | None = None
     max_tokens: int | None = None
@@ -110,6 +115,7 @@ class _Form:
     max_words: int | None = None
     asks: Asks = "ranking"
     labels: Labels = "numbers"
+    prefill: str = ""
 
     def __post_init__(self) -> None:
         for name, choices in (("asks", get_args(Asks)), ("labels", get_args(Labels))):
@@ -119,6 +125,12 @@ class _Form:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or null for no cut, not {value}")
+        if self.prefill != self.prefill.strip():
+            # Templates take it away, and a space alone is no beginning that a tokenizer would make of the whole.
+            raise ValueError(f"prefill must not begin or end with white space: {self.prefill!r}")
+
+    def _begun(self) -> tuple[Message, ...]:
+        return (Message("assistant", self.prefill),) if self.prefill else ()
 
     def _labels(self, window: Window) -> Sequence[int | str]:
         """What the passages are called, in window order; raises ``ValueError`` where the letters run out."""
@@ -169,7 +181,7 @@ class ChatPrompt(_Form):
     tags: bool = True
 
     def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]:
-        """The turns for ``window``: system, opening, acknowledgement, one or two a passage, the final request."""
+        """The turns for ``window``: system, opening, acknowledgement, one or two a passage, the request, prefill."""
         values: dict[str, Any] = {"query": self._query(window.query.text), "num": len(window)}
         messages = [Message("system", fill(self.system, values))] if self.system else []
         messages.append(Message("user", fill(self.opening, values)))
@@ -180,7 +192,7 @@ class ChatPrompt(_Form):
             if self.received is not None:
                 messages.append(Message("assistant", fill(self.received, here)))
         messages.append(Message("user", fill(self.final, values)))
-        return tuple(messages)
+        return (*messages, *self._begun())
 
 
 @dataclass(frozen=True)
@@ -194,11 +206,11 @@ class CompactPrompt(_Form):
     tags: bool = True
 
     def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]:
-        """One user message, a line a passage (with a system message before it where ``system`` is not empty)."""
+        """One user message, a line a passage, between ``system`` and ``prefill`` where these aren't empty."""
         values: dict[str, Any] = {"query": self._query(window.query.text), "num": len(window)}
         lines = [fill(self.opening, values)]
         for i, item in zip(self._labels(window), window.passages, strict=True):
             lines.append(fill(self.passage, {**values, "i": i, "passage": self._passage(item, tokenizer)}))
         lines.append(fill(self.final, values))
-        user = Message("user", "\n".join(lines))
-        return (Message("system", fill(self.system, values)), user) if self.system else (user,)
+        system = (Message("system", fill(self.system, values)),) if self.system else ()
+        return (*system, Message("user", "\n".join(lines)), *self._begun())

@@ -15,13 +15,27 @@ from typing import Any, Literal, TypeAlias
 from rearank.engines.base import EngineError, turns
 from rearank.engines.checkpoint import cannot_load, fingerprint, located
 from rearank.engines.model import Architecture
+from rearank.ranking import AbortRunError
 from rearank.types import Message, Sampling
 
 Overflow: TypeAlias = Literal["truncate", "refuse"]
 
 _ANSWER_SHARE = 2  # a prompt is cut so that the answer keeps max_tokens, but never more than 1/2 of the context
+_THINK = "<think>"
 _OPENED = re.compile(r"<think>\s*\Z")
+_CLOSED = re.compile(r"</think>\s*\Z")
 _PROBE = (Message("user", "x"),)
+
+
+class PrefillError(EngineError, AbortRunError):
+    """The answer's beginning and the model's chat template contradict each other, in every call of the run."""
+
+
+def split_prefill(messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:
+    """(what the model is asked, what its answer begins with): the latter is a last message of the assistant's own."""
+    if messages and messages[-1].role == "assistant":
+        return tuple(messages[:-1]), messages[-1].content
+    return tuple(messages), ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,7 @@ class Chat:
 
         Raises:
             EngineError: for a prompt that can't be asked; the message says why.
+            PrefillError: where the template rules out the beginning that the prompt gives the answer.
         """
         try:
             return self._fit(messages, sampling)
@@ -70,17 +85,52 @@ class Chat:
         return min(sampling.max_tokens, self.context - len(prompt))
 
     def encode(self, messages: tuple[Message, ...]) -> list[int]:
-        """The conversation as the model reads it, up to where its answer begins."""
-        text = _rendered(self.tokenizer, messages, self.thinking)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """The conversation as the model reads it, up to where its answer begins, or goes on."""
+        return list(self.tokenizer(self.render(messages), add_special_tokens=False)["input_ids"])
 
-    def text(self, tokens: Sequence[int]) -> str:
-        """An answer's text, special tokens left out.
+    def render(self, messages: Sequence[Message]) -> str:
+        """``encode``'s text.
 
-        It begins with the ``<think>`` that the template opened for it: a reasoning cut at the token limit would
-        otherwise read as a reply.
+        The answer's given beginning follows the template's own opening of a turn. Rendered as a message (transformers'
+        ``continue_final_message``) it would lose its ``<think>``: templates of reasoning models, Qwen3's and
+        DeepSeek-R1's among them, take the reasoning out of an assistant's messages, or move it.
         """
-        return self.opened + str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        asked, prefill = split_prefill(messages)
+        text = _rendered(self.tokenizer, asked, self.thinking)
+        if not prefill:
+            return text
+        self._check_prefill(text, prefill)
+        return text + self.beginning(prefill)[len(self.opened) :]
+
+    def beginning(self, prefill: str) -> str:
+        """What an answer begins with: the template's ``<think>``, where it opens one, and ``prefill``.
+
+        A ``<think>`` at the start of ``prefill`` is then the one that is open already.
+        """
+        return self.opened + (prefill.removeprefix(_THINK) if self.opened else prefill)
+
+    def text(self, tokens: Sequence[int], messages: Sequence[Message] = ()) -> str:
+        """The text of the answer to ``messages``, special tokens left out.
+
+        It has what ``messages`` begin it with, so that its tags are complete, and the ``<think>`` that the template
+        opened for it: a reasoning cut at the token limit would otherwise read as a reply.
+        """
+        said = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        return self.beginning(split_prefill(messages)[1]) + said
+
+    def _check_prefill(self, rendered: str, prefill: str) -> None:
+        """Raises ``PrefillError`` where the answer's beginning doesn't go with the end of a rendered prompt."""
+        if self.opened and not prefill.startswith(_THINK):
+            raise PrefillError(
+                f"the model's chat template opens {_THINK} itself, and prompt.prefill={prefill!r} would be a part of "
+                f"that reasoning; let prompt.prefill begin with {_THINK}, which is then written once: "
+                "'<think> </think> <answer>'"
+            )
+        if _CLOSED.search(rendered) and _THINK in prefill:
+            raise PrefillError(
+                f"the model's chat template writes an empty reasoning itself, and prompt.prefill={prefill!r} would "
+                "write another; set model.thinking=null, or a prompt.prefill without <think>: '<answer>'"
+            )
 
     def _fit(self, messages: tuple[Message, ...], sampling: Sampling) -> tuple[list[int], bool]:
         limit = self.context - min(sampling.max_tokens, self.context // _ANSWER_SHARE)
@@ -93,10 +143,12 @@ class Chat:
                 f"a prompt of {len(prompt)} tokens leaves the answer too little of the model's context of "
                 f"{self.context}; {advice}, or set engine.overflow=truncate"
             )
-        low, high, best = 0, max(len(m.content) for m in messages), None
+        asked, _ = split_prefill(messages)
+        begun = messages[len(asked) :]  # never shortened: it would begin another answer
+        low, high, best = 0, max((len(m.content) for m in asked), default=0), None
         while low <= high:  # the longest contents that fit
             middle = (low + high) // 2
-            tokens = self.encode(tuple(replace(m, content=shorten(m.content, middle)) for m in messages))
+            tokens = self.encode((*(replace(m, content=shorten(m.content, middle)) for m in asked), *begun))
             if len(tokens) <= limit:
                 low, best = middle + 1, tokens
             else:

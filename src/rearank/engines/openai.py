@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from rearank.engines.base import EngineError
 from rearank.engines.budget import Budget, BudgetError, Usage
-from rearank.engines.chat import call_seed
+from rearank.engines.chat import call_seed, split_prefill
 from rearank.engines.checkpoint import fingerprint, known_as
 from rearank.engines.home import Home
 from rearank.engines.openai_node import OpenAINode
@@ -29,6 +29,7 @@ from rearank.types import Completion, Message, Sampling
 
 _SHORTENED_AT_MOST = 12  # times a prompt is shortened before its call fails
 _SEEDS = 1 << 31  # what every server takes as a seed
+_CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}  # as vLLM and SGLang take it
 _ADVICE = "shorten the passages (prompt.max_characters), or take fewer in a window (strategy.size)"
 
 
@@ -114,6 +115,9 @@ class OpenAIEngine:
             home.close()
 
     async def _complete(self, messages: tuple[Message, ...], sampling: Sampling) -> Completion:
+        _, prefill = split_prefill(messages)
+        if refused := self.node.prefill_misfits(prefill):
+            raise ServerError("; ".join(refused))
         async with self._slots:
             self._server.open()
             request = Request(messages, sampling.max_tokens)
@@ -138,7 +142,7 @@ class OpenAIEngine:
             self.truncated += request.shortened
             usage = reply.usage or Usage()
             return Completion(
-                text=reply.text,
+                text=prefill + reply.text,  # a server says what it added
                 prompt_tokens=usage.prompt,
                 completion_tokens=usage.completion,
                 finish=reply.finish,
@@ -172,8 +176,9 @@ class OpenAIEngine:
                 body["top_p"] = sampling.top_p
         if self.node.send_seed and sampling.temperature:
             body["seed"] = seed % _SEEDS
-        if self._extra:
-            body["extra_body"] = self._extra
+        continued = _CONTINUED if split_prefill(request.messages)[1] else {}
+        if self._extra or continued:
+            body["extra_body"] = {**self._extra, **continued}
         return body
 
     def _shorter(self, request: Request, trouble: Trouble) -> Request:

@@ -16,6 +16,7 @@ from rearank.types import Qrels
 OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 
+_NEVER_CONTINUE = ("openai.com", "openai.azure.com", "deepseek.com")  # they'd begin anew and say nothing of it
 _OURS = ("model", "messages", "stream", "n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
 _KEPT = "; Hydra keeps command lines in the run's folder (.hydra): take it out there too"
 
@@ -109,6 +110,19 @@ class OpenAINode:
         if self.price_prompt is None or self.price_completion is None:
             return None
         return Prices(self.price_prompt, self.price_completion, self.price_cached)
+
+    def prefill_misfits(self, prefill: str) -> list[str]:
+        """Why the server can't go on from ``prefill``, the beginning of an answer; empty if it can, or there is none.
+
+        vLLM's and SGLang's can, without a reasoning parser (which would take the rest for a reasoning).
+        """
+        host = urlsplit(self.url).hostname or ""
+        if not prefill or not any(host == name or host.endswith(f".{name}") for name in _NEVER_CONTINUE):
+            return []
+        return [
+            f"{host} continues no answer that is begun for it (prompt.prefill={prefill!r}); choose a prompt without "
+            "prefill (prompt=compact, say), or a server of vLLM or SGLang (engine.base_url)"
+        ]
 
     def preflight(self) -> list[str]:
         """The package; the key, as the node names it. The server itself is not asked."""

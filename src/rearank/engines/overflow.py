@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rearank.engines.chat import shorten
+from rearank.engines.chat import shorten, split_prefill
 from rearank.types import Message
 
 _SIGN = re.compile(
@@ -71,7 +71,7 @@ def fitted(request: Request, said: TooLong) -> Request | None:
     """What to ask instead; ``None`` where nothing of the prompt is left to take away.
 
     The answer keeps ``max_tokens``, but never more than half of the context, as with models on this machine; the
-    longest messages are cut in their middles.
+    longest messages are cut in their middles, and the beginning of the answer is left as it is.
     """
     most = request.max_tokens
     if said.context is not None:
@@ -83,10 +83,11 @@ def fitted(request: Request, said: TooLong) -> Request | None:
             most = half
             if said.prompt is None:
                 return replace(request, max_tokens=most)
-    characters = _characters(sum(len(message.content) for message in request.messages), most, said)
-    if characters < len(request.messages):
+    asked, prefill = split_prefill(request.messages)
+    characters = _characters(sum(len(message.content) for message in request.messages), most, said) - len(prefill)
+    if characters < len(asked):
         return None
-    return Request(_cut_to(request.messages, characters), most, shortened=True)
+    return Request((*_cut_to(asked, characters), *request.messages[len(asked) :]), most, shortened=True)
 
 
 def _characters(before: int, most: int, said: TooLong) -> int:

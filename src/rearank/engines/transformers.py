@@ -175,7 +175,8 @@ class TransformersEngine:
         def finish(call: _Call, tokens: list[int], reason: Literal["stop", "length"]) -> None:
             seconds = time.perf_counter() - start
             ended = len(tokens) + (reason == "stop")
-            call.settle(Completion(self.chat.text(tokens), len(call.prompt), ended, reason, seconds, call.truncated))
+            text = self.chat.text(tokens, call.messages)
+            call.settle(Completion(text, len(call.prompt), ended, reason, seconds, call.truncated))
 
         try:
             self._generate(batch, finish)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rearank.choices import Chosen, check_option, choose, models_at
+from rearank.choices import Chosen, as_trained, check_option, choose, models_at
 from rearank.config import ConfigError
 from rearank.engines import Engine, EngineError, EngineNode, OpenAINode, VllmNode
 from rearank.engines.model import Model
@@ -76,7 +76,9 @@ def pretrained(path: str | Path, prompt: str | None, revision: str | None) -> tu
         check_option("prompt", prompt)
     known = models_at(str(path))
     if len(known) > 1 and prompt is not None:
-        known = {name: node for name, node in known.items() if node.get("prompt") == prompt} or known
+        known = {
+            name: node for name, node in known.items() if node.get("prompt") == as_trained(prompt, node.get("prompt"))
+        } or known
     if len(known) > 1:
         raise ConfigError(f"{path}: several models are made of it; choose one by its name: {', '.join(known)}")
     for name in known:
@@ -108,15 +110,22 @@ def _refuse_foreign(model: Model, given: Mapping[str, Any], chosen: Chosen, engi
         value, own = given[group], getattr(model, group)
         if value is None or isinstance(value, str):
             names[group] = chosen.options[group]
-        elif group != "engine" and own is not None and value != choose((group,), {group: own}).build(group):
+        elif group != "engine" and own is not None and _plain(value) != choose((group,), {group: own}).build(group):
             found.append(
                 f"model {model.name} goes with {group}={own} and another {type(value).__name__} is given; leave it "
                 f"out, or give the model as an object with {group}=None to go ahead"
             )
     own_weights = isinstance(engine, EngineNode) and not isinstance(engine, OpenAINode)
     found = [
-        *model.preflight(names["prompt"], names["strategy"], names["engine"], served=not own_weights),
+        *model.preflight(
+            as_trained(names["prompt"], model.prompt), names["strategy"], names["engine"], served=not own_weights
+        ),
         *found,
     ]
     if found:
         raise ConfigError("; ".join(found))
+
+
+def _plain(value: Any) -> Any:
+    """A prompt without its prefill, which leaves the request as it is; anything else as it is."""
+    return replace(value, prefill="") if getattr(value, "prefill", "") else value

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from rearank.choices import as_trained
 from rearank.engines import NoEngine, OpenAINode
 from rearank.engines.base import SplitsModels
 from rearank.ranking import misfits
 from rearank.tasks.experiment import Run
-from rearank.tasks.prepare import SUMMARY, TRAIN, VALIDATION, prepared_settings
+from rearank.tasks.prepare import SUMMARY, TRAIN, VALIDATION, PrepareTask, prepared_settings
 from rearank.tasks.stage import changed_settings
 from rearank.tasks.train import optional_rows
 from rearank.training.base import TrainingError
@@ -61,13 +62,15 @@ def preflight(run: Run) -> None:
     for need in experiment.task.needs:
         if need == "model":
             found += experiment.model.preflight(
-                *(run.choices.get(group) for group in ("prompt", "strategy", "engine")),
+                as_trained(run.choices.get("prompt"), experiment.model.prompt),
+                *(run.choices.get(group) for group in ("strategy", "engine")),
                 served=isinstance(experiment.engine, OpenAINode),
                 trained="trainer" in experiment.task.needs,
             )
         elif hasattr(node := getattr(experiment, need), "preflight"):
             found += node.preflight()
     found += _misfits(run)
+    found += _prefill_misfits(run)
     found += _splits(run)
     if "algorithm" in experiment.task.needs:
         problems, notes = _examine_training(run)
@@ -92,6 +95,22 @@ def _misfits(run: Run) -> list[str]:
         )
     if {"engine", "benchmark"} <= set(needs) and not isinstance(experiment.engine, NoEngine):
         found += misfits(experiment.strategy, asks, experiment.model.temperature)
+    return found
+
+
+def _prefill_misfits(run: Run) -> list[str]:
+    """An answer that the prompt begins, where nobody would go on from there."""
+    experiment, prefill = run.experiment, getattr(run.experiment.prompt, "prefill", "")
+    if not prefill:
+        return []
+    found = []
+    if "trainer" in experiment.task.needs or isinstance(experiment.task, PrepareTask):
+        found.append(
+            f"training grades answers that the model writes from their start, and prompt.prefill={prefill!r} begins "
+            "them; choose a prompt without prefill (prompt=compact, say) to train with, and this one for task=evaluate"
+        )
+    if "engine" in experiment.task.needs and isinstance(experiment.engine, OpenAINode):
+        found += experiment.engine.prefill_misfits(prefill)
     return found
 
 
