@@ -118,8 +118,8 @@ _ORDER = {FIRST: 0, SYSTEM: 1, IDEAL: 2}
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """The model as it was first, then its samples, then what was trained from it."""
-    return {"base": 0, "base_sampled": 1}.get(name, 2), name
+    """The model as it was first, then its samples, then what was fine-tuned, then what was trained."""
+    return {"base": 0, "base_sampled": 1, "sft": 2}.get(name, 3), name
 
 
 def _read_system(place: Path, parts: Mapping[str, Mapping[str, Any]]) -> Evaluated:

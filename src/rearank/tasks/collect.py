@@ -30,7 +30,7 @@ from rearank.evaluation import (
 )
 from rearank.tasks.experiment import Run
 from rearank.tasks.stage import differences
-from rearank.tasks.sweep import UNTRAINED, Job, Sweep, failure_lines, measured_by
+from rearank.tasks.sweep import ARM, UNTRAINED, Job, Sweep, failure_lines, measured_by
 from rearank.training.base import write_json
 
 _ASIDE = re.compile(r"\.\d+$")  # what other settings made, moved aside
@@ -167,9 +167,14 @@ def _arms(jobs: Sequence[Job]) -> list[_Arm]:
     varied = [key for key in keys if len({job.choices.get(key) for job in jobs}) > 1] or keys
     by_label: dict[str, list[Job]] = {}
     for job in (job for job in jobs if job.status == "finished"):
-        label = ", ".join(f"{key}={job.choices[key]}" for key in varied if key in job.choices)
+        label = ", ".join(_named(key, job.choices[key]) for key in varied if key in job.choices)
         by_label.setdefault(label or "all", []).append(job)
     return [_Arm(label, tuple(found)) for label, found in by_label.items()]
+
+
+def _named(key: str, value: str) -> str:
+    """A study's arms have names; other choices are named by key and value."""
+    return value if key == ARM else f"{key}={value}"
 
 
 def _benchmarks(arms: Sequence[_Arm]) -> list[str]:

@@ -40,6 +40,7 @@ class Experiment:
         name: of the run; its folder is named after it.
         output_dir: where everything the run makes goes (Hydra's output folder); the same folder again continues.
         seed: of everything random.
+        arm: of a study, which arm this run is; it changes no result.
         retriever: a first stage for dataset and benchmark alike, ``null`` for each collection's own.
         validation: a dataset for the held-out windows, ``null`` for a share of the training queries.
     """
@@ -47,6 +48,7 @@ class Experiment:
     name: str
     output_dir: str
     seed: int
+    arm: Any
     paths: dict[str, str]
     task: Any
     model: Any

@@ -79,6 +79,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     else:
         held_out = [item for item in judged if _held_out(run, item)]
         judged = [item for item in judged if not _held_out(run, item)]
+    judged = _drawn(run, judged)
     train, dropped = _augment(run, judged, "training windows")
     if not train:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common())
@@ -111,6 +112,19 @@ def _held_out(run: Run, item: JudgedCandidates) -> bool:
     name = f"{run.experiment.seed}/{item.candidates.query.id}".encode()
     share = int.from_bytes(hashlib.sha256(name).digest()[:6]) / 2**48
     return bool(share < run.experiment.prepare.validation_share)
+
+
+def _drawn(run: Run, judged: Sequence[JudgedCandidates]) -> list[JudgedCandidates]:
+    """``prepare.queries`` of them by lot, in their order; a larger number adds queries and takes none away."""
+    count = run.experiment.prepare.queries
+    if count is None or count >= len(judged):
+        return list(judged)
+
+    def lot(item: JudgedCandidates) -> bytes:
+        return hashlib.sha256(f"{run.experiment.seed}/queries/{item.candidates.query.id}".encode()).digest()
+
+    kept = {item.candidates.query.id for item in sorted(judged, key=lot)[:count]}
+    return [item for item in judged if item.candidates.query.id in kept]
 
 
 def _augment(run: Run, judged: Sequence[JudgedCandidates], what: str) -> tuple[list[JudgedWindow], Counter[str]]:

@@ -14,17 +14,22 @@ class Preparation:
 
     Args:
         depth: candidates retrieved a query.
+        queries: at most so many training queries, drawn by the seed from those that are not held out (how many
+            annotated queries are enough); ``null`` for all.
         validation_share: training queries held out for validation where ``validation`` names no dataset.
         validation_windows: at most so many, spread over the queries; 0 for no validation.
     """
 
     depth: int = 100
+    queries: int | None = None
     validation_share: float = 0.1
     validation_windows: int = 128
 
     def __post_init__(self) -> None:
         if self.depth < 2:
             raise ValueError(f"depth is the number of candidates a query and must be at least 2, not {self.depth}")
+        if self.queries is not None and self.queries < 1:
+            raise ValueError(f"queries must be at least 1, or null for all of them, not {self.queries}")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share must lie in [0, 1), not {self.validation_share}")
         if self.validation_windows < 0:
@@ -36,6 +41,7 @@ class Evaluation:
     """How a model is measured.
 
     Args:
+        base: the model as it is; ``False`` leaves it out, where other jobs of a study measure it.
         trained: also evaluate the checkpoint trained in this run's folder, where there is one.
         samples: besides the greedy answers, so many sampled rankings of the untrained model, averaged.
         sample_temperature: of those.
@@ -47,6 +53,7 @@ class Evaluation:
         measures: trec_eval's names for every benchmark, the main one first; ``null`` for each benchmark's own.
     """
 
+    base: bool = True
     trained: bool = True
     samples: int = 0
     sample_temperature: float = 1.0

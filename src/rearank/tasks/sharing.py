@@ -56,3 +56,34 @@ def _link(source: Path, target: Path, files: Sequence[str]) -> None:
         except OSError:
             shutil.copyfile(source / name, scratch)
         scratch.replace(target / name)
+
+
+_OWN = {"job.json", ".job", ".lock", "failure.txt", ".hydra", "wandb", "wandb-id.txt", "report.html"}
+_GROWS = {".jsonl", ".sqlite"}
+
+
+def take_over(twin: Path, folder: Path) -> None:
+    """What a job made, in the folder of another that would make the same: links, and copies of files that may grow.
+
+    What is already there stays, so that a transfer that was cut off is completed by the next one.
+    """
+    for path in sorted(twin.rglob("*")):
+        inside = path.relative_to(twin)
+        if (
+            inside.parts[0] in _OWN
+            or path.suffix == ".log"
+            or not path.is_file()
+            or path.name == ".lock"
+            or "wandb" in inside.parts
+        ):
+            continue
+        target = folder / inside
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in _GROWS:
+            scratch = target.with_name(target.name + ".partial")
+            shutil.copyfile(path, scratch)
+            scratch.replace(target)
+        else:
+            _link(path.parent, target.parent, [path.name])

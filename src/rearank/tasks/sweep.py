@@ -26,14 +26,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from rearank.tasks.sharing import fingerprint
+from rearank.tasks.sharing import fingerprint, take_over
 from rearank.training.base import write_json
 
 JOB, SWEEP, FAILURE = "job.json", "sweep.json", "failure.txt"
 LONGEST = 200
 """Bytes of a job's folder name; file systems end at 255, and W&B at 128 characters of a label that is cut anyway."""
 
-_INCIDENTAL = {"name", "output_dir", "paths", "tracking", "compare", "serve", "report"}  # change no result
+ARM, SEED = "arm", "seed"
+_INCIDENTAL = {"name", "arm", "output_dir", "paths", "tracking", "compare", "serve", "report"}  # change no result
 _RESULTS = ("summary.json", "training/result.json", "sft/result.json", "prepared/summary.json")
 _log = logging.getLogger(__name__)
 
@@ -119,7 +120,9 @@ class SweepCallback(Callback):
         """Before any job: what is swept goes to ``sweep.json`` and, through Hydra's own keys, to every job."""
         global _under_way
         sweep = _planned(config)
-        keys = {key for key, _ in _parsed(config.hydra.overrides.task)}
+        arms = _arms_of(config.hydra)
+        lines = [*config.hydra.overrides.task, *(line for arm in arms.values() for line in arm)]
+        keys = {key for key, _ in _parsed(lines)}
         fixed = sorted((keys | set(config.hydra.job.config.override_dirname.exclude_keys)) - set(sweep.swept))
         listed = ",".join(_in_quotes(key) for key in fixed)
         with read_write(config.hydra), open_dict(config.hydra):
@@ -163,13 +166,22 @@ def _planned(config: DictConfig) -> Sweep:
             swept[override.key_or_group] = list(override.sweep_string_iterator()) if discrete else []
     for key, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items():
         swept.setdefault(str(key), [value.strip() for value in str(values).split(",")])
+    single = dict(_parsed(task))
+    if arms := _arms_of(config.hydra):
+        swept.setdefault(ARM, list(arms))
+        swept.setdefault(SEED, [single[SEED]] if SEED in single else [str(s) for s in config.hydra.sweeper.seeds])
     folder = _folder(config, swept)
     earlier = Sweep.read(folder)
-    single = dict(_parsed(task))
     known = {key: list(values) for key, values in earlier.swept.items() if key in swept or key in single}
     for key in known:
         known[key] += [value for value in swept.get(key, [single.get(key, "")]) if value not in known[key]]
     return Sweep(folder, {**known, **{key: values for key, values in swept.items() if key not in known}}, task)
+
+
+def _arms_of(hydra: Any) -> dict[str, list[str]]:
+    """name -> overrides, of a study's sweeper; empty for any other."""
+    arms = OmegaConf.select(hydra, "sweeper.arms") or {}
+    return {str(name): [str(line) for line in lines or ()] for name, lines in arms.items()}
 
 
 def _folder(config: DictConfig, swept: Mapping[str, Sequence[str]]) -> Path:
@@ -215,6 +227,9 @@ class JobUnderWay:
             return None
         excluded = set(hydra.job.config.override_dirname.exclude_keys)
         lines = list(hydra.overrides.task)
+        arms = _arms_of(hydra)
+        given = dict(_parsed(lines)).get(ARM, "")
+        lines = [line for line in lines if line not in arms.get(given, ())]  # the arm's name says them
         parsed = list(zip(lines, _parsed(lines), strict=True))
         choices = {key: value for _, (key, value) in parsed if key not in excluded}
         fixed = [line for line, (key, _) in parsed if key in excluded]
@@ -238,6 +253,9 @@ class JobUnderWay:
         if done:
             _log.info("%s: finished before", self.folder.name)
             return score
+        if (twin := _finished_elsewhere(Path(config["paths"]["outputs"]), settings, self.folder)) is not None:
+            _log.info("%s: the same job is finished in %s; what it made is taken over", self.folder.name, twin)
+            return self._take_over(twin)
         began = time.time()
         common = {"choices": dict(self.choices), "fixed": list(self.fixed), "settings": settings, "started": began}
         with _at_work(self.folder) as free:
@@ -260,6 +278,20 @@ class JobUnderWay:
             write_json(self.folder / JOB, {**ended, **common})
         return score
 
+    def _take_over(self, twin: Path) -> float | None:
+        """The results of a job that was the same but for its name: linked where nothing is ever written again."""
+        stored: dict[str, Any] = json.loads((twin / JOB).read_text())
+        with _at_work(self.folder) as free:
+            if not free:
+                _log.error("%s: another command works on this job; it is left alone", self.folder.name)
+                return None
+            (self.folder / FAILURE).unlink(missing_ok=True)
+            take_over(twin, self.folder)
+            own = {"choices": dict(self.choices), "fixed": list(self.fixed), "taken_from": str(twin)}
+            write_json(self.folder / JOB, {**stored, **own})
+        score: float | None = stored.get("score")
+        return score
+
     def _done(self, settings: str) -> tuple[bool, float | None]:
         """Whether the job is finished with these settings and its results are there still; its score."""
         try:
@@ -269,6 +301,21 @@ class JobUnderWay:
         done = stored["status"] == "finished" and stored["settings"] == settings
         there = all((self.folder / name).is_file() for name in stored.get("results", ()))
         return done and there, stored.get("score")
+
+
+def _finished_elsewhere(outputs: Path, settings: str, own: Path) -> Path | None:
+    """A finished job of any sweep there with these settings: studies have arms in common, the baseline above all."""
+    for path in sorted(outputs.glob(f"*-sweep/*/{JOB}")):
+        try:
+            stored = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if path.parent.resolve() == own.resolve() or stored.get("status") != "finished":
+            continue
+        there = all((path.parent / name).is_file() for name in stored.get("results", ()))
+        if stored.get("settings") == settings and there:
+            return path.parent
+    return None
 
 
 @contextmanager
@@ -350,15 +397,15 @@ def score_of(folder: Path) -> float | None:
     return None if best is None else float(best)
 
 
-UNTRAINED, SAMPLED = ("base", "scripted"), "base_sampled"
+UNTRAINED, SAMPLED, TUNED = ("base", "scripted"), "base_sampled", "sft"
 _ASIDE = re.compile(r"\.\d+$")  # what other settings made, moved aside
 
 
 def measured_by(systems: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The system that a job stands for: the checkpoint that was trained, or the model as it is.
+    """The system that a job stands for: the checkpoint trained last (RL after SFT), or the model as it is.
 
     ``systems`` maps names to the content of their ``metrics.json``.
     """
     names = [name for name, found in systems.items() if found.get("role") == "system" and not _ASIDE.search(name)]
-    trained = [name for name in names if name not in (*UNTRAINED, SAMPLED)]
+    trained = sorted((name for name in names if name not in (*UNTRAINED, SAMPLED)), key=lambda name: name == TUNED)
     return next(iter([*trained, *(name for name in UNTRAINED if name in names)]), None)

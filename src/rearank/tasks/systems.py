@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rearank.engines import NoEngine, OpenAINode, ScriptedNode
 from rearank.tasks.experiment import Run
 from rearank.tasks.stage import changed_settings
-from rearank.tasks.train import TRAINED_WITH, stage_settings, training_folder
+from rearank.tasks.train import TRAINED_WITH, sft_folder, stage_settings, starting_point, training_folder
 from rearank.training.base import result_of
 from rearank.types import Sampling
 
@@ -40,24 +40,34 @@ def systems(run: Run) -> list[System]:
         label = f"scripted: {experiment.engine.behaviour}"
         return [System("scripted", label, model.location, model.revision, (model.sampling,))]
     label = model.name if model.temperature else f"{model.name}, greedy"
-    found = [System("base", label, model.location, model.revision, (model.sampling,), model.published)]
+    found: list[System] = []
+    if settings.base:
+        found.append(System("base", label, model.location, model.revision, (model.sampling,), model.published))
     if settings.samples:
         drawn = replace(model.sampling, temperature=settings.sample_temperature, seed=experiment.seed)
         samples = tuple(replace(drawn, sample=number) for number in range(settings.samples))
         label = f"{model.name}, mean of {len(samples)} samples" if len(samples) > 1 else f"{model.name}, one sample"
         found.append(System("base_sampled", label, model.location, model.revision, samples))
+    if settings.trained and (tuned := result_of(sft_folder(run))) is not None and not _serves_another(run, tuned.model):
+        label = f"{model.name} after SFT (step {tuned.best_step})"
+        found.append(System("sft", label, tuned.model, None, (model.sampling,)))
     trained = result_of(training_folder(run)) if settings.trained else None
-    if trained is not None and isinstance(experiment.engine, OpenAINode) and experiment.engine.served_model:
-        # Asked under that name, the server would answer with the untrained model's words.
-        _log.warning("%s is left out: engine.served_model names another model, serve and name this one", trained.model)
-        trained = None
-    if trained is not None:
+    if trained is not None and not _serves_another(run, trained.model):
         name = trained_name(run)
         label = f"{model.name} after {name.upper()} (step {trained.best_step})"
-        if changed := changed_settings(training_folder(run), stage_settings(run, *TRAINED_WITH)):
+        if changed := changed_settings(training_folder(run), stage_settings(starting_point(run), *TRAINED_WITH)):
             _log.warning("%s was trained with other settings than this command's: %s", trained.model, changed)
         found.append(System(name, label, trained.model, None, (model.sampling,)))
     return found
+
+
+def _serves_another(run: Run, checkpoint: str) -> bool:
+    """Whether the engine is a server that would answer with another model's words than ``checkpoint``'s."""
+    engine = run.experiment.engine
+    if not (isinstance(engine, OpenAINode) and engine.served_model):
+        return False
+    _log.warning("%s is left out: engine.served_model names another model, serve and name this one", checkpoint)
+    return True
 
 
 def trained_name(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,8 +60,24 @@ def stage_settings(run: Run, *keys: str) -> dict[str, Any]:
     return settings
 
 
+def sft_folder(run: Run) -> Path:
+    """Where ``sft`` works."""
+    return run.folder / "sft"
+
+
+def starting_point(run: Run) -> Run:
+    """The run as its reinforcement learning sees it: from this folder's own SFT where ``task.method`` says so."""
+    fine_tuned = result_of(sft_folder(run)) if getattr(run.experiment.task, "method", "rl") == "sft_then_rl" else None
+    if fine_tuned is None:
+        return run
+    model = replace(run.experiment.model, path=fine_tuned.model, revision=None)
+    config = {**run.config, "model": {**run.config["model"], "path": fine_tuned.model, "revision": None}}
+    return replace(run, experiment=replace(run.experiment, model=model), config=config)
+
+
 def train(run: Run) -> TrainingResult:
     """Train, continue, or return what a finished training of the same settings left."""
+    run = starting_point(run)
     experiment = run.experiment
 
     def work(job: TrainingJob) -> TrainingResult:
