@@ -43,6 +43,7 @@ class Evaluation:
     Args:
         base: the model as it is; ``False`` leaves it out, where other jobs of a study measure it.
         trained: also evaluate the checkpoint trained in this run's folder, where there is one.
+        steps: and the checkpoints it left after so many steps, to see on the benchmark how fast it learns.
         samples: besides the greedy answers, so many sampled rankings of the untrained model, averaged.
         sample_temperature: of those.
         max_concurrent_queries: queries under way at once; ``null`` for all.
@@ -55,6 +56,7 @@ class Evaluation:
 
     base: bool = True
     trained: bool = True
+    steps: tuple[int, ...] = ()
     samples: int = 0
     sample_temperature: float = 1.0
     max_concurrent_queries: int | None = 256
@@ -64,6 +66,8 @@ class Evaluation:
     measures: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if any(step < 1 for step in self.steps):
+            raise ValueError(f"steps are of a training and must be at least 1, not {list(self.steps)}")
         if self.samples < 0:
             raise ValueError(f"samples must not be negative, not {self.samples}")
         if self.sample_temperature <= 0:

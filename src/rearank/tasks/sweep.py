@@ -398,6 +398,8 @@ def score_of(folder: Path) -> float | None:
 
 
 UNTRAINED, SAMPLED, TUNED = ("base", "scripted"), "base_sampled", "sft"
+ON_ITS_WAY = "_step"
+"""In the name of a checkpoint that is not the training's result: ``grpo_step10``."""
 _ASIDE = re.compile(r"\.\d+$")  # what other settings made, moved aside
 
 
@@ -407,5 +409,6 @@ def measured_by(systems: Mapping[str, Mapping[str, Any]]) -> str | None:
     ``systems`` maps names to the content of their ``metrics.json``.
     """
     names = [name for name, found in systems.items() if found.get("role") == "system" and not _ASIDE.search(name)]
-    trained = sorted((name for name in names if name not in (*UNTRAINED, SAMPLED)), key=lambda name: name == TUNED)
+    trained = [name for name in names if name not in (*UNTRAINED, SAMPLED) and ON_ITS_WAY not in name]
+    trained.sort(key=lambda name: name == TUNED)
     return next(iter([*trained, *(name for name in UNTRAINED if name in names)]), None)

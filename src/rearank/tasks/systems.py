@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rearank.engines import NoEngine, OpenAINode, ScriptedNode
 from rearank.tasks.experiment import Run
 from rearank.tasks.stage import changed_settings
+from rearank.tasks.sweep import ON_ITS_WAY
 from rearank.tasks.train import TRAINED_WITH, sft_folder, stage_settings, starting_point, training_folder
 from rearank.training.base import result_of
 from rearank.types import Sampling
 
 _log = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that was not kept."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,32 @@ def systems(run: Run) -> list[System]:
         label = f"{model.name} after {name.upper()} (step {trained.best_step})"
         if changed := changed_settings(training_folder(run), stage_settings(starting_point(run), *TRAINED_WITH)):
             _log.warning("%s was trained with other settings than this command's: %s", trained.model, changed)
+        for step in settings.steps:
+            place = checkpoint_of(training_folder(run), step)
+            on_its_way = f"{model.name} after {step} steps of {name.upper()}"
+            found.append(System(f"{name}{ON_ITS_WAY}{step}", on_its_way, str(place), None, (model.sampling,)))
         found.append(System(name, label, trained.model, None, (model.sampling,)))
     return found
+
+
+def checkpoint_of(training: Path, step: int) -> Path:
+    """The weights after ``step`` steps.
+
+    Raises:
+        CheckpointError: where the training kept none.
+    """
+    kept = {
+        int(path.name.rpartition("-")[2]): path
+        for path in training.glob("checkpoints/checkpoint-*")
+        if (path / "config.json").is_file()
+    }
+    if step not in kept:
+        there = f"it kept those of steps {', '.join(map(str, sorted(kept)))}" if kept else "it kept none"
+        raise CheckpointError(
+            f"evaluation.steps: {training} has no checkpoint of step {step}, {there}; train with trainer=trl and "
+            f"trainer.save_every and trainer.keep so that this step is kept, or name another one"
+        )
+    return kept[step]
 
 
 def _serves_another(run: Run, checkpoint: str) -> bool:
