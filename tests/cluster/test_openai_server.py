@@ -24,7 +24,7 @@ from tests.end_to_end.pipeline import ROOT, environment
 from rearank.engines import EngineError, OpenAINode
 from rearank.engines.openai import OpenAIEngine, ServerError
 from rearank.engines.transformers import TransformersEngine
-from rearank.types import Sampling
+from rearank.types import Message, Sampling
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -122,6 +122,18 @@ def test_the_server_says_what_the_model_says_here(url: str) -> None:
     assert all("<answer>" in c.text for c in theirs)
     (cut,) = ask(served, [(windows(1)[0], Sampling(max_tokens=3))])
     assert (cut.finish, cut.completion_tokens) == ("length", 3)
+
+
+def test_the_server_goes_on_from_an_answer_that_is_begun(url: str) -> None:
+    served, here = engine(url), TransformersEngine(TINY, device="cpu")
+    beginning = Message("assistant", "<think> </think> <answer>")
+    calls = [((*window, beginning), Sampling(max_tokens=120)) for window in windows(8)]
+    ours, theirs = ask(here, calls), ask(served, calls)
+    assert [c.text.split() for c in theirs] == [c.text.split() for c in ours]
+    assert [(c.prompt_tokens, c.completion_tokens) for c in theirs] == [
+        (c.prompt_tokens, c.completion_tokens) for c in ours
+    ]
+    assert all(c.text.startswith(beginning.content) for c in theirs)
 
 
 def test_a_sample_is_drawn_by_its_seed(url: str) -> None:

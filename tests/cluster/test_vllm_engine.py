@@ -116,6 +116,11 @@ def test_greedy_says_what_transformers_says(engine: VllmEngine) -> None:
         assert said.seconds > 0
     assert said.finish == "length"
     assert "<answer>" in ask(engine, calls[:1])[0].text
+    begun = [((*asked, Message("assistant", "<think> </think> <answer>")), drawn) for asked, drawn in calls]
+    for expected, said in zip(ask(reference, begun), ask(engine, begun), strict=True):
+        assert said.text == expected.text
+        assert said.text.startswith("<think> </think> <answer>")
+        assert (said.prompt_tokens, said.completion_tokens) == (expected.prompt_tokens, expected.completion_tokens)
     ours, theirs = dict(engine.identity), dict(reference.identity)
     assert (ours.pop("engine"), ours.pop("context"), theirs.pop("engine")) == ("vllm", 1024, "transformers")
     assert ours == theirs

@@ -115,8 +115,11 @@ class Chat:
         It has what ``messages`` begin it with, so that its tags are complete, and the ``<think>`` that the template
         opened for it: a reasoning cut at the token limit would otherwise read as a reply.
         """
-        said = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-        return self.beginning(split_prefill(messages)[1]) + said
+        _, prefill = split_prefill(messages)
+        begun = self.tokenizer(prefill, add_special_tokens=False)["input_ids"] if prefill else []
+        # Together, as some tokenizers take the space off whatever comes first.
+        before, whole = (str(self.tokenizer.decode(t, skip_special_tokens=True)) for t in (begun, [*begun, *tokens]))
+        return self.beginning(prefill) + whole.removeprefix(before)
 
     def _check_prefill(self, rendered: str, prefill: str) -> None:
         """Raises ``PrefillError`` where the answer's beginning doesn't go with the end of a rendered prompt."""
