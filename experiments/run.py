@@ -1,0 +1,64 @@
+"""The small studies, one after another: a sweep that goes on where it stopped, then results.json, table and figure.
+
+    python experiments/run.py                          # all of them, hours on two cores
+    python experiments/run.py rewards filter           # some
+    python experiments/run.py --only report            # what is finished: results.json, tables and figures alone
+    python experiments/run.py --only render            # tables and figures from results.json; no sweep is needed
+
+Jobs that two studies have in common are done once. Further words go to every sweep:
+    python experiments/run.py sft -- hydra.launcher.n_jobs=8 trainer.threads=2
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from results import results_of
+from studies import ROOT, STUDIES, Study, named
+from tables import render
+
+from rearank.training.base import write_json
+
+
+def main() -> int:
+    """The exit status: 1 where a sweep failed."""
+    words, more = sys.argv[1:], []
+    if "--" in words:
+        words, more = words[: words.index("--")], words[words.index("--") + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", metavar="study", help=", ".join(study.name for study in STUDIES))
+    parser.add_argument("--only", choices=("run", "report", "render"), help="one part alone")
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", help="where sweeps lie (default: outputs)")
+    chosen = parser.parse_args(words)
+    try:
+        studies = [named(name) for name in chosen.studies] or list(STUDIES)
+    except KeyError as error:
+        parser.error(error.args[0])
+    failed = []
+    if chosen.only in (None, "run"):
+        failed = [study.name for study in studies if not _sweep(study, chosen.outputs, more)]
+    if chosen.only in (None, "report"):
+        for study in (one for one in studies if one.name not in failed):
+            try:
+                write_json(study.folder / "results.json", results_of(study, study.sweep(chosen.outputs)))
+            except ValueError as error:
+                print(error, file=sys.stderr)
+                failed.append(study.name)
+    if chosen.only != "run":
+        render([study for study in studies if (study.folder / "results.json").is_file()])
+    if failed:
+        print(f"not finished: {', '.join(failed)}; the same command goes on", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _sweep(study: Study, outputs: Path, more: list[str]) -> bool:
+    command = [sys.executable, str(ROOT / "run.py"), "-m", f"experiment=small/{study.name}", f"paths.outputs={outputs}"]
+    print(f"== {study.title}: {' '.join(command[1:])}", flush=True)
+    return subprocess.run([*command, *more], cwd=ROOT, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
