@@ -212,7 +212,7 @@ STUDIES = (
         curves=False,
     ),
 )
-"""In the order in which they are run: ``reasoning``, ``length``, ``passes`` and ``window`` need ``rewards`` and ``sft``."""
+"""In the order in which they are run: those that train nothing measure what ``rewards`` and ``sft`` trained."""
 
 EFFECTS = (
     Effect("RL against no training", "+6.1 / +3.2 / +2.3", 1, "sft", "rl", "untrained"),
@@ -226,7 +226,7 @@ EFFECTS = (
     ),
     Effect("a second pass, with reasoning", "about 0 (Figure 7)", 0, "passes", "on_2", "on_1"),
 )
-"""Where the paper names a number or a direction. Figure 6 (longer reasoning) is no difference of two arms: ``length``."""
+"""Where the paper names a number or a direction. Figure 6 is no difference of two arms: see the study ``length``."""
 
 
 def named(name: str) -> Study:
