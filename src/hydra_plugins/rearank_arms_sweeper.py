@@ -26,7 +26,7 @@ ARM, SEED = "arm", "seed"
 # No dataclass: Hydra imports this file before Python knows it as a module, which dataclasses need.
 _NODE: dict[str, Any] = {
     "_target_": "hydra_plugins.rearank_arms_sweeper.ArmsSweeper",
-    "arms": {},  # name -> overrides; none: the config as it is
+    "arms": {},  # name -> overrides; an empty list is the config as it is
     "seeds": [1],
 }
 ConfigStore.instance().store(group="hydra/sweeper", name="rearank_arms", node=_NODE, provider="rearank")
@@ -52,12 +52,11 @@ class ArmsSweeper(Sweeper):
         """Hydra's protocol: launch every job at once; the launcher says how many run together.
 
         Raises:
-            HydraException: for an arm that isn't there, or a key that is given and an arm sets too.
+            HydraException: as ``jobs``.
         """
         assert self.config is not None
         assert self.hydra_context is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        jobs = list(self._jobs(parser.parse_overrides(arguments)))
+        jobs = self.jobs(arguments, OverridesParser.create(config_loader=self.hydra_context.config_loader))
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -67,9 +66,25 @@ class ArmsSweeper(Sweeper):
             _ = result.return_value  # raises what a job raised
         return [results]
 
+    def jobs(self, arguments: Sequence[str], parser: OverridesParser | None = None) -> list[list[str]]:
+        """The overrides of each job, in the order of their launch.
+
+        Args:
+            arguments: of the command line, as written there.
+            parser: Hydra's; one of its own by default.
+
+        Raises:
+            HydraException: for a study without arms, an arm that isn't there, a key that is given and that an arm
+                sets to something else, or an interval.
+        """
+        parser = parser or OverridesParser.create()
+        return list(self._jobs(parser.parse_overrides(list(arguments))))
+
     def _jobs(self, given: Sequence[Override]) -> Iterator[list[str]]:
         values = {one.get_key_element(): _values(one) for one in given}
-        arms = values.pop(ARM, list(self._arms))
+        if not self._arms:
+            raise HydraException("hydra/sweeper=rearank_arms: this experiment has no arms; set hydra.sweeper.arms")
+        arms = list(dict.fromkeys(values.pop(ARM, list(self._arms))))
         seeds = values.pop(SEED, self._seeds)
         for name in arms:
             if name not in self._arms:
@@ -84,7 +99,7 @@ def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
-        raise HydraException(f"{override.key_or_group}: a study sweeps over lists of values, not over ranges")
+        raise HydraException(f"{override.key_or_group}: a study sweeps over lists of values, not over intervals")
     return list(override.sweep_string_iterator())
 
 

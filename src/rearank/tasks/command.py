@@ -23,7 +23,7 @@ from rearank.tasks.environment import environment
 from rearank.tasks.experiment import make_run
 from rearank.tasks.preflight import preflight
 from rearank.tasks.stage import locked
-from rearank.tasks.sweep import JobUnderWay, close_sweep, score_of, sweep_under_way
+from rearank.tasks.sweep import JobUnderWay, close_sweep, refuse_study, score_of, sweep_under_way
 
 _OVERRIDE = re.compile(r"^[+~]{0,2}([\w/@.]+)=(.*)$")
 
@@ -36,6 +36,7 @@ def run_task(config: DictConfig) -> float | None:
     composed = OmegaConf.to_container(config, resolve=True)
     assert isinstance(composed, dict)
     plain = {str(key): value for key, value in composed.items()}
+    refuse_study()
     job = JobUnderWay.current()
     if job is None:
         return _run(plain, None)

@@ -59,29 +59,29 @@ def _link(source: Path, target: Path, files: Sequence[str]) -> None:
 
 
 _OWN = {"job.json", ".job", ".lock", "failure.txt", ".hydra", "wandb", "wandb-id.txt", "report.html"}
-_GROWS = {".jsonl", ".sqlite"}
+_SCRAPS = {".log", ".partial"}
+_WRITTEN_IN_PLACE = {".jsonl", ".sqlite", ".md", ".csv", ".tex", ".png", ".svg"}
+
+
+def made(folder: Path) -> Iterator[Path]:
+    """The files that a job's work left in ``folder``, sorted; not what describes, locks or logs the job itself."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix not in _SCRAPS and not _OWN & set(path.relative_to(folder).parts):
+            yield path
 
 
 def take_over(twin: Path, folder: Path) -> None:
-    """What a job made, in the folder of another that would make the same: links, and copies of files that may grow.
+    """What a job made, in the folder of another that would make the same.
 
-    What is already there stays, so that a transfer that was cut off is completed by the next one.
+    Links; copies of files that grow or are written over in place, which would change the twin's, too. What is already
+    there stays, so that a transfer that was cut off is completed by the next one.
     """
-    for path in sorted(twin.rglob("*")):
-        inside = path.relative_to(twin)
-        if (
-            inside.parts[0] in _OWN
-            or path.suffix == ".log"
-            or not path.is_file()
-            or path.name == ".lock"
-            or "wandb" in inside.parts
-        ):
-            continue
-        target = folder / inside
+    for path in made(twin):
+        target = folder / path.relative_to(twin)
         if target.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix in _GROWS:
+        if path.suffix in _WRITTEN_IN_PLACE:
             scratch = target.with_name(target.name + ".partial")
             shutil.copyfile(path, scratch)
             scratch.replace(target)

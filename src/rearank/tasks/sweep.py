@@ -26,7 +26,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from rearank.tasks.sharing import fingerprint, take_over
+from rearank.tasks.sharing import fingerprint, made, take_over
 from rearank.training.base import write_json
 
 JOB, SWEEP, FAILURE = "job.json", "sweep.json", "failure.txt"
@@ -36,7 +36,12 @@ LONGEST = 200
 ARM, SEED = "arm", "seed"
 _INCIDENTAL = {"name", "arm", "output_dir", "paths", "tracking", "compare", "serve", "report"}  # change no result
 _RESULTS = ("summary.json", "training/result.json", "sft/result.json", "prepared/summary.json")
+_WORKS = {"prepare", "train", "sft", "evaluate", "pipeline", "analyse"}  # tasks that do a job's work
 _log = logging.getLogger(__name__)
+
+
+class StudyError(ValueError):
+    """A study that is no sweep, or whose arms are no lists of overrides; the message says what to write."""
 
 
 def job_folder(overrides: str) -> str:
@@ -168,20 +173,45 @@ def _planned(config: DictConfig) -> Sweep:
         swept.setdefault(str(key), [value.strip() for value in str(values).split(",")])
     single = dict(_parsed(task))
     if arms := _arms_of(config.hydra):
-        swept.setdefault(ARM, list(arms))
+        swept[ARM] = list(arms)
         swept.setdefault(SEED, [single[SEED]] if SEED in single else [str(s) for s in config.hydra.sweeper.seeds])
     folder = _folder(config, swept)
     earlier = Sweep.read(folder)
     known = {key: list(values) for key, values in earlier.swept.items() if key in swept or key in single}
     for key in known:
         known[key] += [value for value in swept.get(key, [single.get(key, "")]) if value not in known[key]]
+    if ARM in known:  # in the study's order, whichever were chosen first: all are compared with the first of them
+        known[ARM] = [*arms, *(name for name in known[ARM] if name not in arms)]
     return Sweep(folder, {**known, **{key: values for key, values in swept.items() if key not in known}}, task)
 
 
 def _arms_of(hydra: Any) -> dict[str, list[str]]:
     """name -> overrides, of a study's sweeper; empty for any other."""
     arms = OmegaConf.select(hydra, "sweeper.arms") or {}
+    for name, lines in arms.items():
+        if isinstance(lines, str):
+            raise StudyError(f"hydra.sweeper.arms.{name} is a list of overrides: write [{lines}]")
     return {str(name): [str(line) for line in lines or ()] for name, lines in arms.items()}
+
+
+def refuse_study() -> None:
+    """A study whose sweeper isn't at work would be one run of its baseline, and look as if it were done.
+
+    Raises:
+        StudyError: where the command names a study without ``-m``, or several, and its task would do a job's work.
+    """
+    hydra = HydraConfig.get()
+    arms, name = _arms_of(hydra), hydra.runtime.choices.get("experiment")
+    if not arms or hydra.runtime.choices.get("task") not in _WORKS:
+        return
+    if hydra.mode != RunMode.MULTIRUN:
+        words = " ".join(["python run.py -m", *map(quoted, hydra.overrides.task)])
+        raise StudyError(
+            f"{name} is a study, and a study is a sweep: add -m ({words}); "
+            f"arm=... ({', '.join(arms)}) and seed=... choose some of its jobs"
+        )
+    if ARM not in dict(_parsed(hydra.overrides.task)):
+        raise StudyError(f"{name} is a study with arms of its own: name one study a command, not experiment=a,b")
 
 
 def _folder(config: DictConfig, swept: Mapping[str, Sequence[str]]) -> Path:
@@ -253,9 +283,9 @@ class JobUnderWay:
         if done:
             _log.info("%s: finished before", self.folder.name)
             return score
-        if (twin := _finished_elsewhere(Path(config["paths"]["outputs"]), settings, self.folder)) is not None:
+        if (twin := self._twin(config.get("paths"), settings)) is not None:
             _log.info("%s: the same job is finished in %s; what it made is taken over", self.folder.name, twin)
-            return self._take_over(twin)
+            return self._take_over(twin, explain)
         began = time.time()
         common = {"choices": dict(self.choices), "fixed": list(self.fixed), "settings": settings, "started": began}
         with _at_work(self.folder) as free:
@@ -267,10 +297,7 @@ class JobUnderWay:
             try:
                 score = work()
             except Exception as error:
-                said = explain(error) or f"{type(error).__name__}: {error}"
-                (self.folder / FAILURE).write_text(traceback.format_exc(), encoding="utf-8")
-                _log.error("%s failed: %s", self.folder.name, said)
-                ended = {"status": "failed", "cause": said, "seconds": round(time.time() - began, 1)}
+                ended = self._failure(error, explain) | {"seconds": round(time.time() - began, 1)}
                 write_json(self.folder / JOB, {**ended, **common})
                 return None
             results = [name for name in _RESULTS if (self.folder / name).is_file()]
@@ -278,7 +305,20 @@ class JobUnderWay:
             write_json(self.folder / JOB, {**ended, **common})
         return score
 
-    def _take_over(self, twin: Path) -> float | None:
+    def _twin(self, paths: Mapping[str, str] | None, settings: str) -> Path | None:
+        """The job to take over from, if there is one and nothing was made here yet."""
+        if not paths or not self._untouched(settings):
+            return None
+        return _finished_elsewhere(Path(paths["outputs"]), settings, self.folder)
+
+    def _failure(self, error: Exception, explain: Callable[[BaseException], str | None]) -> dict[str, Any]:
+        """Status and cause; the traceback goes to ``failure.txt``."""
+        said = explain(error) or f"{type(error).__name__}: {error}"
+        (self.folder / FAILURE).write_text(traceback.format_exc(), encoding="utf-8")
+        _log.error("%s failed: %s", self.folder.name, said)
+        return {"status": "failed", "cause": said}
+
+    def _take_over(self, twin: Path, explain: Callable[[BaseException], str | None]) -> float | None:
         """The results of a job that was the same but for its name: linked where nothing is ever written again."""
         stored: dict[str, Any] = json.loads((twin / JOB).read_text())
         with _at_work(self.folder) as free:
@@ -286,11 +326,29 @@ class JobUnderWay:
                 _log.error("%s: another command works on this job; it is left alone", self.folder.name)
                 return None
             (self.folder / FAILURE).unlink(missing_ok=True)
-            take_over(twin, self.folder)
             own = {"choices": dict(self.choices), "fixed": list(self.fixed), "taken_from": str(twin)}
+            write_json(self.folder / JOB, {**stored, **own, "status": "running"})
+            try:
+                take_over(twin, self.folder)
+            except OSError as error:
+                write_json(self.folder / JOB, {**stored, **own, **self._failure(error, explain)})
+                return None
             write_json(self.folder / JOB, {**stored, **own})
         score: float | None = stored.get("score")
         return score
+
+    def _untouched(self, settings: str) -> bool:
+        """Whether nothing was made here, but by a transfer of the same settings' results that was cut off.
+
+        A job that has work of its own goes on with it: a twin's files among its own would be of two runs, or, where
+        the settings were others, of two experiments.
+        """
+        try:
+            stored = json.loads((self.folder / JOB).read_text())
+        except (OSError, ValueError):
+            stored = {}
+        cut_off = "taken_from" in stored and stored.get("settings") == settings
+        return cut_off or not any(made(self.folder))
 
     def _done(self, settings: str) -> tuple[bool, float | None]:
         """Whether the job is finished with these settings and its results are there still; its score."""
