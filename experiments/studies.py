@@ -78,6 +78,8 @@ STUDIES = (
             "difference": "difference",
             "multiview": "multiview (ReasonRank's)",
             "exact": "exact (Rank-R1's)",
+            "normalised_centred": "normalised, advantages only centred",
+            "absolute_centred": "absolute, advantages only centred",
         },
     ),
     Study(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import fmean, pstdev
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rearank.metrics import ndcg
@@ -110,3 +112,23 @@ def test_any_completion_is_scored(text: str, grades: tuple[int, ...]) -> None:
 def test_bad_parameters_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         NdcgReward(**{field: value})  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(0, 3), min_size=5, max_size=5).map(tuple), st.lists(st.permutations(range(5)), min_size=3))
+def test_a_group_has_the_same_advantages_by_three_of_the_rewards(
+    grades: tuple[int, ...], orders: list[list[int]]
+) -> None:
+    """Normalised, absolute and difference differ by a factor and a constant a window, and (r - mean) / std undoes both.
+
+    As long as every answer has the form that is asked for, and the floor is not reached: see experiments/rewards.
+    """
+    assume(ndcg(sorted(grades, reverse=True), grades) - ndcg(grades, grades) > 1e-6)
+
+    def advantages(reward: Reward) -> list[float]:
+        totals = [reward(answer(order), judged(grades)).total for order in orders]
+        spread = pstdev(totals)
+        return [(total - fmean(totals)) / spread for total in totals] if spread > 1e-9 else [0.0] * len(totals)
+
+    absolute = advantages(AbsoluteReward())
+    assert advantages(DifferenceReward()) == pytest.approx(absolute, abs=1e-6)
+    assert advantages(NdcgReward(floor=None)) == pytest.approx(absolute, abs=1e-6)
