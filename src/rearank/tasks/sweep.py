@@ -221,10 +221,16 @@ def _folder(config: DictConfig, swept: Mapping[str, Sequence[str]]) -> Path:
         return Path(str(config.hydra.sweep.dir))
     template = str(OmegaConf.to_container(config, resolve=False)["name"])  # type: ignore[call-overload,index]
     parts = [part for part in template.split("-") if not any(_mentions(part, key) for key in swept)]
-    with read_write(config), open_dict(config):
-        config.name = "-".join(parts) or "all"
-        folder = Path(str(config.hydra.sweep.dir))
-        config.name = template
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
+    hydra.cfg = config  # type: ignore[assignment]  # for ${hydra:...} in a name; Hydra itself sets it in jobs alone
+    try:
+        with read_write(config), open_dict(config):
+            config.name = "-".join(parts) or "all"
+            folder = Path(str(config.hydra.sweep.dir))
+            config.name = template
+    finally:
+        hydra.cfg = before
     return folder
 
 
@@ -238,6 +244,11 @@ def _parsed(overrides: Iterable[str]) -> list[tuple[str, str]]:
 
     found = OverridesParser.create().parse_overrides(list(overrides))
     return [(one.key_or_group, one.input_line.partition("=")[2] if one.input_line else "") for one in found]
+
+
+def settings_of(config: Mapping[str, Any]) -> str:
+    """By which equal jobs are known: a fingerprint of what their results follow from."""
+    return fingerprint({key: value for key, value in config.items() if key not in _INCIDENTAL})
 
 
 @dataclass(frozen=True)
@@ -278,7 +289,7 @@ class JobUnderWay:
             work: returns the job's score.
             explain: an error in a few lines, ``None`` for one that its traceback explains best.
         """
-        settings = fingerprint({key: value for key, value in config.items() if key not in _INCIDENTAL})
+        settings = settings_of(config)
         done, score = self._done(settings)
         if done:
             _log.info("%s: finished before", self.folder.name)
