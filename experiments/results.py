@@ -194,6 +194,8 @@ def _over_seeds(seeds: Values) -> dict[str, float]:
     return {query: fmean(values[query] for values in seeds.values()) for query in sorted(queries)}
 
 
+GAIN = "gain"
+"""Of the curves: validation nDCG@10 above what it was before training."""
 _CURVES = ("val/ndcg@10", "val/reward/rank", "rollout/length", "rollout/parse/ok", "train/entropy", "train/reward/rank")
 
 
@@ -208,6 +210,8 @@ def _curves(jobs: Sequence[Job]) -> dict[str, Any]:
         for line in path.read_text().splitlines():
             logged = json.loads(line)
             seen.update({(name, logged["step"]): logged[name] for name in _CURVES if name in logged})
+        start = seen.get(("val/ndcg@10", 0), 0.0)  # each seed has validation windows of its own
+        seen.update({(GAIN, step): value - start for (name, step), value in seen.items() if name == "val/ndcg@10"})
         for (name, step), value in seen.items():
             series.setdefault(name, {}).setdefault(step, []).append(value)
     return {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from results import GAIN
 from studies import EFFECTS, HERE, ROOT, STUDIES, Effect, Study
 
 BEGIN, END = "<!-- made by experiments/run.py from results.json -->", "<!-- end of what is made -->"
@@ -241,7 +242,7 @@ def draw(study: Study, results: Mapping[str, Any]) -> None:
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(1, count, squeeze=False)[0])
     if curves:
-        _draw_curves(axes.pop(0), study, results, "val/ndcg@10", "validation nDCG@10")
+        _draw_curves(axes.pop(0), study, results, GAIN, "validation nDCG@10 gained")
         _draw_curves(axes.pop(0), study, results, "rollout/length", "tokens an answer")
     elif study.across:
         _draw_across(axes.pop(0), study, results["benchmarks"][names[0]])
@@ -263,7 +264,7 @@ def _draw_curves(axes: Any, study: Study, results: Mapping[str, Any], name: str,
         mean, low, high = zip(*series.values(), strict=True)
         colour, style = _COLOURS[number % len(_COLOURS)], _STYLES[number // len(_COLOURS) % len(_STYLES)]
         axes.plot(steps, mean, style, color=colour, label=title, linewidth=1.4)
-        axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.08, linewidth=0)
     axes.set(xlabel="step (bands: lowest to highest seed)", ylabel=label)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
@@ -322,7 +323,7 @@ def _draw_arms(axes: Any, study: Study, benchmark: Mapping[str, Any], name: str)
     for level, style in ((benchmark["references"]["first stage"], ":"), (benchmark["references"]["ideal"], "--")):
         axes.axvline(level, color="#4d4d4d", linestyle=style, linewidth=0.8)
     axes.set_yticks(range(len(arms)), [study.labels[arm] for arm in arms], fontsize=7)
-    axes.set(xlabel=f"nDCG@10 on {name}\n(line: 95% over queries; small dots: seeds; dotted: BM25, dashed: ideal)")
+    axes.set(xlabel=f"nDCG@10 on {name} (line: 95% over queries;\nsmall dots: seeds; dotted: BM25; dashed: ideal)")
     axes.grid(alpha=0.3, axis="x")
     if study.trains:
         axes.legend(fontsize=7)
