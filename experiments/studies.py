@@ -194,10 +194,8 @@ STUDIES = (
         {
             "group_8": "groups of 8, no KL, one update a step",
             "group_2": "groups of 2 (32 windows)",
-            "group_4": "groups of 4 (16 windows)",
             "group_16": "groups of 16 (4 windows)",
             "group_32": "groups of 32 (2 windows)",
-            "kl_0.001": "KL 0.001",
             "kl_0.01": "KL 0.01",
             "kl_0.1": "KL 0.1",
             "clip_0.1": "4 updates a step, clip 0.1",
