@@ -9,6 +9,7 @@ import pytest
 
 from rearank.tasks.environment import environment
 from rearank.tasks.figures import draw_curves
+from rearank.tasks.sharing import fingerprint
 from rearank.tasks.stage import FolderInUseError, changed_settings, differences, locked, open_stage
 from rearank.tracking import JsonlTracker
 
@@ -22,6 +23,19 @@ def test_other_settings_move_the_old_result_aside(tmp_path: Path) -> None:
     assert (tmp_path / "stage.1" / "result").read_text() == "old"
     open_stage(folder, {"a": {"b": 3}})
     assert json.loads((tmp_path / "stage.2" / "settings.json").read_text())["a"] == {"b": 2}
+
+
+def test_an_index_kept_elsewhere_is_no_other_setting(tmp_path: Path) -> None:
+    """``paths.outputs`` once relative, once absolute: the result is the same, and a long training is not done again."""
+    made = {"dataset": {"retriever": {"k1": 0.9, "cache_dir": "outputs/cache"}}, "seed": 1}
+    folder = open_stage(tmp_path / "training", made)
+    (folder / "result.json").write_text("{}")
+    moved = {"dataset": {"retriever": {"k1": 0.9, "cache_dir": "/elsewhere/cache"}}, "seed": 1}
+    assert (open_stage(tmp_path / "training", moved) / "result.json").is_file()
+    assert fingerprint(made) == fingerprint(moved)
+    other = {"dataset": {"retriever": {"k1": 1.2, "cache_dir": "outputs/cache"}}, "seed": 1}
+    assert fingerprint(made) != fingerprint(other)
+    assert not (open_stage(tmp_path / "training", other) / "result.json").exists()
 
 
 def test_differences() -> None:

@@ -17,8 +17,17 @@ SHARED = "shared"
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Of plain settings: 16 hexadecimal digits, the same whatever the keys' order."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    """Of plain settings: 16 hexadecimal digits, the same whatever the keys' order and wherever an index is kept."""
+    return hashlib.sha256(json.dumps(without_places(settings), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def without_places(settings: Any) -> Any:
+    """``settings`` less where an index is kept: ``paths.outputs`` written in another way changes no result."""
+    if isinstance(settings, Mapping):
+        return {key: without_places(value) for key, value in settings.items() if key != "cache_dir"}
+    if isinstance(settings, Sequence) and not isinstance(settings, str):
+        return [without_places(value) for value in settings]
+    return settings
 
 
 @contextmanager

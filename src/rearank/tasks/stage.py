@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rearank.tasks.sharing import without_places
 from rearank.training.base import write_json
 
 _SETTINGS = "settings.json"
@@ -40,7 +41,7 @@ def changed_settings(folder: Path, settings: Mapping[str, Any]) -> str:
     path = folder / _SETTINGS
     if not path.is_file():
         return ""
-    lines = differences(json.loads(path.read_text()), json.loads(json.dumps(settings)))
+    lines = differences(*map(without_places, (json.loads(path.read_text()), json.loads(json.dumps(settings)))))
     return ", ".join(lines[:_SHOWN]) + (f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
 
 
