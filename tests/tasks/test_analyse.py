@@ -100,7 +100,12 @@ def test_an_oracle_has_no_bias_of_its_own_and_no_attack_moves_it(tmp_path: Path,
         assert (folder / "synthetic" / f"{name}.csv").is_file()
         assert (folder / "synthetic" / "figures" / f"{name}.png").is_file()
         assert (folder / "synthetic" / "figures" / f"{name}.svg").is_file()
-    assert "### Passages that ask to be ranked first" in (folder / "tables.md").read_text()
+    titles = read(folder / "analysis.json")["benchmarks"]["synthetic"]["titles"]
+    assert titles.keys() == found.keys()
+    text = (folder / "tables.md").read_text()
+    for said in titles.values():
+        assert f"### {said['title']}\n\n{said['note']}\n" in text
+    assert "length and its nDCG@10" in titles["length"]["note"]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -105,19 +105,24 @@ class Findings:
 
     def write(self, folder: Path) -> str:
         """CSV, LaTeX and figures into ``folder``; the tables as Markdown."""
-        parts = []
+        parts, titles = [], self.titles()
         for name, rows in self.tables.items():
-            title, note = _TITLES[name]
             write_tables(folder / name, rows)
-            parts += [f"### {title}", note.replace("{measure}", heading(self.measure)), render_table(rows)]
+            parts += [f"### {titles[name]['title']}", titles[name]["note"], render_table(rows)]
         for name, series in self.curves.items():
             write_tables(folder / f"curve_{name}", [{"system": s, **r} for s, rows in series.items() for r in rows])
         self._draw(folder / "figures")
         return "\n\n".join([f"## {self.benchmark}", *parts])
 
     def as_json(self) -> dict[str, Any]:
-        """All rows."""
-        return {"measure": self.measure, "tables": self.tables, "curves": self.curves}
+        """All rows, and what each table is called and says."""
+        return {"measure": self.measure, "titles": self.titles(), "tables": self.tables, "curves": self.curves}
+
+    def titles(self) -> dict[str, dict[str, str]]:
+        """table -> its ``title``, and a ``note`` that says how to read it."""
+        said = {name: _TITLES[name] for name in self.tables}
+        measure = heading(self.measure)
+        return {name: {"title": t, "note": note.replace("{measure}", measure)} for name, (t, note) in said.items()}
 
     def _length(self, system: SystemAnswers) -> None:
         windows = window_points(system.answers or ())
