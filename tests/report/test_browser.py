@@ -6,6 +6,7 @@ Needs Playwright and a Chromium on PATH (Debian: apt-get install chromium); scre
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,8 +18,9 @@ import pytest
 from tests.report.hostile import ATTACKS, QUERIES, poison, write_collection
 from tests.tasks.runs import made
 
+from rearank.report import Report
 from rearank.tasks.evaluate import evaluate
-from rearank.tasks.report import write_report
+from rearank.tasks.report import make_report, write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed (extra dev)")
@@ -56,16 +58,58 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chromium(page_file: Path) -> Iterator[Any]:
-    """After the page is made: Playwright's loop runs in this thread, and an evaluation needs its own."""
+def chromium(page_file: Path, study_file: Path) -> Iterator[Any]:
+    """After the pages are made: Playwright's loop runs in this thread, and an evaluation needs its own."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
+ARMS = ("normalised", "absolute", ATTACKS[1], "long" * 30, "exact", "window_10", "window_20")
+
+
+@pytest.fixture(scope="module")
+def study_file(page_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study's jobs, seven arms of two seeds without an untrained model, one of the arms and the analysis hostile."""
+    folder, jobs = tmp_path_factory.mktemp("study") / "arms-sweep", []
+    for place, arm in enumerate(ARMS):
+        for seed in (1, 2):
+            job = folder / f"{place}-{seed}"
+            jobs.append(job)
+            systems = {"bm25": ("first stage", 0.1), "grpo_step6": ("system", 0.2), "grpo": ("system", 0.3)}
+            for name, (role, value) in systems.items():
+                values = {f"q{n}": value + 0.05 * n + (role == "system") * 0.01 * place * seed for n in range(4)}
+                content = {"benchmark": "dl19", "system": name, "role": role, "per_query": {"ndcg_cut_10": values}}
+                _write(job / "evaluation" / "dl19" / name / "metrics.json", {**content, "interval_95": {}})
+            _write(job / "training" / "settings.json", {"seed": seed, "reward": place})
+            curve = [{"step": step, "train/reward/total": step * place * seed / 100} for step in range(1, 21)]
+            (job / "training" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
+            _write(job / "job.json", {"status": "finished", "choices": {"arm": arm, "seed": str(seed)}, "fixed": []})
+    titles = {"length": {"title": ATTACKS[1], "note": f"`rho` is {ATTACKS[2]} {ATTACKS[0]}"}}
+    part = {"tables": {"length": [{"system": ATTACKS[0], "rho": 0.5}]}, "titles": titles}
+    _write(jobs[0] / "analysis" / "analysis.json", {"benchmarks": {"dl19": part}})
+    return make_report(folder, [(None, job) for job in jobs], Report(figures=False), str(folder))
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
 @pytest.fixture
 def page(chromium: Any, page_file: Path) -> Iterator[Any]:
+    """The page of two runs."""
+    yield from _opened(chromium, page_file)
+
+
+@pytest.fixture
+def study(chromium: Any, study_file: Path) -> Iterator[Any]:
+    """The page of a study."""
+    yield from _opened(chromium, study_file)
+
+
+def _opened(chromium: Any, page_file: Path) -> Iterator[Any]:
     """The page, opened from disk; whatever it complains of fails the test, and so does any request but for itself."""
     opened = chromium.new_page(viewport={"width": 1360, "height": 900})
     said: list[str] = []
@@ -212,6 +256,51 @@ def test_dark_narrow_and_printed(page: Any, screenshots: Path, tmp_path: Path) -
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.screenshot(path=screenshots / "report-narrow.png", full_page=True)
+
+
+def test_a_study_shows_arms_and_not_its_jobs(study: Any, screenshots: Path) -> None:
+    assert study.locator("h1").inner_text() == "arms-sweep"
+    results = study.locator("#results table").first.locator("tbody tr")
+    assert results.count() == 1 + 2 * len(ARMS)
+    assert results.nth(1).locator("th").inner_text() == "normalised: grpo_step6"
+    assert study.locator("#results .dots").nth(1 + len(ARMS) + 1).locator(".seed").count() == 2
+    assert study.locator(".hero").count() == 3  # first stage, the first arm, the best
+    assert study.locator(".hero.best").inner_text().split("\n")[0] == "window_20: grpo"
+    assert "against normalised" in study.locator(".hero.best").inner_text()
+    tests = study.locator("#results details table tbody tr")
+    assert tests.count() == 2 * (len(ARMS) - 1)
+    assert set(tests.locator("td:nth-child(2)").all_inner_texts()) == {"normalised: grpo_step6", "normalised: grpo"}
+    settings = study.locator("#settings table").first
+    assert settings.locator("tbody tr").count() == len(ARMS)
+    # One legend for all panels, whose lines go on and off.
+    switches, panel = study.locator(".switches input"), study.locator("#training .panel").nth(1)
+    assert switches.count() == len(ARMS)
+    assert study.locator("#training .legend").count() == 0
+    assert panel.locator("figcaption").inner_text() == "Reward"
+    assert panel.locator("path.line").count() == panel.locator("path.band").count() == len(ARMS)
+    switches.nth(2).uncheck()
+    assert panel.locator("path.line").count() == len(ARMS) - 1
+    panel.locator("svg").hover()
+    said = panel.locator(".readout").inner_text()
+    assert said.startswith("step ")
+    assert "absolute" in said
+    assert "onerror" not in said
+    study.screenshot(path=screenshots / "report-study.png", full_page=True)
+    for width in (1360, 760, 390):
+        study.set_viewport_size({"width": width, "height": 900})
+        assert study.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+
+
+def test_titles_and_notes_of_an_analysis_are_text(study: Any) -> None:
+    section = study.locator("#analyses")
+    assert section.locator("summary").inner_text() == f"{ATTACKS[1]} (1)"
+    assert (
+        section.locator(".note").inner_text() == f"rho is ⟨U+202E⟩gnihtyreve snrut siht⟨U+202C⟩ and back "
+        f"⟨U+2066⟩ isolate {ATTACKS[0]}"
+    )
+    assert section.locator(".note code").all_inner_texts() == ["rho"]
+    assert study.evaluate("window.broken") is None
+    assert study.locator("#page img, #page script").count() == 0
 
 
 def test_the_policy_stops_what_would_get_in(page_file: Path, chromium: Any, tmp_path: Path) -> None:

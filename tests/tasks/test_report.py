@@ -159,6 +159,93 @@ def test_a_sweep_ends_with_the_report_of_its_jobs(
     assert not caplog.text
 
 
+@pytest.fixture(scope="module")
+def study(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two arms of two seeds as a sweep leaves them, whose answers differ in all four; a third arm isn't finished."""
+    folder = tmp_path_factory.mktemp("studies") / "noises-sweep"
+    for arm, noise in (("little", 0.3), ("much", 3.0)):
+        for seed in (1, 2):
+            options = (f"engine.noise={noise}", f"engine.seed={seed}", f"seed={seed}")
+            one = made(folder / "made" / f"{arm}{seed}", *NOISY, *options, f"paths.cache={run.folder.parent}/cache")
+            evaluate(one)
+            job = folder / f"arm={arm},seed={seed}"
+            one.folder.rename(job)
+            (job / "training").mkdir()
+            (job / "training" / "train.jsonl").write_text(json.dumps({"step": 1, "val/ndcg@10": seed / 10}) + "\n")
+            (job / ".hydra").mkdir()
+            overrides = [f"engine.noise={noise}", f"arm={arm}", f"seed={seed}"]
+            (job / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
+            choices = {"arm": arm, "seed": str(seed)}
+            stored = {"status": "finished", "choices": choices, "fixed": []}
+            (job / "job.json").write_text(json.dumps(stored))
+    failed = folder / "arm=failed,seed=1"
+    failed.mkdir()
+    (failed / "job.json").write_text(json.dumps({"status": "failed", "choices": {"arm": "failed"}, "fixed": []}))
+    swept = {"arm": ["little", "much", "failed"], "seed": ["1", "2"]}
+    (folder / "sweep.json").write_text(json.dumps({"swept": swept, "overrides": []}))
+    return folder
+
+
+def test_a_studys_folder_stands_for_its_jobs_and_seeds_are_together(study: Path, run: Run, tmp_path: Path) -> None:
+    shown = f"report.runs=[{study}]"
+    page = blocks(write_report(made(tmp_path, *NOISY, NO_FIGURES, shown, f"paths.cache={run.folder.parent}/cache")))
+    data = page["data"]
+    assert data["title"] == "noises-sweep"
+    assert [(arm["label"], arm["changes"], arm["seeds"]) for arm in data["arms"]] == [
+        ("little", ["engine.noise=0.3"], ["1", "2"]),
+        ("much", ["engine.noise=3.0"], ["1", "2"]),
+    ]
+    systems = data["benchmarks"][0]["systems"]
+    assert [one["label"] for one in systems] == [
+        *("first stage (bm25)", "little: scripted: noisy", "much: scripted: noisy", "ideal order of the candidates"),
+    ]
+    assert [(line["label"], line["seeds"]) for line in data["curves"]["lines"]] == [("little", 2), ("much", 2)]
+    assert [(row["a"], row["b"]) for row in data["benchmarks"][0]["tests"]["rows"]] == [
+        ("little: scripted: noisy", "much: scripted: noisy")
+    ]
+    # Figures are means over the seeds; the windows and the ranking are the first one's.
+    folders = [study / f"arm=much,seed={seed}" / "evaluation" / "synthetic" / "scripted" for seed in (1, 2)]
+    measured = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    queries = page["queries-0"]
+    for place, query in enumerate(queries["ids"]):
+        mean = sum(one["per_query"]["ndcg_cut_10"][query] for one in measured) / 2
+        assert queries["values"]["ndcg_cut_10"][2][place] == pytest.approx(mean, abs=1e-4)
+    ranked = read_run(folders[0] / "run.trec")
+    detail, shown_query = page["query-0-0"], queries["ids"][0]
+    order = list(range(len(detail["passages"])))
+    for window in detail["windows"][2]:
+        where = order.index(window["shown"][0])
+        order[where : where + len(window["order"])] = window["order"]
+    assert [page["passages-0"][detail["passages"][n]][0] for n in order] == [one for one, _ in ranked[shown_query]]
+    assert ranked[shown_query] != read_run(folders[1] / "run.trec")[shown_query]
+    assert systems[2]["windows_of"] == "1"
+
+
+def test_a_sweep_whose_jobs_all_failed_has_no_report(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(json.dumps({"swept": {}, "overrides": []}))
+    with pytest.raises(ReportError, match="none of this sweep's jobs is finished"):
+        write_report(made(tmp_path, *NOISY, f"report.runs=[{tmp_path}]"))
+
+
+def test_a_page_that_no_fewer_texts_make_small_enough_has_no_figures_of_analyses(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    figures = folder / "analysis" / "synthetic" / "figures"
+    figures.mkdir(parents=True)
+    (figures / "length.png").write_bytes(bytes(1_000_000))
+    tables = {"length": [{"system": "s", "tau": 1.0}]}
+    (folder / "analysis" / "analysis.json").write_text(json.dumps({"benchmarks": {"synthetic": {"tables": tables}}}))
+    there = made(tmp_path, *NOISY, f"paths.cache={run.folder.parent}/cache")
+    whole = blocks(write_report(with_report(there, figures=False)))["data"]
+    assert len(whole["analyses"][0]["figures"]) == 1
+    path = write_report(with_report(there, figures=False, megabytes=1.0))
+    assert path.stat().st_size < 1_000_000
+    data = blocks(path)["data"]
+    assert data["analyses"][0]["figures"] == []
+    assert data["analyses"][0]["tables"] == whole["analyses"][0]["tables"]
+    assert "figures of analyses are left out" in data["notes"][-1]
+
+
 def test_a_report_that_fails_takes_nothing_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     empty = made(tmp_path, *SMALL)
     empty.folder.mkdir()

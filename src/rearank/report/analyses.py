@@ -4,30 +4,52 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from rearank.report.folder import RunFolder
+from rearank.report.folder import Arm, RunFolder
 
 
 def analyses(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    """One part for each run and benchmark that was analysed; figures are ``data:`` URIs, SVG where there is one."""
+    """One part for each run and benchmark that was analysed; figures are ``data:`` URIs, SVG where there is one.
+
+    Of the seeds of a sweep's arm only the first one's figures are there: all of them would fill the page.
+    """
     found = []
+    drawn: set[tuple[Arm, str]] = set()
     for run in runs:
         for benchmark, part in run.analysis.get("benchmarks", {}).items():
-            tables = [
-                {"title": _title(name), "rows": [{key: _cell(value) for key, value in row.items()} for row in rows]}
-                for name, rows in part.get("tables", {}).items()
-                if rows
-            ]
-            folder = run.path / "analysis" / benchmark / "figures"
-            drawn = {path.stem: path for ending in ("png", "svg") for path in sorted(folder.glob(f"*.{ending}"))}
-            figures = [
-                {"title": _title(name), "source": _uri(path.suffix, path.read_bytes())}
-                for name, path in sorted(drawn.items())
-            ]
-            found.append({"run": run.label, "benchmark": benchmark, "tables": tables, "figures": figures})
+            told = {"run": run.label, "benchmark": benchmark, "tables": _tables(part), "figures": []}
+            if run.arm is None or (run.arm, benchmark) not in drawn:
+                told["figures"] = _figures(run.path / "analysis" / benchmark / "figures")
+            if run.arm is not None:
+                drawn.add((run.arm, benchmark))
+            found.append(told)
     return found
+
+
+def _tables(part: Mapping[str, Any]) -> list[dict[str, Any]]:
+    titles = part.get("titles", {})  # older files have none
+    return [
+        {
+            **_told(name, titles.get(name, {})),
+            "rows": [{key: _cell(value) for key, value in row.items()} for row in rows],
+        }
+        for name, rows in part.get("tables", {}).items()
+        if rows
+    ]
+
+
+def _figures(folder: Path) -> list[dict[str, str]]:
+    found = {path.stem: path for ending in ("png", "svg") for path in sorted(folder.glob(f"*.{ending}"))}
+    return [
+        {"title": _title(name), "source": _uri(path.suffix, path.read_bytes())} for name, path in sorted(found.items())
+    ]
+
+
+def _told(name: str, said: Mapping[str, str]) -> dict[str, str]:
+    return {"title": str(said.get("title") or _title(name)), "note": str(said.get("note") or "")}
 
 
 def _title(name: str) -> str:

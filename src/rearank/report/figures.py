@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart. The same
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 from rearank.evaluation import bootstrap_interval
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4d4d4d")
+_IN_AXES = 6  # lines whose legend leaves room for them
 _STYLES = ("-", "--", ":", "-.")
 _BETTER, _WORSE, _GREY = "#0072B2", "#D55E00", "#6b6b6b"
+_LONGEST = 60  # characters of a label in a file's name
 _STATUS_COLOURS = {
     "ok": "#0072B2", "partial": "#56B4E9", "duplicates": "#009E73", "out_of_range": "#E69F00",
     "no_answer_tag": "#D55E00", "unclosed_think": "#CC79A7", "empty": "#4d4d4d",
@@ -36,16 +39,19 @@ def draw_curves(curves: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _draw_panel(title: str, shown: Sequence[tuple[Mapping[str, Any], str, str]], folder: Path) -> list[Path]:
-    figure, axes = _axes()
     labels = list(dict.fromkeys(line["label"] for line, _, _ in shown))
     names = list(dict.fromkeys(name for _, name, _ in shown))
+    below = -(-len(shown) // 2) if len(shown) > _IN_AXES else 0  # rows of a legend that would cover the lines
+    figure, axes = _axes(height=3.5 + 0.17 * below)
     for line, name, metric in shown:
         series = line["series"][name]
         run, kind = labels.index(line["label"]), names.index(name)
         # Several runs: colours tell them apart and dashes the metrics; one run: colours tell the metrics apart.
         colour = _COLOURS[(run if len(labels) > 1 else kind) % len(_COLOURS)]
-        style = _STYLES[(kind if len(labels) > 1 else 0) % len(_STYLES)]
-        label = f"{line['label']}: {metric}" if len(labels) > 1 else metric
+        dashes = run // len(_COLOURS) if len(names) == 1 else kind
+        style = _STYLES[(dashes if len(labels) > 1 else 0) % len(_STYLES)]
+        label = f"{line['label']}: {metric}" if len(labels) > 1 and len(names) > 1 else line["label"]
+        label = label if len(labels) > 1 else metric
         marker = "o" if len(series["steps"]) < 12 else None
         axes.plot(
             series["steps"], series["mean"], style, color=colour, label=_plain(label), marker=marker, markersize=4
@@ -53,7 +59,10 @@ def _draw_panel(title: str, shown: Sequence[tuple[Mapping[str, Any], str, str]],
         if "low" in series:
             axes.fill_between(series["steps"], series["low"], series["high"], color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="step", ylabel=title)
-    axes.legend(fontsize=7, frameon=False)
+    if below:
+        figure.legend(fontsize=7, frameon=False, ncols=2, loc="outside lower center")
+    else:
+        axes.legend(fontsize=7, frameon=False)
     return _save(figure, folder / f"curve_{_file_name(title)}")
 
 
@@ -83,7 +92,8 @@ def draw_statuses(benchmark: str, counts: Mapping[str, Mapping[str, float]], fol
     shown = {_plain(label): found for label, found in counts.items() if sum(found.values())}
     if not shown:
         return []
-    figure, axes = _axes(height=1.0 + 0.4 * len(shown))
+    longest = max(map(len, shown))
+    figure, axes = _axes(height=1.0 + 0.3 * len(shown), width=max(6.0, 4.0 + 0.07 * longest))
     left = dict.fromkeys(shown, 0.0)
     for status, colour in _STATUS_COLOURS.items():
         shares = {label: found.get(status, 0) / sum(found.values()) for label, found in shown.items()}
@@ -91,16 +101,18 @@ def draw_statuses(benchmark: str, counts: Mapping[str, Mapping[str, float]], fol
             axes.barh(list(shown), list(shares.values()), left=list(left.values()), color=colour, label=status)
             left = {label: left[label] + share for label, share in shares.items()}
     axes.set(xlabel=f"share of answers, {benchmark}", xlim=(0, 1))
+    axes.margins(y=0.02)
     axes.invert_yaxis()
-    axes.legend(fontsize=7, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.tick_params(axis="y", labelsize=8)
+    figure.legend(fontsize=7, frameon=False, ncols=4, loc="outside upper right")
     return _save(figure, folder / f"statuses_{_file_name(benchmark)}")
 
 
-def _axes(height: float = 3.5) -> tuple[Any, Any]:
+def _axes(height: float = 3.5, width: float = 6.0) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(alpha=0.25)
@@ -115,7 +127,9 @@ def _plain(text: str) -> str:
 
 
 def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in text.lower()).strip("_")[:60]
+    """A hash tells long ones apart."""
+    name = "".join(c if c.isalnum() else "_" for c in text.lower()).strip("_")
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 9]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _save(figure: Any, stem: Path) -> list[Path]:

@@ -6,8 +6,9 @@ The names of files are those that ``task=evaluate``, ``train`` and ``analyse`` w
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,13 @@ from rearank.data.trec import read_run
 from rearank.tracking import read_jsonl
 
 FIRST, SYSTEM, IDEAL = "first stage", "system", "ideal"
+UNTRAINED = ("base", "base_sampled", "scripted")
+"""Names of systems that no training of the run's own has touched."""
 STORE = "completions.sqlite"
+_JOB = "job.json"
+_NO_ARM = ("seed", "benchmark")  # swept, but no arm: seeds are put together, benchmarks have tables of their own
 _ASIDE = re.compile(r"\.\d+$")  # what other settings made, moved aside
+_STEP = re.compile(r"(.+)_step(\d+)")
 _JOBS = {"training": "train", "sft": "sft"}
 
 
@@ -54,6 +60,18 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """What a job of a sweep tries, its seed left out: equal ones are seeds of one thing.
+
+    ``changes`` are the overrides that it has beside the sweep's own.
+    """
+
+    sweep: str
+    label: str
+    changes: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """Everything of one run that a report shows. ``curves``: job (``train``, ``sft``) -> logged lines."""
 
@@ -70,6 +88,9 @@ class RunFolder:
     analysis: Mapping[str, Any] = field(default_factory=dict)
     known: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """benchmark -> where it is from -> BM25's known nDCG@10."""
+    arm: Arm | None = None
+    """``None`` for what is no job of a sweep, or was given a label of its own."""
+    seed: str = ""
 
 
 def labelled(given: str) -> tuple[str | None, Path]:
@@ -81,7 +102,7 @@ def labelled(given: str) -> tuple[str | None, Path]:
 
 
 def read_folder(path: Path, label: str | None = None) -> RunFolder:
-    """The run in ``path``.
+    """The run in ``path``; a sweep's job is named after what it tries.
 
     Raises:
         ReportError: where nothing was trained, measured or analysed there.
@@ -93,14 +114,17 @@ def read_folder(path: Path, label: str | None = None) -> RunFolder:
     )
     parts = _parts(_json(path / "summary.json"), {place.parent.name for place in places})
     systems = [_read_system(place, parts) for place in places]
-    systems.sort(key=lambda one: (one.benchmark, _ORDER.get(one.role, 1), one.role == SYSTEM and _rank(one.name)))
+    systems.sort(key=lambda one: (one.benchmark, _ORDER.get(one.role, 1), one.role == SYSTEM and rank(one.name)))
     curves = {job: read_jsonl(path / folder / f"{job}.jsonl") for folder, job in _JOBS.items()}
     curves = {job: lines for job, lines in curves.items() if lines}
     analysis = _json(path / "analysis" / "analysis.json")
     if not systems and not curves and not analysis:
         raise ReportError(f"report.runs: {path}: nothing was trained, evaluated or analysed here")
+    overrides = _overrides(path / ".hydra" / "overrides.yaml")
+    job = _json(path / _JOB) if label is None else {}
+    arm, name, seed = _arm(path, job, overrides)
     return RunFolder(
-        label or path.resolve().name,
+        label or name or path.resolve().name,
         path,
         tuple(systems),
         {file.parent.name: _json(file) for file in sorted(path.glob("evaluation/*/queries.json"))},
@@ -108,18 +132,40 @@ def read_folder(path: Path, label: str | None = None) -> RunFolder:
         _json(path / "training" / "settings.json") or _json(path / "sft" / "settings.json"),
         _json(path / "training" / "result.json") or _json(path / "sft" / "result.json"),
         systems[0].environment if systems else _json(path / "environment.json"),
-        _overrides(path / ".hydra" / "overrides.yaml"),
+        overrides,
         analysis,
         {name: part.get("known", {}) for name, part in parts.items()},
+        arm,
+        seed,
     )
+
+
+def _arm(path: Path, job: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Arm | None, str, str]:
+    """The arm of a sweep's ``job.json``, what to call the job, and its seed; a study's arms have names already."""
+    choices = {str(key): str(value) for key, value in job.get("choices", {}).items()}
+    seed, benchmark = choices.get("seed", ""), choices.get("benchmark", "")
+    tried = [value if key == "arm" else f"{key}={value}" for key, value in choices.items() if key not in _NO_ARM]
+    if not tried and not seed:
+        return None, "", ""
+    apart = {*map(str, job.get("fixed", ())), *(f"{key}={choices[key]}" for key in ("arm", *_NO_ARM) if key in choices)}
+    changes = tuple(one for one in overrides if one not in apart)
+    named = ", ".join([*tried, *([f"seed {seed}"] if seed else []), *([benchmark] if benchmark else [])])
+    return Arm(str(path.resolve().parent), ", ".join(tried) or "all seeds", changes), named, seed
 
 
 _ORDER = {FIRST: 0, SYSTEM: 1, IDEAL: 2}
 
 
-def _rank(name: str) -> tuple[int, str]:
-    """The model as it was first, then its samples, then what was fine-tuned, then what was trained."""
-    return {"base": 0, "base_sampled": 1, "sft": 2}.get(name, 3), name
+def rank(name: str) -> tuple[int, str, float]:
+    """The model as it was first, then its samples, then what was fine-tuned, then what was trained, step by step."""
+    trained, step = on_its_way(name) or (name, math.inf)
+    return {"base": 0, "base_sampled": 1, "sft": 2}.get(name, 3), trained, step
+
+
+def on_its_way(name: str) -> tuple[str, int] | None:
+    """System and step of a checkpoint that is not the training's result, ``grpo_step6``; ``None`` for any other."""
+    found = _STEP.fullmatch(name)
+    return (found[1], int(found[2])) if found else None
 
 
 def _read_system(place: Path, parts: Mapping[str, Mapping[str, Any]]) -> Evaluated:

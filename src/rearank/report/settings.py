@@ -10,7 +10,8 @@ class Report:
     """What ``task=report`` puts together.
 
     Args:
-        runs: output folders, each ``path`` or ``label=path``; empty for this run's own.
+        runs: output folders, each ``path`` or ``label=path``; a sweep's folder stands for its finished jobs; empty for
+            this run's own.
         write: a pipeline writes its report at the end; ``false`` leaves it to ``task=report``.
         title: of the page; ``null`` for the run's name.
         full_text: queries with their passages and answers in full, those that changed most first, shared among the

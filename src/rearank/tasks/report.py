@@ -21,16 +21,17 @@ from rearank.data import DataError, JudgedCandidates
 from rearank.engines import CompletionStore, StoreError
 from rearank.evaluation import heading
 from rearank.progress import progress
-from rearank.report import Report, RunFolder, read_folder, render
+from rearank.report import Report, ReportError, RunFolder, read_folder, render
 from rearank.report.analyses import analyses
 from rearank.report.curves import curves
 from rearank.report.figures import draw_change, draw_curves, draw_statuses
 from rearank.report.folder import FIRST, IDEAL, STORE, Evaluated, labelled
 from rearank.report.queries import Queries
 from rearank.report.replay import RecordedAnswers, replay
-from rearank.report.results import Side, comparisons, result_rows, seed_rows, sides, status_counts
+from rearank.report.results import Side, arm_rows, comparisons, result_rows, seed_rows, sides, status_counts
 from rearank.tasks.experiment import Run
 from rearank.tasks.facts import facts
+from rearank.tasks.sweep import SWEEP, Sweep
 from rearank.types import Sampling
 
 PAGE = "report.html"
@@ -86,8 +87,24 @@ def write_report(run: Run) -> Path:
         ReportError: for a folder that holds no run.
     """
     settings: Report = run.experiment.report
-    given = [labelled(one) for one in settings.runs] or [(None, run.folder)]
+    given = [job for one in settings.runs for job in _jobs(*labelled(one))] or [(None, run.folder)]
     return make_report(run.folder, given, settings, run.experiment.paths["cache"])
+
+
+def _jobs(label: str | None, path: Path) -> list[tuple[str | None, Path]]:
+    """The finished jobs of a sweep's folder, whose labels are their own; any other folder is a run.
+
+    Raises:
+        ReportError: for a sweep without a finished job.
+    """
+    if not (path / SWEEP).is_file():
+        return [(label, path)]
+    jobs = [job.folder for job in Sweep.read(path).jobs() if job.status == "finished"]
+    if not jobs:
+        raise ReportError(f"report.runs: {path}: none of this sweep's jobs is finished")
+    if label is not None:
+        _log.warning("report.runs: %s is a sweep, whose jobs have names of their own: %s is left out", path, label)
+    return [(None, job) for job in jobs]
 
 
 def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings: Report, cache: str) -> Path:
@@ -107,7 +124,7 @@ def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings
     groups = sides(runs)
     share = max(1, settings.full_text // max(len(groups), 1)) if settings.full_text else 0
     parts = [_queries(cache, settings, runs, name, group, share, notes) for name, group in groups.items()]
-    title = settings.title or (runs[0].label if len(runs) == 1 else f"{len(runs)} runs")
+    title = settings.title or _title(runs)
     data = _data(title, runs, groups, notes)
     page = _fitting(title, data, parts, settings, share)
     path = folder / PAGE
@@ -118,6 +135,14 @@ def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings
     if settings.figures:
         _draw(data, groups, folder / "figures")
     return path
+
+
+def _title(runs: Sequence[RunFolder]) -> str:
+    """The run's name, the sweep's, or how many there are."""
+    if len(runs) == 1:
+        return runs[0].label
+    sweeps = {one.arm.sweep if one.arm else "" for one in runs}
+    return Path(*sweeps).name if len(sweeps) == 1 and "" not in sweeps else f"{len(runs)} runs"
 
 
 def _data(
@@ -143,6 +168,7 @@ def _data(
     return {
         "title": title,
         "runs": [facts(one, defaults) for one in runs],
+        "arms": arm_rows(runs),
         "benchmarks": benchmarks,
         "curves": curves(runs),
         "analyses": analyses(runs),
@@ -151,12 +177,18 @@ def _data(
 
 
 def _fitting(title: str, data: Mapping[str, Any], parts: Sequence[Queries], settings: Report, share: int) -> str:
-    """The page within ``megabytes``: with fewer queries in full where it would be larger."""
+    """The page within ``megabytes``: with fewer queries in full where it would be larger, then without figures."""
     while True:
         page = render(title, _blocks(data, parts))
         size = len(page.encode()) / _MEGABYTE
-        if size <= settings.megabytes or share == 0:
+        if size <= settings.megabytes:
             return page
+        if share == 0:
+            said = f"figures of analyses are left out: with them the page would have {size:.1f} MB (report.megabytes)"
+            small = {**data, "analyses": [{**one, "figures": []} for one in data["analyses"]]}
+            return (
+                render(title, _blocks({**small, "notes": [*data["notes"], said]}, parts)) if data["analyses"] else page
+            )
         share = min(share - 1, int(share * 0.9 * settings.megabytes / size))
         _log.warning(
             "the report would be %.1f MB: %d queries of each benchmark are shown in full (report.megabytes, "

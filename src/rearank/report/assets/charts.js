@@ -13,8 +13,8 @@ function ticks(low, high, count = 4) {
 
 const tickText = (value) => Math.abs(value) >= 10000 ? value.toExponential(0) : String(Number(value.toPrecision(4))).replace("-", "−");
 
-// lines: [{label, steps, mean, low?, high?, colour, dash}]
-function lineChart(title, lines) {
+// lines: [{label, steps, mean, low?, high?, colour, dash}]; many: they are told apart by a legend elsewhere.
+function lineChart(title, lines, many = false) {
   const width = 420, height = 230, left = 52, right = 10, top = 10, bottom = 30;
   const all = lines.flatMap((one) => [...(one.low || one.mean), ...(one.high || one.mean)]);
   const steps = lines.flatMap((one) => one.steps);
@@ -29,18 +29,18 @@ function lineChart(title, lines) {
     ticks(low, high).map((value) => [
       s("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "grid" }),
       s("text", { x: left - 6, y: y(value) + 3.5, class: "tick end" }, tickText(value))]),
-    ticks(first, last, 5).filter((step) => Number.isInteger(step)).map((step) => s("text", { x: x(step), y: height - 12, class: "tick middle" }, step)),
-    s("text", { x: width - right, y: height - 1, class: "tick end" }, "step"));
+    ticks(first, last, 5).filter((step) => Number.isInteger(step)).map((step) => s("text", { x: x(step), y: height - 15, class: "tick middle" }, step)),
+    s("text", { x: width - right, y: height - 4, class: "tick end" }, "step"));
   for (const one of lines) {
     const points = one.steps.map((step, place) => [step, one.mean[place]]);
     if (one.low) {
       const edge = [...one.steps.map((step, place) => [step, one.high[place]]), ...one.steps.map((step, place) => [step, one.low[place]]).reverse()];
-      svg.append(s("path", { d: path(edge) + "Z", class: `band c${one.colour}` }));
+      svg.append(s("path", { d: path(edge) + "Z", class: `band c${one.colour}${many ? " faint" : ""}` }));
     }
     svg.append(s("path", { d: path(points), class: `line c${one.colour} d${one.dash}` }));
     if (points.length < 15) for (const [a, b] of points) svg.append(s("circle", { cx: x(a), cy: y(b), r: 2.6, class: `dot c${one.colour}` }));
   }
-  const readout = h("p", { class: "readout", "aria-hidden": "true" });
+  const readout = h("p", { class: "readout" + (many ? " over" : ""), "aria-hidden": "true" });
   const cursor = s("line", { y1: top, y2: height - bottom, class: "cursor", visibility: "hidden" });
   svg.append(cursor);
   const near = (one, step) => one.steps.reduce((best, value, place) => Math.abs(value - step) < Math.abs(one.steps[best] - step) ? place : best, 0);
@@ -53,12 +53,13 @@ function lineChart(title, lines) {
   });
   svg.addEventListener("pointerleave", () => { cursor.setAttribute("visibility", "hidden"); replace(readout, "\u00a0"); });
   replace(readout, "\u00a0");
-  return h("figure", { class: "panel" }, h("figcaption", {}, title), svg, legend(lines), readout, numbers(title, lines));
+  return h("figure", { class: "panel" }, h("figcaption", {}, title), svg, many ? null : legend(lines), readout, numbers(title, lines));
 }
 
+const key = (one) => s("svg", { viewBox: "0 0 24 8", class: "key", "aria-hidden": "true" }, s("path", { d: "M0 4H24", class: `line c${one.colour} d${one.dash}` }));
+
 function legend(lines) {
-  return h("ul", { class: "legend" }, lines.map((one) => h("li", {},
-    s("svg", { viewBox: "0 0 24 8", class: "key", "aria-hidden": "true" }, s("path", { d: "M0 4H24", class: `line c${one.colour} d${one.dash}` })), one.label)));
+  return h("ul", { class: "legend" }, lines.map((one) => h("li", {}, key(one), one.label)));
 }
 
 // The same figures for whoever doesn't see the lines.

@@ -23,15 +23,17 @@ function theme() {
 
 function title(data) {
   const names = data.runs[0].names, one = data.runs.length === 1;
-  const facts = one ? [names.model, names.benchmark, names.reward && `reward ${names.reward}`, data.runs[0].seed !== null && data.runs[0].seed !== undefined && `seed ${data.runs[0].seed}`, data.runs[0].commit && `commit ${data.runs[0].commit.slice(0, 9)}`] : data.runs.map((run) => run.label).slice(0, 12);
-  return h("div", { class: "title" }, own("h1", {}, data.title), h("p", { class: "tags" }, facts.filter(Boolean).map((fact) => own("span", {}, fact)), !one && data.runs.length > 12 ? h("span", {}, `and ${data.runs.length - 12} more`) : null));
+  const apart = new Set(data.arms.flatMap((arm) => arm.runs));
+  const labels = [...data.arms.map((arm) => arm.runs.length > 1 ? `${arm.label}, ${arm.runs.length} runs` : arm.label), ...data.runs.filter((_, place) => !apart.has(place)).map((run) => run.label)];
+  const facts = one ? [names.model, names.benchmark, names.reward && `reward ${names.reward}`, data.runs[0].seed !== null && data.runs[0].seed !== undefined && `seed ${data.runs[0].seed}`, data.runs[0].commit && `commit ${data.runs[0].commit.slice(0, 9)}`] : labels.slice(0, 12);
+  return h("div", { class: "title" }, own("h1", {}, data.title), h("p", { class: "tags" }, facts.filter(Boolean).map((fact) => own("span", {}, fact)), !one && labels.length > 12 ? h("span", {}, `and ${labels.length - 12} more`) : null));
 }
 
 function main() {
   theme();
   const data = block("data");
   const measured = data.benchmarks.length > 0;
-  const sections = [measured ? results(data) : null, training(data.curves), measured ? new Explorer(data).root : null, parsing(data), analysesSection(data.analyses), settingsSection(data.runs), notesSection(data.notes)].filter(Boolean);
+  const sections = [measured ? results(data) : null, training(data.curves), measured ? new Explorer(data).root : null, parsing(data), analysesSection(data.analyses), settingsSection(data.runs, data.arms), notesSection(data.notes)].filter(Boolean);
   replace(document.getElementById("page"), title(data), sections);
   replace(document.getElementById("nav"), sections.map((one) => h("li", {}, h("a", { href: "#" + one.id }, one.querySelector("h2").textContent))));
   document.documentElement.dataset.ready = "yes";

@@ -40,8 +40,10 @@ class Explorer {
     this.a = systems[0].number;
     this.b = systems.reduce((best, one) => (one.means[this.measure.key] ?? -1) > (best.means[this.measure.key] ?? -1) && one.role === "system" ? one : best, systems.find((one) => one.role === "system") || systems[0]).number;
     const windows = systems.filter((one) => this.hasWindows(one.number)).map((one) => one.number);
-    const base = systems.find((one) => one.name === "base" && windows.includes(one.number));
-    this.columns = new Set([base ? base.number : null, this.b].filter((one) => windows.includes(one)));
+    // Beside it what it is to be compared with: the untrained model, the first arm, or the training half-way.
+    const beside = [systems.find((one) => one.name === "base"), baselineArm(systems), ...systems.filter((one) => one.name !== this.benchmark.systems[this.b].name)];
+    const other = beside.find((one) => one && one.number !== this.b && windows.includes(one.number));
+    this.columns = new Set([other ? other.number : null, this.b].filter((one) => windows.includes(one)));
     this.at = 0; this.selected = null;
     this.showControls();
     this.refresh(id === null ? null : this.part.ids.indexOf(id));

@@ -10,15 +10,30 @@ const STATUS = {
   empty: ["empty", "nothing, or no passage named"],
 };
 
+// The system at the end of the first arm, which the others are compared with; null where no arms stand side by side.
+function baselineArm(systems) {
+  const arms = systems.filter((one) => one.arm !== null);
+  const last = arms.filter((one) => one.name === arms[arms.length - 1].name);
+  return last.length > 1 ? last[0] : null;
+}
+
+const seedCount = (one) => Object.keys(one.seeds).length || 1;
+
+const MOST_SEEDS = 10; // that have columns of their own
+
 function heroes(benchmark) {
   const measure = benchmark.measures[0], first = benchmark.systems[0];
   const shown = benchmark.systems.filter((one) => one.role !== "ideal");
   const best = shown.reduce((a, b) => (b.means[measure.key] ?? -1) > (a.means[measure.key] ?? -1) ? b : a, first);
-  const base = shown.find((one) => one.name === "base");
-  const cards = [...new Set([first, base, best].filter(Boolean))];
+  const base = shown.find((one) => one.name === "base" && one.arm === null) || shown.find((one) => one.name === "base");
+  const arm = baselineArm(shown);
+  const cards = [...new Set([first, arm && base && base.arm !== null ? null : base, arm, best].filter(Boolean))];
+  const against = (one) => [change(one.means[measure.key] - first.means[measure.key]), " against the first stage",
+    arm && one === best && one !== arm ? [h("br", {}), change(one.means[measure.key] - arm.means[measure.key]), ` against ${arm.arm}`] : null,
+    seedCount(one) > 1 ? [h("br", {}), `mean of ${seedCount(one)} seeds`] : null];
   return h("div", { class: "heroes" }, cards.map((one) => h("div", { class: "hero" + (one === best ? " best" : "") },
     h("span", { class: "what" }, one.label), h("span", { class: "value" }, number(one.means[measure.key])),
-    h("span", { class: "under" }, one === first ? `${measure.label}, ${benchmark.name}, ${one.queries} queries` : [change(one.means[measure.key] - first.means[measure.key]), " against the first stage"]))));
+    h("span", { class: "under" }, one === first ? `${measure.label}, ${benchmark.name}, ${one.queries} queries` : against(one)))));
 }
 
 function intervalCell(one, key) {
@@ -28,7 +43,7 @@ function intervalCell(one, key) {
 
 function dotPlot(benchmark) {
   const key = benchmark.measures[0].key, rows = benchmark.systems;
-  const ends = rows.flatMap((one) => one.intervals[key] || [one.means[key]]).concat(rows.filter((one) => one.published).map((one) => one.published.value / 100));
+  const ends = rows.flatMap((one) => one.intervals[key] || [one.means[key]]).concat(rows.filter((one) => one.published).map((one) => one.published.value / 100), rows.flatMap((one) => Object.values(one.seeds)));
   let [low, high] = [Math.min(...ends), Math.max(...ends)];
   const pad = (high - low) * 0.08 || 0.05; low = Math.max(0, low - pad); high = Math.min(1, high + pad);
   const x = (value) => 6 + (value - low) / (high - low) * 288;
@@ -38,6 +53,7 @@ function dotPlot(benchmark) {
       ticks(low, high, 3).map((value) => s("line", { x1: x(value), x2: x(value), y1: 0, y2: 20, class: "grid" })),
       s("line", { x1: x(interval[0]), x2: x(interval[1]), y1: 10, y2: 10, class: "whisker" }),
       one.published ? s("path", { d: `M${x(one.published.value / 100)} 4l5 6l-5 6l-5 -6Z`, class: "printed" }) : null,
+      Object.values(one.seeds).map((mean) => s("line", { x1: x(mean), x2: x(mean), y1: 1, y2: 19, class: "seed" })),
       s("circle", { cx: x(one.means[key]), cy: 10, r: 4.5, class: "point " + one.role.replace(" ", "-") }));
   };
 }
@@ -45,21 +61,23 @@ function dotPlot(benchmark) {
 function resultTable(benchmark) {
   const [main, ...others] = benchmark.measures, plot = dotPlot(benchmark);
   const first = benchmark.systems[0], printed = benchmark.systems.some((one) => one.published);
+  const several = benchmark.systems.some((one) => seedCount(one) > 1);
   const cost = benchmark.systems.some((one) => one.calls.cost);
   const columns = [
     { title: "system", cell: (one) => one.label },
     { title: main.label, number: true, cell: (one) => h("strong", {}, number(one.means[main.key])) },
     { title: "95% interval", number: true, cell: (one) => intervalCell(one, main.key) },
     { title: printed ? "● here, ◆ published" : "mean and interval", cell: plot },
+    ...(several ? [{ title: "seeds", number: true, cell: (one) => one.role === "system" ? seedCount(one) : "" }] : []),
     { title: "against the first stage", number: true, cell: (one) => one === first ? "" : change(one.means[main.key] - first.means[main.key]) },
     ...(printed ? [{ title: "published", number: true, cell: (one) => one.published ? one.published.value.toFixed(2) : "" }] : []),
     ...others.map((measure) => ({ title: measure.label, number: true, cell: (one) => number(one.means[measure.key]) })),
-    { title: "answers", number: true, cell: (one) => one.calls.calls ? whole(one.calls.calls) : "" },
-    { title: "tokens", number: true, cell: (one) => one.calls.completion_tokens ? whole(one.calls.completion_tokens) : "" },
+    { title: "answers", number: true, cell: (one) => one.calls.calls ? whole(one.calls.calls / seedCount(one)) : "" },
+    { title: "tokens", number: true, cell: (one) => one.calls.completion_tokens ? whole(one.calls.completion_tokens / seedCount(one)) : "" },
     ...(cost ? [{ title: "US$", number: true, cell: (one) => one.calls.cost ? one.calls.cost.toFixed(2) : "" }] : []),
     { title: "failed queries", number: true, cell: (one) => one.calls.failed ? whole(one.calls.failed) : one.role === "system" ? "0" : "" },
   ];
-  return table(`${benchmark.name}: ${first.queries} queries; intervals are 95% bootstrap`, columns, benchmark.systems, { rowClass: (one) => one.role.replace(" ", "-") });
+  return table(`${benchmark.name}: ${first.queries} queries; intervals are 95% bootstrap${several ? " over the queries, each averaged over the seeds; a thin mark is a seed's mean, answers and tokens are a seed's" : ""}`, columns, benchmark.systems, { rowClass: (one) => one.role.replace(" ", "-") });
 }
 
 function publishedNotes(benchmark) {
@@ -73,20 +91,24 @@ function publishedNotes(benchmark) {
 
 function seedTable(rows) {
   if (!rows.length) return null;
+  const seeds = [...new Set(rows.flatMap((row) => Object.keys(row.each)))];
   return h("div", {}, h("h3", {}, "Over seeds"), table("Each run's mean, over the seeds of the same settings", [
     { title: "run", cell: (row) => row.run }, { title: "system", cell: (row) => row.system }, { title: "seeds", number: true, cell: (row) => row.seeds },
     { title: "mean", number: true, cell: (row) => h("strong", {}, number(row.mean)) }, { title: "sd", number: true, cell: (row) => number(row.sd) },
-    { title: "lowest", number: true, cell: (row) => number(row.low) }, { title: "highest", number: true, cell: (row) => number(row.high) }], rows));
+    { title: "lowest", number: true, cell: (row) => number(row.low) }, { title: "highest", number: true, cell: (row) => number(row.high) },
+    ...(seeds.length > MOST_SEEDS ? [] : seeds.map((seed) => ({ title: `seed ${seed}`, number: true, cell: (row) => number(row.each[seed]) })))], rows));
 }
 
 function testTable(benchmark) {
   const { rows, note } = benchmark.tests;
   if (!rows.length) return note ? h("p", { class: "note" }, note) : null;
+  const seeds = rows.some((row) => row.p_over_seeds !== null);
   return h("details", { class: "block", open: rows.length <= 15 }, h("summary", {}, "Paired tests"),
-    table(`Two-sided, over the queries that all systems share (${note}); Holm's correction is over these ${rows.length} comparisons`, [
+    table(note, [
       { title: "b", cell: (row) => row.b }, { title: "against a", cell: (row) => row.a }, { title: "b − a", number: true, cell: (row) => change(row.difference) },
       { title: "p (t-test)", number: true, cell: (row) => probability(row.p) }, { title: "Holm", number: true, cell: (row) => probability(row.holm) },
       { title: "p (randomisation)", number: true, cell: (row) => probability(row.p_randomisation) },
+      ...(seeds ? [{ title: "p over seeds", number: true, cell: (row) => probability(row.p_over_seeds) }] : []),
       { title: "better / same / worse", number: true, cell: (row) => `${row.wins} / ${row.ties} / ${row.losses}` }], rows));
 }
 

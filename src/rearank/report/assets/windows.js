@@ -24,8 +24,9 @@ function showQuery(explorer, place) {
     { title: "grades by rank", cell: (row) => row.strip ? strip(row.strip) : "" },
     { title: "answers", number: true, cell: (row) => row.counts ? row.counts[0] : "" }, { title: "misread", number: true, cell: (row) => row.counts ? row.counts[1] : "" },
     { title: "tokens", number: true, cell: (row) => row.counts ? whole(row.counts[2]) : "" }, { title: "time", number: true, cell: (row) => row.counts ? duration(row.counts[3]) : "" }], rows, { quiet: true });
-  const body = h("div", {});
-  replace(explorer.detail, head, overview, gradeKey(), body);
+  const body = h("div", {}), seeds = [...new Set(benchmark.systems.map((one) => one.windows_of).filter((seed) => seed !== null))];
+  const means = seeds.length ? h("p", { class: "key-line" }, `Figures are means over the seeds; grades by rank, answers and windows are those of seed ${seeds.join(" or ")}.`) : null;
+  replace(explorer.detail, head, overview, gradeKey(), means, body);
   if (!shown) {
     body.append(h("p", { class: "note" }, explorer.full.size ? `Passages and answers are in this file for the ${full.size} queries that changed most (report.full_text).` : "Passages and answers aren't in this file."));
     return;
@@ -59,7 +60,7 @@ function showColumns(explorer, detail, body) {
 const mostMoved = (windows) => windows.reduce((best, one, place) => Math.abs(one.ndcg[1] - one.ndcg[0]) > Math.abs(windows[best].ndcg[1] - windows[best].ndcg[0]) ? place : best, 0);
 
 function column(system, windows, opened, detail, passages) {
-  return h("section", { class: "column", "aria-label": system.label }, h("h4", {}, system.label),
+  return h("section", { class: "column", "aria-label": system.label }, h("h4", {}, system.label, system.windows_of === null ? null : h("span", { class: "same" }, `, seed ${system.windows_of}`)),
     windows.map((one, place) => card(one, place, windows.length, place === Math.min(opened, windows.length - 1), detail, passages, system.letters)));
 }
 
