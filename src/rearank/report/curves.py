@@ -131,7 +131,7 @@ def _mean(system: Evaluated) -> float:
 def _benchmark_panels(runs: Sequence[RunFolder]) -> list[tuple[str, Mapping[str, str]]]:
     ways = [one for run in runs if "train" in run.curves for one in run.systems if on_its_way(one.name)]
     measures = {one.benchmark: heading(next(iter(one.values))) for one in ways}
-    said = "last, the checkpoint that was kept"
+    said = "on the way; the last point is the checkpoint that was kept"
     return [
         (f"{measure} on {name}, by checkpoint", {f"{_BENCHMARK}{name}": said}) for name, measure in measures.items()
     ]
