@@ -159,6 +159,26 @@ def test_a_sweep_ends_with_the_report_of_its_jobs(
     assert not caplog.text
 
 
+@pytest.mark.parametrize(("write", "jobs", "sweeps"), [(True, 1, 1), ("sweep", 0, 1), (False, 0, 0)])
+def test_who_writes_a_report_at_its_end(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], write: bool | str, jobs: int, sweeps: int
+) -> None:
+    job = tmp_path / "seed=1"
+    shutil.copytree(run.folder, job, ignore=shutil.ignore_patterns("report.html"))
+    (job / ".hydra").mkdir()
+    section = {"_target_": "rearank.report.Report", "figures": False, "write": write}
+    config = {"paths": {"outputs": str(run.folder.parent), "cache": "${paths.outputs}/cache"}, "report": section}
+    (job / ".hydra" / "config.yaml").write_text(json.dumps(config))
+    settings = replace(run.experiment.report, write=write, figures=False)  # type: ignore[arg-type]
+    report_at_end(replace(run, experiment=replace(run.experiment, output_dir=str(job), report=settings)))
+    assert len(list(job.glob("report.html"))) == jobs
+    report_of_sweep(tmp_path, [job])
+    assert len(list(tmp_path.glob("report.html"))) == sweeps
+    assert capsys.readouterr().out.count("the report: ") == jobs + sweeps
+    with pytest.raises(ValueError, match="true, false or sweep"):
+        replace(settings, write="sometimes")  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def study(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two arms of two seeds as a sweep leaves them, whose answers differ in all four; a third arm isn't finished."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,8 @@ class Report:
     Args:
         runs: output folders, each ``path`` or ``label=path``; a sweep's folder stands for its finished jobs; empty for
             this run's own.
-        write: a pipeline writes its report at the end; ``false`` leaves it to ``task=report``.
+        write: a pipeline and a sweep write their report at the end; ``sweep``: a sweep its own, its jobs none;
+            ``false`` leaves it to ``task=report``.
         title: of the page; ``null`` for the run's name.
         full_text: queries with their passages and answers in full, those that changed most first, shared among the
             benchmarks; every other query is there with its figures.
@@ -22,7 +24,7 @@ class Report:
     """
 
     runs: tuple[str, ...] = ()
-    write: bool = True
+    write: bool | Literal["sweep"] = True
     title: str | None = None
     full_text: int = 200
     passage_characters: int = 600
@@ -30,6 +32,8 @@ class Report:
     figures: bool = True
 
     def __post_init__(self) -> None:
+        if self.write not in (True, False, "sweep"):
+            raise ValueError(f"write must be true, false or sweep, not {self.write!r}")
         if self.full_text < 0:
             raise ValueError(f"full_text is a number of queries and must not be negative, not {self.full_text}")
         if self.passage_characters < 1:

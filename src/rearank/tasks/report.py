@@ -52,7 +52,7 @@ class ReportTask:
 
 def report_at_end(run: Run) -> None:
     """The report of a run that has just done its work: one that fails is said, and takes nothing of the run with it."""
-    if run.experiment.report.write:
+    if run.experiment.report.write is True:
         _at_end(lambda: write_report(run))
 
 
