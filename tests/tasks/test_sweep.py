@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -120,6 +121,24 @@ def test_a_failure_is_written_down_and_tried_again(tmp_path: Path) -> None:
     assert job.carry_out({}, lambda: 1.0, explain) == 1.0
     assert not (job.folder / "failure.txt").exists()
     assert failure_lines(Sweep.read(tmp_path).jobs()) == []
+
+
+def test_what_every_job_says_is_said_once(tmp_path: Path) -> None:
+    def lacking(folder: Path) -> Callable[[], float]:
+        def work() -> float:
+            raise OSError(f"no GPU, and no room in {folder}")
+
+        return work
+
+    for seed in ("1", "2", "3"):
+        job = job_of(tmp_path, seed=seed)
+        job.carry_out({"seed": seed}, lacking(job.folder), lambda error: str(error))
+    other = job_of(tmp_path, seed="4")
+    other.carry_out({"seed": "4"}, lacking(tmp_path), lambda error: "something else")
+    said = "\n".join(failure_lines(Sweep.read(tmp_path).jobs()))
+    assert said.count("no GPU") == 1
+    assert "for the same reason: seed=2, seed=3" in said
+    assert "seed=4: something else" in said
 
 
 def test_a_killed_job_counts_as_failed_and_one_at_work_does_not(tmp_path: Path) -> None:

@@ -430,9 +430,15 @@ def failure_lines(jobs: Sequence[Job]) -> list[str]:
     if not failed:
         return []
     lines = [f"\n{len(failed)} of {len(jobs)} jobs failed; the same command runs them again, and only them. One alone:"]
-    for job in failed:
+    alike: dict[str, list[Job]] = {}
+    for job in failed:  # what a machine lacks, every job says: once is enough
+        alike.setdefault(job.cause.replace(str(job.folder), "its folder"), []).append(job)
+    for job, *others in alike.values():
         trace = f" ({path})" if (path := job.folder / FAILURE).is_file() else ""
         lines += [f"  {job.folder.name}: {job.cause}{trace}", f"    {job.command}"]
+        if others:
+            names = ", ".join(other.folder.name for other in others)
+            lines.append(f"  and for the same reason: {names}")
     return lines
 
 
