@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from hydra_plugins.rearank_arms_sweeper import ArmsSweeper
+from hydra_plugins.rearank_arms_sweeper import ArmsSweeper, arms_as_written
 from rearank.tasks.experiment import Experiment, make_run
 from rearank.tasks.sweep import Job, settings_of
 
@@ -39,9 +39,10 @@ def needs_its_launcher() -> None:
 @cache
 def sweeper(study: str) -> ArmsSweeper:
     """As Hydra makes it of the study's own config."""
-    found = compose("config", [f"experiment={study}"], return_hydra_config=True).hydra.sweeper
+    config = compose("config", [f"experiment={study}"], return_hydra_config=True)
+    found = config.hydra.sweeper
     assert found._target_ == f"{ArmsSweeper.__module__}.{ArmsSweeper.__name__}"
-    return ArmsSweeper(found.arms, found.seeds)
+    return ArmsSweeper(arms_as_written(config), found.seeds)
 
 
 @cache
@@ -51,6 +52,12 @@ def composed(study: str, arm: str) -> dict[str, Any]:
     config = OmegaConf.to_container(compose("config", [*job, "output_dir=outputs/test"]), resolve=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
+
+
+def test_an_arm_may_name_what_another_study_made_with_the_same_seed() -> None:
+    (job,) = sweeper("small/passes").jobs(["experiment=small/passes", "arm=off_2", "seed=3", "paths.outputs=o"])
+    path = compose("config", [*job, "output_dir=o/test"]).model.path
+    assert path == "o/sft-small-sweep/arm=sft_then_rl,seed=3/training/model"
 
 
 @pytest.mark.parametrize(("study", "arm"), ARMS)

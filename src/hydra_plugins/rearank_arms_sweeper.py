@@ -44,6 +44,8 @@ class ArmsSweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         self.hydra_context, self.config = hydra_context, config
+        # Hydra resolved the arms when it built this object: ${seed} in one means each job's own.
+        self._arms = {str(name): [str(line) for line in lines or ()] for name, lines in arms_as_written(config).items()}
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -93,6 +95,12 @@ class ArmsSweeper(Sweeper):
         for seed, *lines in itertools.product(seeds, *swept):
             for name in arms:
                 yield [*_beside(lines, name, self._arms[name]), *self._arms[name], f"{ARM}={name}", f"{SEED}={seed}"]
+
+
+def arms_as_written(config: DictConfig) -> dict[Any, Any]:
+    """name -> overrides, their interpolations left for each job to resolve."""
+    arms = OmegaConf.to_container(config.hydra.sweeper.arms, resolve=False)
+    return arms if isinstance(arms, dict) else {}
 
 
 def _values(override: Override) -> list[str]:

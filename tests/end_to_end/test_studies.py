@@ -39,7 +39,7 @@ def studies(tmp_path: Path) -> Path:
     """A folder of configs with two studies; ``plain`` of the one is ``oracle`` of the other."""
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
-    first = "plain: []\n      reversed: [engine.behaviour=reverse]"
+    first = "plain: []\n      reversed: [engine.behaviour=reverse, \"engine.seed='${seed}'\"]"
     second = "given: [engine.behaviour=given]\n      oracle: [engine.behaviour=oracle]"
     (folder / "first.yaml").write_text(STUDY.format(name="first", arms=first))
     (folder / "second.yaml").write_text(STUDY.format(name="second", arms=second))
@@ -85,6 +85,9 @@ def test_an_arm_that_two_studies_share_is_done_once(studies: Path) -> None:
     assert "oracle" in (outputs / "second-sweep" / "table.md").read_text()
     assert (outputs / "second-sweep" / "report.html").is_file(), "it reads the job that was taken over, too"
     assert command(studies, "-m", "experiment=second", "arm=oracle").count("finished before") == 2
+    other = outputs / "first-sweep" / "arm=reversed,seed=2"
+    assert "engine.seed='${seed}'" in (other / ".hydra" / "overrides.yaml").read_text(), "each job's own seed"
+    assert json.loads((other / "job.json").read_text())["fixed"] == json.loads((twin / "job.json").read_text())["fixed"]
 
 
 def test_a_failed_arm_is_run_again_alone(studies: Path) -> None:

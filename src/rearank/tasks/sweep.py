@@ -187,11 +187,17 @@ def _planned(config: DictConfig) -> Sweep:
 
 def _arms_of(hydra: Any) -> dict[str, list[str]]:
     """name -> overrides, of a study's sweeper; empty for any other."""
-    arms = OmegaConf.select(hydra, "sweeper.arms") or {}
+    arms = _as_written(hydra, "sweeper.arms") or {}
     for name, lines in arms.items():
         if isinstance(lines, str):
             raise StudyError(f"hydra.sweeper.arms.{name} is a list of overrides: write [{lines}]")
     return {str(name): [str(line) for line in lines or ()] for name, lines in arms.items()}
+
+
+def _as_written(hydra: Any, key: str) -> Any:
+    """Plain, with its interpolations as they are: ``${seed}`` in an arm means each job's own."""
+    node = OmegaConf.select(hydra, key)
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
 
 
 def refuse_study() -> None:
@@ -267,7 +273,7 @@ class JobUnderWay:
         if hydra.mode != RunMode.MULTIRUN:
             return None
         excluded = set(hydra.job.config.override_dirname.exclude_keys)
-        lines = list(hydra.overrides.task)
+        lines = list(_as_written(hydra, "overrides.task"))
         arms = _arms_of(hydra)
         given = dict(_parsed(lines)).get(ARM, "")
         lines = [line for line in lines if line not in arms.get(given, ())]  # the arm's name says them
