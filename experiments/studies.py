@@ -198,9 +198,9 @@ STUDIES = (
             "group_32": "groups of 32 (2 windows)",
             "kl_0.01": "KL 0.01",
             "kl_0.1": "KL 0.1",
-            "clip_0.1": "4 updates a step, clip 0.1",
-            "clip_0.2": "4 updates a step, clip 0.2",
-            "clip_0.4": "4 updates a step, clip 0.4",
+            "clip_0.1": "4 updates on each of 5 steps' answers, clip 0.1",
+            "clip_0.2": "4 updates on each of 5 steps' answers, clip 0.2",
+            "clip_0.4": "4 updates on each of 5 steps' answers, clip 0.4",
         },
     ),
     Study(

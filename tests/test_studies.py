@@ -15,7 +15,9 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.rearank_arms_sweeper import ArmsSweeper, arms_as_written
 from rearank.tasks.experiment import Experiment, make_run
+from rearank.tasks.pipeline import PipelineTask
 from rearank.tasks.sweep import Job, settings_of
+from rearank.training.trl import TrlTrainer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # A name that opens with _ is a part that studies share, no study.
@@ -65,6 +67,9 @@ def test_every_arm_composes_and_builds(study: str, arm: str) -> None:
     needs_its_launcher()
     experiment = make_run(composed(study, arm), {}).experiment
     assert isinstance(experiment, Experiment)
+    if isinstance(experiment.task, PipelineTask):
+        assert isinstance(experiment.trainer, TrlTrainer)
+        experiment.trainer.check(experiment.algorithm)
     assert (experiment.arm, experiment.seed) == (arm, 1)
     assert experiment.name == f"{study.partition('/')[2]}-small"
 
