@@ -8,10 +8,15 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from omegaconf import OmegaConf
+from scipy import stats
 from studies import EFFECTS, Study
 
 from rearank.evaluation import bootstrap_interval, holm, paired_test
+from rearank.metrics import ndcg
 from rearank.tasks.sweep import ON_ITS_WAY, Job, Sweep, measured_by
+from rearank.training.rows import read_rows
+from rearank.types import JudgedWindow
 
 Values = Mapping[str, Mapping[str, float]]
 """seed -> query -> value."""
@@ -32,21 +37,45 @@ def results_of(study: Study, sweep: Path) -> dict[str, Any]:
     if missing := [arm for arm, found in by_arm.items() if not found]:
         raise ValueError(f"{sweep}: no job of {', '.join(missing)}")
     environments = [_read(job.folder / "environment.json") for job in jobs]
+    benchmarks = {name: _benchmark(study, by_arm, name) for name in _benchmarks(jobs)}
+    _correct([test for one in benchmarks.values() for test in one["tests"]])
     return {
         "study": study.name,
-        "command": f"python run.py -m experiment=small/{study.name}",
+        "command": " ".join(["python run.py -m", f"experiment=small/{study.name}", *_further(study, jobs)]),
         "baseline": study.baseline,
         "commits": sorted({str(one["commit"])[:7] for one in environments}),
-        "packages": environments[0]["packages"],
+        "packages": _common([one["packages"] for one in environments]),
         "python": environments[0]["python"],
         "jobs": len(jobs),
         "taken_from_other_studies": sum("taken_from" in _read(job.folder / "job.json") for job in jobs),
-        "hours": round(sum(_own_seconds(job) for job in jobs) / 3600, 3),
+        "core_hours": round(sum(_own_seconds(job) for job in jobs) / 3600, 3),
         "arms": {arm: _arm(found) for arm, found in by_arm.items()},
-        "benchmarks": {name: _benchmark(study, by_arm, name) for name in _benchmarks(jobs)},
+        "benchmarks": benchmarks,
         "curves": {arm: _curves(found) for arm, found in by_arm.items()} if study.trains else {},
         "analysis": {job.choices["seed"]: _analysis(job) for job in jobs if (job.folder / "analysis").is_dir()},
     }
+
+
+def _common(packages: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Version by package; several where jobs had several."""
+    names = dict.fromkeys(name for one in packages for name in one)
+    return {name: ", ".join(sorted({one[name] for one in packages if name in one})) for name in names}
+
+
+_ANYWHERE = ("experiment=", "arm=", "seed=", "paths.", "name=", "launcher=", "hydra.", "tracking=")
+
+
+def _further(study: Study, jobs: Sequence[Job]) -> list[str]:
+    """What the sweep's command said beside the study's own: other results than the plain command's."""
+    lines = (line for job in jobs if "taken_from" not in _read(job.folder / "job.json") for line in job.fixed)
+    own = {line for job in jobs for line in _own_overrides(job)}
+    return sorted({line for line in lines if not line.startswith(_ANYWHERE)} - own)
+
+
+def _own_overrides(job: Job) -> list[str]:
+    """What the arm sets, as the study's yaml has it; of a job that was taken over, nothing is known but its arm."""
+    arms = OmegaConf.to_container(OmegaConf.load(job.folder.parent / "multirun.yaml").hydra.sweeper.arms, resolve=False)
+    return [str(line) for line in dict(arms).get(job.choices["arm"]) or ()]  # type: ignore[arg-type]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -59,14 +88,35 @@ def _own_seconds(job: Job) -> float:
 
 
 def _arm(jobs: Sequence[Job]) -> dict[str, Any]:
-    """What an arm sets, and its seeds."""
-    lines = (jobs[0].folder / ".hydra" / "overrides.yaml").read_text().splitlines()
-    own = [line.removeprefix("- ").strip("'\"") for line in lines]
-    shared = ("experiment=", "arm=", "seed=", "paths.", "name=", "launcher=", "hydra.")
-    return {
-        "sets": [line for line in own if not line.startswith(shared)],
-        "seeds": sorted(int(job.choices["seed"]) for job in jobs),
-    }
+    """What an arm sets, its seeds, and what its trainings were given."""
+    return {"sets": _own_overrides(jobs[0]), "seeds": sorted(int(job.choices["seed"]) for job in jobs), **_given(jobs)}
+
+
+def _given(jobs: Sequence[Job]) -> dict[str, float]:
+    """Means over the seeds of what training windows hold, and of how often a group's answers all earned the same."""
+    figures: dict[str, list[float]] = {}
+    for job in jobs:
+        if not (job.folder / "training" / "train.jsonl").is_file():
+            continue
+        if (path := job.folder / "prepared" / "train.parquet").is_file():
+            gains = [_reachable(row.judged) for row in read_rows(path)]
+            figures.setdefault("training_windows", []).append(len(gains))
+            figures.setdefault("reachable_gain", []).append(fmean(gains))
+            figures.setdefault("windows_with_nothing_to_gain", []).append(fmean(gain < 1e-9 for gain in gains))
+        lines = [json.loads(line) for line in (job.folder / "training" / "train.jsonl").read_text().splitlines()]
+        even = [line[_EVEN] for line in lines if _EVEN in line]
+        if even:
+            figures.setdefault("groups_without_spread", []).append(fmean(even))
+    return {name: round(fmean(values), 5) for name, values in figures.items()}
+
+
+_EVEN = "rollout/groups_without_spread"
+
+
+def _reachable(judged: JudgedWindow) -> float:
+    ideal = judged.ideal if judged.ideal is not None else judged.relevance
+    best = sorted(judged.relevance, reverse=True)
+    return ndcg(best, ideal, 10) - ndcg(judged.relevance, ideal, 10)
 
 
 def _benchmarks(jobs: Sequence[Job]) -> list[str]:
@@ -82,7 +132,7 @@ def _systems(job: Job, benchmark: str) -> dict[str, dict[str, Any]]:
 
 def _benchmark(study: Study, by_arm: Mapping[str, Sequence[Job]], benchmark: str) -> dict[str, Any]:
     """Means and tests at the end and, of trainings, half-way; first stage and ideal order beside them."""
-    found: dict[str, dict[str, Values]] = {"end": {}, "half_way": {}}
+    found: dict[str, dict[str, Values]] = {"end": {}, "early": {}}
     answers: dict[str, dict[str, float]] = {}
     references: dict[str, float] = {}
     steps = set()
@@ -95,35 +145,70 @@ def _benchmark(study: Study, by_arm: Mapping[str, Sequence[Job]], benchmark: str
             for name, system in systems.items():
                 if ON_ITS_WAY in name:
                     steps.add(int(name.partition(ON_ITS_WAY)[2]))
-                    found["half_way"].setdefault(arm, {})[seed] = _values(system)  # type: ignore[index]
+                    found["early"].setdefault(arm, {})[seed] = _values(system)  # type: ignore[index]
                 if system["role"] in ("first stage", "ideal"):
                     references[system["role"]] = fmean(_values(system).values())
-    compared = {when: _compared(study.baseline, arms) for when, arms in found.items() if arms}
-    effects = {
-        effect.what: {
-            when: versus(*_both(arms[effect.other], arms[effect.arm]))
-            for when, arms in found.items()
-            if effect.arm in arms and effect.other in arms
-        }
-        for effect in EFFECTS
-        if effect.study == study.name and effect.benchmark == benchmark
-    }
+    for when, arms in found.items():
+        _check_seeds(study, arms, when)
     return {
         "measure": "ndcg_cut_10",
         "queries": len(next(iter(next(iter(found["end"].values())).values()))),
         "references": references,
-        "half_way_step": min(steps) if steps else None,
+        "early_step": min(steps) if steps else None,
         "answers": answers,
-        **compared,
-        "effects": effects,
+        **{when: {arm: _summary(seeds) for arm, seeds in arms.items()} for when, arms in found.items() if arms},
+        "tests": _tests(study, benchmark, found),
     }
 
 
+def _check_seeds(study: Study, arms: Mapping[str, Values], when: str) -> None:
+    """Trainings of other seeds that measure the same to the last digit are one training, measured several times."""
+    for arm, seeds in arms.items():
+        every = list(seeds.values())
+        if len(every) > 1 and not arm.startswith("untrained") and all(one == every[0] for one in every):
+            raise ValueError(f"{study.name}: all seeds of {arm} measure the same ({when}): is it one model?")
+
+
+def _summary(seeds: Values) -> dict[str, Any]:
+    """Mean, spread over seeds, and the interval of the mean over queries."""
+    means = {seed: fmean(values.values()) for seed, values in seeds.items()}
+    low, high = bootstrap_interval(list(_over_seeds(seeds).values()))
+    return {
+        "mean": fmean(means.values()),
+        "seeds": dict(sorted(means.items())),
+        "sd_of_seeds": stdev(means.values()) if len(means) > 1 else None,
+        "interval_95_over_queries": [low, high],
+    }
+
+
+def _tests(study: Study, benchmark: str, found: Mapping[str, Mapping[str, Values]]) -> list[dict[str, Any]]:
+    """Every arm against the baseline, and the effects between two other arms."""
+    pairs = [(arm, study.baseline) for arm in study.labels if arm != study.baseline]
+    named = [(one.arm, one.other) for one in EFFECTS if (one.study, one.benchmark) == (study.name, benchmark)]
+    pairs += [pair for pair in named if study.baseline not in pair]
+    return [
+        {"when": when, "arm": arm, "other": other, **versus(*_both(arms[other], arms[arm]))}
+        for when, arms in found.items()
+        for arm, other in pairs
+        if arm in arms and other in arms
+    ]
+
+
+def _correct(tests: Sequence[dict[str, Any]]) -> None:
+    """Holm's correction over all tests of the study: arms, both times, all benchmarks."""
+    known = [test for test in tests if deciding_p(test) is not None]
+    for test, p in zip(known, holm([deciding_p(test) or 0.0 for test in known]) if known else [], strict=True):
+        test["holm"] = p
+
+
+def deciding_p(test: Mapping[str, Any]) -> float | None:
+    """Over the seeds; over the queries where no seed changes either side; ``None`` for a single seed."""
+    p: float | None = test["p_randomisation"] if test["deterministic"] else test["p_over_seeds"]
+    return p
+
+
 def _both(a: Values, b: Values) -> tuple[Values, Values]:
-    """Of the seeds that both have; an arm that no seed changes has one, which stands for all."""
-    if len(a) == 1 or len(b) == 1:
-        every = sorted(a.keys() | b.keys())
-        a, b = ({seed: arm.get(seed, next(iter(arm.values()))) for seed in every} for arm in (a, b))
+    """Of the seeds that both have."""
     shared = sorted(a.keys() & b.keys())
     return {seed: a[seed] for seed in shared}, {seed: b[seed] for seed in shared}
 
@@ -147,46 +232,37 @@ def _answers(measured: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _compared(baseline: str, arms: Mapping[str, Values]) -> dict[str, Any]:
-    """Per arm: mean and spread over seeds, interval over queries, and the paired tests against ``baseline``."""
-    table: dict[str, Any] = {}
-    tests = {}
-    for arm, seeds in arms.items():
-        means = {seed: fmean(values.values()) for seed, values in seeds.items()}
-        low, high = bootstrap_interval(list(_over_seeds(seeds).values()))
-        table[arm] = {
-            "mean": fmean(means.values()),
-            "seeds": dict(sorted(means.items())),
-            "sd_of_seeds": stdev(means.values()) if len(means) > 1 else None,
-            "interval_95": [low, high],
-        }
-        if arm != baseline and baseline in arms:
-            tests[arm] = versus(*_both(arms[baseline], seeds))
-    corrected = holm([test["p_randomisation"] for test in tests.values()]) if tests else []
-    for (arm, test), p in zip(tests.items(), corrected, strict=True):
-        table[arm]["against_baseline"] = {**test, "holm": p}
-    return table
-
-
 def versus(a: Values, b: Values) -> dict[str, Any]:
-    """``b`` - ``a``, by query (each averaged over the seeds that both have) and by seed (means over queries)."""
+    """``b`` - ``a``, by seed (means over queries) and by query (means over the seeds that both have).
+
+    ``interval_95`` is Student's over the seeds: what other trainings would show. Where no seed changes either side it
+    is the bootstrap's over the queries, and ``deterministic`` says so.
+    """
     over_a, over_b = _over_seeds(a), _over_seeds(b)
     test = paired_test(over_a, over_b)
-    low, high = bootstrap_interval([over_b[query] - over_a[query] for query in sorted(over_a)])
+    over_queries = bootstrap_interval([over_b[query] - over_a[query] for query in sorted(over_a)])
     means = [{seed: fmean(values.values()) for seed, values in arm.items()} for arm in (a, b)]
     by_seed = {seed: means[1][seed] - means[0][seed] for seed in sorted(means[0])}
-    random = len({round(one, 12) for one in by_seed.values()}) > 1  # greedy answers of one model: no seed changes them
+    deterministic = len(by_seed) > 1 and all(len({round(m, 12) for m in one.values()}) == 1 for one in means)
+    several = len(by_seed) > 1 and not deterministic
     return {
-        "difference": test.mean_difference,
-        "interval_95": [low, high],
+        "difference": fmean(by_seed.values()),
+        "interval_95": list(_student(list(by_seed.values())) if several else over_queries),
+        "interval_95_over_queries": list(over_queries),
+        "deterministic": deterministic,
+        "by_seed": by_seed,
+        "p_over_seeds": paired_test(*means).p_value if several else None,
         "p_t_test": test.p_value,
         "p_randomisation": test.p_randomisation,
         "wins": test.wins,
         "ties": test.ties,
         "losses": test.losses,
-        "by_seed": by_seed,
-        "p_over_seeds": paired_test(*means).p_value if random else None,
     }
+
+
+def _student(values: Sequence[float]) -> tuple[float, float]:
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return fmean(values) - half, fmean(values) + half
 
 
 def _over_seeds(seeds: Values) -> dict[str, float]:

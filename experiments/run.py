@@ -31,7 +31,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="*", metavar="study", help=", ".join(study.name for study in STUDIES))
     parser.add_argument("--only", choices=("run", "report", "render"), help="one part alone")
-    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", help="where sweeps lie (default: outputs)")
+    parser.add_argument(
+        "--outputs", type=_absolute, default=ROOT / "outputs", help="where sweeps lie (default: outputs)"
+    )
     chosen = parser.parse_args(words)
     try:
         studies = [named(name) for name in chosen.studies] or list(STUDIES)
@@ -50,8 +52,15 @@ def main() -> int:
     if chosen.only != "run":
         render([study for study in studies if (study.folder / "results.json").is_file()])
     if failed:
-        print(f"not finished: {', '.join(failed)}; the same command goes on", file=sys.stderr)
+        print(
+            f"not finished: {', '.join(failed)}; the same command goes on. Tables of an earlier run stay",
+            file=sys.stderr,
+        )
     return 1 if failed else 0
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).resolve()  # the sweeps run in the project's root
 
 
 def _sweep(study: Study, outputs: Path, more: list[str]) -> bool:

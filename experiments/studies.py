@@ -28,6 +28,8 @@ class Study:
         across: where this maps arms to numbers, the figure shows nDCG@10 against them.
         axis: what those numbers are.
         curves: whether validation curves may be compared: arms that make other validation windows may not.
+        lengths: whether the figure shows the answers' lengths, too.
+        place: another folder than that of its name.
     """
 
     name: str
@@ -39,10 +41,13 @@ class Study:
     across: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     axis: str = ""
     curves: bool = True
+    lengths: bool = False
+    place: Path | None = None
 
     @property
     def folder(self) -> Path:
-        return HERE / self.name
+        """Its README, ``results.json`` and figure."""
+        return self.place or HERE / self.name
 
     def sweep(self, outputs: Path) -> Path:
         """Where the small sweep lies."""
@@ -81,6 +86,7 @@ STUDIES = (
             "normalised_centred": "normalised, advantages only centred",
             "absolute_centred": "absolute, advantages only centred",
         },
+        lengths=True,
     ),
     Study(
         "filter",
@@ -107,6 +113,7 @@ STUDIES = (
             "sft_notes": "SFT on notes and orders",
             "sft_notes_then_rl": "SFT on notes and orders, then RL",
         },
+        lengths=True,
     ),
     Study(
         "reasoning",
@@ -217,15 +224,31 @@ STUDIES = (
 EFFECTS = (
     Effect("RL against no training", "+6.1 / +3.2 / +2.3", 1, "sft", "rl", "untrained"),
     Effect("RL against SFT on the ideal orders", "+5.3 / +3.9 / +3.0", 1, "sft", "rl", "sft"),
+    Effect("RL after SFT on orders against that SFT alone", "not in the paper", 1, "sft", "sft_then_rl", "sft"),
+    Effect(
+        "RL after SFT on notes against that SFT alone", "not in the paper", 1, "sft", "sft_notes_then_rl", "sft_notes"
+    ),
     Effect("normalised reward against absolute", "+1.1 / +1.4 / +1.0", 1, "rewards", "normalised", "absolute"),
     Effect("normalised reward against difference", "+0.5 / +0.6 / +0.5", 1, "rewards", "normalised", "difference"),
     Effect("filter by the initial nDCG@10 against none", "+0.7 / +1.0 / +0.8", 1, "filter", "initial", "none"),
     Effect(
         "filter by the best reachable one against none", "the same (which was run is open)", 1, "filter", "best", "none"
     ),
-    Effect("reasoning on against off, trained", "+3.8 / +1.7 / +1.3", 1, "reasoning", "trained_on", "trained_without"),
     Effect(
-        "reasoning on against off, untrained", "+0.4 / +1.3 / +0.4", 1, "reasoning", "untrained_on", "untrained_begun"
+        "reasoning on against off, one trained model",
+        "+3.8 / +1.7 / +1.3",
+        1,
+        "reasoning",
+        "trained_on",
+        "trained_begun",
+    ),
+    Effect(
+        "reasoning on against off, untrained (the paper: its prompt against RankGPT's)",
+        "+0.4 / +1.3 / +0.4",
+        1,
+        "reasoning",
+        "untrained_on",
+        "untrained_begun",
     ),
     Effect("a second pass, with reasoning", "about 0 (Figure 7)", 0, "passes", "on_2", "on_1"),
 )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-from results import GAIN
+from results import GAIN, deciding_p
 from studies import EFFECTS, HERE, ROOT, STUDIES, Effect, Study
 
 BEGIN, END = "<!-- made by experiments/run.py from results.json -->", "<!-- end of what is made -->"
 LEVEL = 0.05
-_WHEN = {"half_way": "half-way", "end": "at the end"}
+MARGIN = 0.005
+"""Half a point of nDCG@10: an effect whose interval lies within it is called none."""
+_WHEN = {"early": "early", "end": "at the end"}
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4d4d4d")  # Okabe and Ito's
 _STYLES = ("-", "--", ":", "-.")
 
@@ -24,17 +28,37 @@ def stored(study: Study) -> dict[str, Any]:
 
 
 def sure(test: Mapping[str, Any]) -> bool:
-    """Whether both say so: the queries (Holm's correction over the study's arms, where there is one) and the seeds."""
-    by_query = test.get("holm", test["p_randomisation"]) < LEVEL
-    return bool(by_query and (test["p_over_seeds"] is None or test["p_over_seeds"] < LEVEL))
+    """Whether other trainings would show it, too: p over the seeds, corrected over the study's tests."""
+    return test.get("holm") is not None and test["holm"] < LEVEL
+
+
+def suggestive(test: Mapping[str, Any]) -> bool:
+    """As ``sure``, without the correction."""
+    p = deciding_p(test)
+    return p is not None and p < LEVEL
+
+
+def against(study: Study, benchmark: Mapping[str, Any], when: str, arm: str, other: str) -> dict[str, Any] | None:
+    """The test of ``arm`` - ``other``; turned round where it was made of ``other`` - ``arm``."""
+    for test in benchmark["tests"]:
+        if test["when"] == when and {test["arm"], test["other"]} == {arm, other}:
+            if test["arm"] == arm:
+                return dict(test)
+            low, high = test["interval_95"]
+            by_seed = {seed: -value for seed, value in test["by_seed"].items()}
+            return {**test, "difference": -test["difference"], "interval_95": [-high, -low], "by_seed": by_seed}
+    return None
 
 
 def study_table(study: Study, results: Mapping[str, Any]) -> str:
     """Every arm on every benchmark, and where it comes from."""
     parts = [_provenance(study, results)]
     for name, benchmark in results["benchmarks"].items():
-        parts.append(_references(name, benchmark))
+        parts.append(_references(study, name, benchmark))
         parts.append("\n".join(_benchmark_lines(study, benchmark)))
+    if study.trains:
+        parts.append("What each arm was trained on (means of the seeds):")
+        parts.append(windows_table(study, results))
     if study.name == "length":
         parts.append("\n".join(_length_lines(results)))
     parts.append(f"![{study.title}: {study.question}](figure.png)")
@@ -49,31 +73,32 @@ def _provenance(study: Study, results: Mapping[str, Any]) -> str:
     seeds = sorted({seed for arm in results["arms"].values() for seed in arm["seeds"]})
     return (
         f"`{results['command']}`: {results['jobs']} jobs{elsewhere}; seeds {', '.join(map(str, seeds))}; "
-        f"{results['hours']:.2f} hours of a core; commit {', '.join(results['commits'])}; Python {results['python']}, "
+        f"{results['core_hours']:.2f} core-hours; commit {', '.join(results['commits'])}; Python {results['python']}, "
         f"{versions}."
     )
 
 
-def _references(name: str, benchmark: Mapping[str, Any]) -> str:
+def _references(study: Study, name: str, benchmark: Mapping[str, Any]) -> str:
     given = benchmark["references"]
+    low, high = benchmark["end"][study.baseline]["interval_95_over_queries"]
     return (
         f"`{name}`, {benchmark['queries']} test queries, nDCG@10; first stage (BM25) {given['first stage']:.4f}, ideal "
-        f"order of its 20 candidates {given['ideal']:.4f}."
+        f"order of its 20 candidates {given['ideal']:.4f}. Differences are to the first arm, whose 95% "
+        f"interval over the queries is [{low:.4f}, {high:.4f}] at the end."
     )
 
 
 def _benchmark_lines(study: Study, benchmark: Mapping[str, Any]) -> list[str]:
     whens = [when for when in _WHEN if when in benchmark and (study.trains or when == "end")]
-    step = benchmark["half_way_step"]
-    heads = {"half_way": f"half-way (step {step})", "end": "at the end" if "half_way" in whens else "nDCG@10"}
-    columns = [f"{heads[when]} | difference | p over seeds" for when in whens]
+    heads = {"early": f"early (step {benchmark['early_step']})", "end": "at the end" if study.trains else "nDCG@10"}
+    columns = [f"{heads[when]} | difference | p (Holm)" for when in whens]
     if not study.trains:
         columns.append("calls a query | tokens a query | complete answers")
     count = sum(column.count("|") + 1 for column in columns)
     lines = [f"| arm | seeds | {' | '.join(columns)} |", f"|---|---:|{'---:|' * count}"]
     for arm, label in study.labels.items():
         seeds = len(benchmark["end"][arm]["seeds"])
-        cells = [cell for when in whens for cell in _cells(benchmark[when].get(arm))]
+        cells = [cell for when in whens for cell in _cells(study, benchmark, when, arm)]
         if not study.trains:
             answers = benchmark["answers"][arm]
             cells += [f"{answers['calls_a_query']:.1f}", f"{answers['tokens_a_query']:,.0f}"]
@@ -82,23 +107,38 @@ def _benchmark_lines(study: Study, benchmark: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _cells(arm: Mapping[str, Any] | None) -> list[str]:
+def _cells(study: Study, benchmark: Mapping[str, Any], when: str, arm: str) -> list[str]:
     """Mean and spread of the seeds, difference with its interval, p."""
-    if arm is None:
+    if (row := benchmark[when].get(arm)) is None:
         return ["", "", ""]
-    spread = f" ± {arm['sd_of_seeds']:.4f}" if arm["sd_of_seeds"] is not None else ""
-    if (test := arm.get("against_baseline")) is None:
-        low, high = arm["interval_95"]
-        return [f"{arm['mean']:.4f}{spread}", f"[{low:.4f}, {high:.4f}]", ""]
+    spread = f" ± {row['sd_of_seeds']:.4f}" if row["sd_of_seeds"] is not None else ""
+    test = against(study, benchmark, when, arm, study.baseline) if arm != study.baseline else None
+    if test is None:
+        return [f"{row['mean']:.4f}{spread}", "", ""]
     low, high = test["interval_95"]
     difference = f"{test['difference']:+.4f}{'*' if sure(test) else ''} [{low:+.4f}, {high:+.4f}]"
-    return [f"{arm['mean']:.4f}{spread}", difference, _p(test["p_over_seeds"])]
+    p = deciding_p(test)
+    return [f"{row['mean']:.4f}{spread}", difference, "" if p is None else f"{_p(p)} ({_p(test['holm'])})"]
 
 
-def _p(value: float | None) -> str:
-    if value is None:
-        return ""
+def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< .001"
+
+
+def windows_table(study: Study, results: Mapping[str, Any]) -> str:
+    """What the training windows of each arm were; for studies whose arms draw other windows."""
+    lines = [
+        "| arm | training windows | nDCG@10 to gain | with nothing to gain | groups without spread |",
+        f"|---|{'---:|' * 4}",
+    ]
+    for arm, label in study.labels.items():
+        given = results["arms"][arm]
+        if "reachable_gain" in given:
+            shares = (given["windows_with_nothing_to_gain"], given.get("groups_without_spread"))
+            cells = [f"{given['training_windows']:,.0f}", f"{given['reachable_gain']:.4f}"]
+            cells += [f"{share:.1%}" if share is not None else "" for share in shares]
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _length_lines(results: Mapping[str, Any]) -> list[str]:
@@ -120,17 +160,19 @@ def _length_lines(results: Mapping[str, Any]) -> list[str]:
 def effects_table() -> str:
     """The direction of each effect: the paper's and ours."""
     lines = [
-        "| effect | paper (TREC-DL / BEIR / BRIGHT) | ours, half-way | ours, at the end | the same direction? |",
+        "| effect | paper (TREC-DL / BEIR / BRIGHT) | ours, early | ours, at the end | the paper's direction? |",
         "|---|---|---|---|---|",
     ]
     for effect in EFFECTS:
         study = next(one for one in STUDIES if one.name == effect.study)
         if not (study.folder / "results.json").is_file():
             continue
-        found = stored(study)["benchmarks"][effect.benchmark]["effects"][effect.what]
-        shown = [_points(found[when]) if when in found else "" for when in _WHEN]
+        benchmark = stored(study)["benchmarks"][effect.benchmark]
+        found = {when: against(study, benchmark, when, effect.arm, effect.other) for when in _WHEN if when in benchmark}
+        tests = {when: test for when, test in found.items() if test is not None}
+        shown = [_points(tests[when]) if when in tests and (study.trains or when == "end") else "" for when in _WHEN]
         link = f"[{effect.what}](experiments/{effect.study}/README.md)"
-        lines.append(f"| {link} | {effect.paper} | {' | '.join(shown)} | {verdict(effect, found)} |")
+        lines.append(f"| {link} | {effect.paper} | {' | '.join(shown)} | {verdict(effect, tests)} |")
     lines.append(_length_effect())
     return "\n".join(line for line in lines if line)
 
@@ -138,24 +180,30 @@ def effects_table() -> str:
 def _points(test: Mapping[str, Any]) -> str:
     """In points, as the paper prints them."""
     low, high = (100 * end for end in test["interval_95"])
-    return f"{100 * test['difference']:+.1f}{'*' if sure(test) else ''} [{low:+.1f}, {high:+.1f}]"
+    return f"{100 * test['difference']:+.2f}{'*' if sure(test) else ''} [{low:+.2f}, {high:+.2f}]"
 
 
-def verdict(effect: Effect, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """In words, by the end of training first."""
-    said = {when: _sign(test) for when, test in found.items()}
+def verdict(effect: Effect, tests: Mapping[str, Mapping[str, Any]]) -> str:
+    """In words, by the end of training and, where it shows nothing, by the early checkpoint."""
+    end, early = tests["end"], tests.get("early")
+    low, high = end["interval_95"]
+    none = "none within half a point" if low >= -MARGIN and high <= MARGIN else "can't tell"
     if effect.direction == 0:
-        return "yes" if said["end"] == 0 else f"no: {'better' if said['end'] > 0 else 'worse'}"
-    if said["end"]:
-        return "yes" if said["end"] == effect.direction else "no, the opposite"
-    if said.get("half_way"):
-        same = said["half_way"] == effect.direction
-        return "while it learns; none is left at the end" if same else "the opposite while it learns; none at the end"
-    return "no difference seen"
+        better = "better" if end["difference"] > 0 else "worse"
+        return f"{_how_sure(end)}no, {better}" if suggestive(end) else none.replace("none", "yes, none")
+    if suggestive(end):
+        return _how_sure(end) + _same(effect, end)
+    if early is not None and suggestive(early):
+        return f"{_how_sure(early)}{_same(effect, early)}, early alone"
+    return none
 
 
-def _sign(test: Mapping[str, Any]) -> int:
-    return 0 if not sure(test) else 1 if test["difference"] > 0 else -1
+def _how_sure(test: Mapping[str, Any]) -> str:
+    return "" if sure(test) else "suggestive: "
+
+
+def _same(effect: Effect, test: Mapping[str, Any]) -> str:
+    return "yes" if (test["difference"] > 0) == (effect.direction > 0) else "no, the opposite"
 
 
 def _length_effect() -> str:
@@ -172,35 +220,40 @@ def _length_effect() -> str:
     if not rows:
         return ""
     values = [row["Spearman's rho"] for row in rows]
-    clear = [row for row in rows if row["low"] > 0 or row["high"] < 0]
-    text = f"rho {min(values):+.2f} to {max(values):+.2f} over {len(values)} seeds"
-    same = "yes" if not clear else f"no: clear with {len(clear)} of {len(rows)} seeds"
+    ends = [(row["low"], row["high"]) for row in rows]
+    text = f"rho {min(values):+.2f} to {max(values):+.2f} ({len(values)} seeds)"
+    clear = sum(low > 0 or high < 0 for low, high in ends)
+    said = f"no: {clear} of {len(rows)} intervals exclude 0" if clear else "can't tell"
+    if not clear and all(low > -0.2 and high < 0.2 for low, high in ends):
+        said = "yes, none beyond a rho of .2"
     return (
-        f"| [longer reasoning, trained](experiments/length/README.md) | no clear trend (Figure 6) | | {text} | {same} |"
+        f"| [longer reasoning, trained](experiments/length/README.md) | no clear trend (Figure 6) | | {text} | {said} |"
     )
 
 
 def index_table() -> str:
-    """Of ``experiments/README.md``: every study, its best arm at the end, and how it was run."""
-    lines = [
-        "| study | question | best arm here | its nDCG@10 | baseline | jobs | hours |",
-        "|---|---|---|---:|---:|---:|---:|",
-    ]
+    """Of ``experiments/README.md``: every study and what was found surely, suggestively, or not."""
+    lines = ["| study | question | differs from the baseline | jobs | core-hours |", "|---|---|---|---:|---:|"]
     for study in STUDIES:
         if not (study.folder / "results.json").is_file():
             continue
         found = stored(study)
         head = f"[{study.title}]({study.name}/README.md) | {study.question}"
-        tail = f"{found['jobs']} | {found['hours']:.2f}"
-        if not found["benchmarks"]:
-            lines.append(f"| {head} | | | | {tail} |")
-            continue
-        end = next(iter(found["benchmarks"].values()))["end"]
-        best = max(end, key=lambda arm: end[arm]["mean"])
-        mark = "" if best == study.baseline else "*" if sure(end[best]["against_baseline"]) else " (not surely better)"
-        base = f"{end[study.baseline]['mean']:.4f}"
-        lines.append(f"| {head} | {study.labels[best]}{mark} | {end[best]['mean']:.4f} | {base} | {tail} |")
+        lines.append(f"| {head} | {_differs(study, found)} | {found['jobs']} | {found['core_hours']:.2f} |")
     return "\n".join(lines)
+
+
+def _differs(study: Study, results: Mapping[str, Any]) -> str:
+    """The arms that differ at the end, on the first benchmark; an asterisk on those that surely do."""
+    if not results["benchmarks"]:
+        return ""
+    benchmark = next(iter(results["benchmarks"].values()))
+    tests = [
+        (arm, against(study, benchmark, "end", arm, study.baseline)) for arm in study.labels if arm != study.baseline
+    ]
+    told = [(arm, test) for arm, test in tests if test is not None and suggestive(test)]
+    words = [f"{study.labels[arm]} {test['difference']:+.4f}{'*' if sure(test) else ''}" for arm, test in told]
+    return f"from {study.labels[study.baseline]}: {'; '.join(words) if words else 'none, as far as can be told'}"
 
 
 def put(path: Path, text: str) -> None:
@@ -228,31 +281,34 @@ def render(studies: Sequence[Study]) -> None:
 
 
 def draw(study: Study, results: Mapping[str, Any]) -> None:
-    """``figure.png`` and ``figure.svg``: curves, or nDCG@10 against a number; and every arm with its interval."""
+    """``figure.png`` and ``figure.svg``: curves, or nDCG@10 against a number; and every arm's difference by seed."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     matplotlib.rcParams["svg.hashsalt"] = "rearank"  # the same data writes the same bytes
-    curves = study.trains and study.curves
-    left = curves or bool(study.across) or bool(results["analysis"])
+    panels: list[Any] = []
+    if study.trains and study.curves:
+        panels.append(lambda axes: _draw_curves(axes, study, results, GAIN, "validation nDCG@10 gained"))
+    if study.lengths:
+        panels.append(lambda axes: _draw_curves(axes, study, results, "rollout/length", "tokens an answer"))
     names = list(results["benchmarks"])
-    count = int(left) + len(names) + (1 if curves else 0)
-    figure = Figure(figsize=(5.2 * count, 4), layout="constrained")
+    if study.across:
+        panels.append(lambda axes: _draw_across(axes, study, results["benchmarks"][names[0]]))
+    if results["analysis"]:
+        panels.append(lambda axes: _draw_length(axes, results))
+    if len(study.labels) > 1:
+        panels += [
+            partial(_draw_differences, study=study, benchmark=results["benchmarks"][name], name=name) for name in names
+        ]
+    height = max(4.0, 0.42 * len(study.labels) + 1.6)
+    figure = Figure(figsize=(6.2 * len(panels), height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, count, squeeze=False)[0])
-    if curves:
-        _draw_curves(axes.pop(0), study, results, GAIN, "validation nDCG@10 gained")
-        _draw_curves(axes.pop(0), study, results, "rollout/length", "tokens an answer")
-    elif study.across:
-        _draw_across(axes.pop(0), study, results["benchmarks"][names[0]])
-    elif results["analysis"]:
-        _draw_length(axes.pop(0), results)
-    for name, one in zip(names, axes, strict=True):
-        _draw_arms(one, study, results["benchmarks"][name], name)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        panel(axes)
     for ending in ("png", "svg"):
         metadata = {"Date": None} if ending == "svg" else {}
-        figure.savefig(study.folder / f"figure.{ending}", dpi=130, metadata=metadata)
+        figure.savefig(study.folder / f"figure.{ending}", dpi=110, metadata=metadata)
 
 
 def _draw_curves(axes: Any, study: Study, results: Mapping[str, Any], name: str, label: str) -> None:
@@ -262,35 +318,37 @@ def _draw_curves(axes: Any, study: Study, results: Mapping[str, Any], name: str,
             continue
         steps = [int(step) for step in series]
         mean, low, high = zip(*series.values(), strict=True)
-        colour, style = _COLOURS[number % len(_COLOURS)], _STYLES[number // len(_COLOURS) % len(_STYLES)]
+        colour, style = _COLOURS[number % len(_COLOURS)], _STYLES[number % len(_STYLES)]
         axes.plot(steps, mean, style, color=colour, label=title, linewidth=1.4)
-        axes.fill_between(steps, low, high, color=colour, alpha=0.08, linewidth=0)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.06, linewidth=0)
     axes.set(xlabel="step (bands: lowest to highest seed)", ylabel=label)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    _legend_below(axes)
+
+
+def _legend_below(axes: Any) -> None:
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
 
 
 def _draw_across(axes: Any, study: Study, benchmark: Mapping[str, Any]) -> None:
-    number = 0
-    for title, arms in study.across.items():
-        for when, style in (("half_way", "--"), ("end", "-")):
+    for number, (title, arms) in enumerate(study.across.items()):
+        for when, style in (("early", "--"), ("end", "-")):
             if when not in benchmark:
                 continue
-            x = list(arms.values())
             rows = [benchmark[when][arm] for arm in arms]
-            mean = [row["mean"] for row in rows]
-            errors = [
-                [row["mean"] - min(row["seeds"].values()) for row in rows],
-                [max(row["seeds"].values()) - row["mean"] for row in rows],
-            ]
-            label = f"{title}, {_WHEN[when]}" if "half_way" in benchmark else title
-            axes.errorbar(
-                x, mean, errors, fmt=f"o{style}", color=_COLOURS[number], label=label, capsize=3, markersize=4
-            )
-        number += 1
+            below = [row["mean"] - min(row["seeds"].values()) for row in rows]
+            above = [max(row["seeds"].values()) - row["mean"] for row in rows]
+            label = f"{title}, {_WHEN[when]}" if "early" in benchmark else title
+            drawn = {"fmt": f"o{style}", "color": _COLOURS[number], "label": label, "capsize": 3, "markersize": 4}
+            axes.errorbar(list(arms.values()), [row["mean"] for row in rows], [below, above], **drawn)
+    values = sorted({value for arms in study.across.values() for value in arms.values()})
+    if values[-1] / values[0] > 10:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.set(xlabel=f"{study.axis} (bars: lowest to highest seed)", ylabel="nDCG@10")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    _legend_below(axes)
 
 
 def _draw_length(axes: Any, results: Mapping[str, Any]) -> None:
@@ -304,26 +362,30 @@ def _draw_length(axes: Any, results: Mapping[str, Any]) -> None:
                 axes.scatter(centres, [row["mean"] for row in rows], s=sizes, color=_COLOURS[number])
     axes.set(xlabel="tokens an answer, mean of a ranking (20 bins of equal width)", ylabel="nDCG@10")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    _legend_below(axes)
 
 
-def _draw_arms(axes: Any, study: Study, benchmark: Mapping[str, Any], name: str) -> None:
-    arms = list(study.labels)[::-1]
-    for offset, (when, colour) in zip((0.15, -0.15), (("half_way", "#E69F00"), ("end", "#0072B2")), strict=True):
-        if when not in benchmark or (when == "half_way" and not study.trains):
-            continue
+def _draw_differences(axes: Any, study: Study, benchmark: Mapping[str, Any], name: str) -> None:
+    """A band an arm: each seed's difference to the baseline, their mean and its interval."""
+    arms = [arm for arm in study.labels if arm != study.baseline][::-1]
+    for place in range(0, len(arms), 2):
+        axes.axhspan(place - 0.5, place + 0.5, color="#000000", alpha=0.05, linewidth=0)
+    shown = (("early", 0.17, "#E69F00"), ("end", -0.17, "#0072B2")) if study.trains else (("end", 0.0, "#0072B2"),)
+    for when, offset, colour in shown:
+        label: str | None = _WHEN[when] if study.trains else None
         for place, arm in enumerate(arms):
-            if (row := benchmark[when].get(arm)) is None:
+            if when not in benchmark or (test := against(study, benchmark, when, arm, study.baseline)) is None:
                 continue
-            low, high = row["interval_95"]
+            low, high = test["interval_95"]
             y = place + offset
-            axes.plot([low, high], [y, y], color=colour, linewidth=1.2)
-            axes.scatter(list(row["seeds"].values()), [y] * len(row["seeds"]), s=8, color="#4d4d4d", zorder=3)
-            axes.scatter([row["mean"]], [y], s=28, color=colour, zorder=2, label=_WHEN[when] if not place else None)
-    for level, style in ((benchmark["references"]["first stage"], ":"), (benchmark["references"]["ideal"], "--")):
-        axes.axvline(level, color="#4d4d4d", linestyle=style, linewidth=0.8)
-    axes.set_yticks(range(len(arms)), [study.labels[arm] for arm in arms], fontsize=7)
-    axes.set(xlabel=f"nDCG@10 on {name} (line: 95% over queries;\nsmall dots: seeds; dotted: BM25; dashed: ideal)")
+            axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
+            axes.scatter([test["difference"]], [y], s=30, color=colour, zorder=3, label=label)
+            axes.scatter(list(test["by_seed"].values()), [y] * len(test["by_seed"]), s=7, color="#222222", zorder=4)
+            label = None
+    axes.axvline(0, color="#4d4d4d", linewidth=0.8)
+    axes.set_yticks(range(len(arms)), ["\n".join(wrap(study.labels[arm], 30)) for arm in arms], fontsize=7)
+    axes.set_ylim(-0.5, len(arms) - 0.5)
+    axes.set(xlabel=f"nDCG@10 on {name}, less that of: {study.labels[study.baseline]}\n(small dots: seeds; line: 95%)")
     axes.grid(alpha=0.3, axis="x")
     if study.trains:
         axes.legend(fontsize=7)

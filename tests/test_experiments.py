@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,60 +86,97 @@ def test_a_difference_is_of_the_seeds_that_both_have(modules: Any) -> None:
     assert (found["wins"], found["ties"], found["losses"]) == (4, 0, 0)
 
 
-def test_an_arm_of_one_seed_stands_beside_each_of_the_others(modules: Any) -> None:
-    found = modules["results"].versus(*modules["results"]._both(_values(0.5), _values(0.6, 0.7)))
-    assert found["difference"] == pytest.approx(0.15)
-    assert found["by_seed"] == {"1": pytest.approx(0.1), "2": pytest.approx(0.2)}
+def test_the_interval_is_students_over_the_seeds(modules: Any) -> None:
+    found = modules["results"].versus(_values(0.5, 0.5, 0.5), _values(0.6, 0.61, 0.65))
+    half = 4.302653 * 0.0264575 / 3**0.5  # t(.975, 2 degrees of freedom) x standard deviation / root of the seeds
+    assert found["interval_95"] == pytest.approx([0.12 - half, 0.12 + half], abs=1e-5)
+    assert found["p_over_seeds"] == pytest.approx(0.0158, abs=1e-4)
+    assert not found["deterministic"]
 
 
-def test_where_no_seed_changes_anything_there_is_no_test_over_seeds(modules: Any) -> None:
-    found = modules["results"].versus(_values(0.5, 0.5, 0.5), _values(0.6, 0.6, 0.6))
+def test_where_no_seed_changes_anything_the_queries_decide(modules: Any) -> None:
+    results = modules["results"]
+    found = results.versus(_values(0.5, 0.5, 0.5), _values(0.6, 0.6, 0.6))
+    assert found["deterministic"]
     assert found["p_over_seeds"] is None
-    assert modules["results"].versus(_values(0.5, 0.5, 0.5), _values(0.6, 0.61, 0.6))["p_over_seeds"] < 0.01
+    assert results.deciding_p(found) == found["p_randomisation"]
+    assert found["interval_95"] == found["interval_95_over_queries"]
+
+
+def test_a_single_seed_decides_nothing(modules: Any) -> None:
+    found = modules["results"].versus(_values(0.5), _values(0.6))
+    assert not found["deterministic"]
+    assert modules["results"].deciding_p(found) is None
+    modules["results"]._correct([found])
+    assert not modules["tables"].sure(found)
+    assert not modules["tables"].suggestive(found)
+
+
+def test_all_tests_of_a_study_are_corrected_together(modules: Any) -> None:
+    tests = [{"deterministic": False, "p_over_seeds": p, "p_randomisation": 0.9} for p in (0.02, 0.04, 0.001)]
+    tests.append({"deterministic": True, "p_over_seeds": None, "p_randomisation": 0.01})
+    modules["results"]._correct(tests)
+    assert [test["holm"] for test in tests] == pytest.approx([0.04, 0.04, 0.004, 0.03])
+    assert modules["tables"].sure(tests[0])
+
+
+def test_seeds_that_measure_the_same_are_one_model_and_refused(modules: Any, study: Any) -> None:
+    check = modules["results"]._check_seeds
+    check(study, {"normalised": _values(0.5, 0.6), "untrained": _values(0.5, 0.5)}, "end")
+    with pytest.raises(ValueError, match="all seeds of normalised measure the same"):
+        check(study, {"normalised": _values(0.5, 0.5)}, "end")
+
+
+def _test(difference: float, p: float, half: float = 1.0) -> dict[str, Any]:
+    """Suggestive below .05; corrected, p is ten times as large."""
+    ends = [difference - half, difference + half]
+    return {"difference": difference, "deterministic": False, "p_over_seeds": p, "holm": 10 * p, "interval_95": ends}
 
 
 @pytest.mark.parametrize(
-    ("queries", "seeds", "sure"), [(0.01, 0.01, True), (0.2, 0.01, False), (0.01, 0.2, False), (0.01, None, True)]
-)
-def test_sure_is_what_both_tests_say(modules: Any, queries: float, seeds: float | None, sure: bool) -> None:
-    assert modules["tables"].sure({"p_randomisation": queries, "p_over_seeds": seeds}) is sure
-    assert not modules["tables"].sure({"p_randomisation": 0.01, "holm": 0.06, "p_over_seeds": 0.01})
-
-
-def _test(difference: float, p: float) -> dict[str, Any]:
-    return {"difference": difference, "p_randomisation": p, "p_over_seeds": p, "interval_95": [0, 0]}
-
-
-@pytest.mark.parametrize(
-    ("direction", "half_way", "end", "said"),
+    ("direction", "early", "end", "said"),
     [
-        (1, None, (0.1, 0.01), "yes"),
-        (1, None, (-0.1, 0.01), "no, the opposite"),
-        (1, (0.1, 0.01), (0.1, 0.5), "while it learns; none is left at the end"),
-        (1, (-0.1, 0.01), (0.1, 0.5), "the opposite while it learns; none at the end"),
-        (1, (0.1, 0.5), (0.1, 0.5), "no difference seen"),
-        (0, None, (0.1, 0.5), "yes"),
-        (0, None, (0.1, 0.01), "no: better"),
-        (0, None, (-0.1, 0.01), "no: worse"),
+        (1, None, (0.1, 0.001), "yes"),
+        (1, None, (0.1, 0.01), "suggestive: yes"),
+        (1, None, (-0.1, 0.001), "no, the opposite"),
+        (1, (0.1, 0.001), (0.1, 0.5), "yes, early alone"),
+        (1, (-0.1, 0.01), (0.1, 0.5), "suggestive: no, the opposite, early alone"),
+        (1, (0.1, 0.5), (0.1, 0.5), "can't tell"),
+        (1, (0.1, 0.5), (0.001, 0.5, 0.003), "none within half a point"),
+        (0, None, (0.1, 0.5), "can't tell"),
+        (0, None, (0.001, 0.5, 0.003), "yes, none within half a point"),
+        (0, None, (0.1, 0.001), "no, better"),
+        (0, None, (-0.1, 0.01), "suggestive: no, worse"),
     ],
 )
 def test_the_verdict_on_a_direction(
-    modules: Any, direction: int, half_way: tuple[float, float] | None, end: tuple[float, float], said: str
+    modules: Any, direction: int, early: tuple[float, ...] | None, end: tuple[float, ...], said: str
 ) -> None:
     effect = modules["studies"].Effect("x", "", direction, "rewards", "normalised", "absolute")
-    found = {"end": _test(*end), **({"half_way": _test(*half_way)} if half_way else {})}
+    found = {"end": _test(*end), **({"early": _test(*early)} if early else {})}
     assert modules["tables"].verdict(effect, found) == said
+
+
+def test_a_test_is_turned_round_where_it_is_asked_for_that_way(modules: Any, study: Any) -> None:
+    test = {**_test(0.1, 0.01, 0.05), "when": "end", "arm": "absolute", "other": "normalised", "by_seed": {"1": 0.1}}
+    benchmark = {"tests": [test]}
+    against = modules["tables"].against
+    assert against(study, benchmark, "end", "absolute", "normalised") == test
+    turned = against(study, benchmark, "end", "normalised", "absolute")
+    assert (turned["difference"], turned["by_seed"]) == (-0.1, {"1": -0.1})
+    assert turned["interval_95"] == pytest.approx([-0.15, -0.05])
+    assert against(study, benchmark, "early", "absolute", "normalised") is None
 
 
 def _job(folder: Path, arm: str, seed: int, means: dict[str, float]) -> None:
     """A finished job as the framework leaves it: systems by folder name, nDCG@10 around the mean of each."""
     place = folder / f"arm={arm},seed={seed}"
-    (place / ".hydra").mkdir(parents=True)
-    (place / ".hydra" / "overrides.yaml").write_text(
-        f"- experiment=small/rewards\n- reward={arm}\n- arm={arm}\n- seed={seed}\n"
-    )
+    place.mkdir(parents=True)
+    arms = {"normalised": [], "absolute": ["reward=absolute"]}
+    (folder / "multirun.yaml").write_text(json.dumps({"hydra": {"sweeper": {"arms": arms}}}))
+    fixed = ["experiment=small/rewards", "paths.outputs=outputs", "algorithm.steps=3"]
     (place / "job.json").write_text(
-        json.dumps({"status": "finished", "choices": {"arm": arm, "seed": str(seed)}, "fixed": [], "seconds": 36.0})
+        json.dumps({"status": "finished", "choices": {"arm": arm, "seed": str(seed)}, "fixed": fixed, "seconds": 36.0})
     )
     (place / "environment.json").write_text(json.dumps({"commit": "abcdef1234", "python": "3.11", "packages": {}}))
     for system, mean in means.items():
@@ -169,20 +207,26 @@ def test_results_are_read_off_a_sweeps_jobs(modules: Any, study: Any, tmp_path: 
     found = modules["results"].results_of(study, tmp_path)
     benchmark = found["benchmarks"]["synthetic"]
     assert benchmark["references"] == {"first stage": pytest.approx(0.5), "ideal": pytest.approx(0.9)}
-    assert benchmark["half_way_step"] == 6
+    assert benchmark["early_step"] == 6
     assert benchmark["end"]["normalised"]["mean"] == pytest.approx(0.71)
-    assert benchmark["end"]["absolute"]["against_baseline"]["difference"] == pytest.approx(-0.09)
-    assert benchmark["half_way"]["absolute"]["against_baseline"]["difference"] == pytest.approx(-0.04)
-    effect = benchmark["effects"]["normalised reward against absolute"]
-    assert effect["end"]["difference"] == pytest.approx(0.09)
+    end, early = (
+        modules["tables"].against(study, benchmark, when, "absolute", "normalised") for when in ("end", "early")
+    )
+    assert end["difference"] == pytest.approx(-0.09)
+    assert early["difference"] == pytest.approx(-0.04)
+    assert end["holm"] > end["p_over_seeds"]
     assert benchmark["answers"]["absolute"]["complete"] == pytest.approx(0.75)
     assert benchmark["answers"]["absolute"]["calls_a_query"] == pytest.approx(2)
     assert found["arms"]["absolute"] == {"sets": ["reward=absolute"], "seeds": [1, 2]}
     assert found["curves"]["normalised"]["val/ndcg@10"]["1"] == pytest.approx([0.515, 0.51, 0.52])
-    assert found["hours"] == pytest.approx(4 * 36 / 3600)
+    assert found["curves"]["normalised"]["gain"]["1"] == pytest.approx([0.1, 0.1, 0.1])
+    assert found["core_hours"] == pytest.approx(4 * 36 / 3600)
+    assert found["command"] == "python run.py -m experiment=small/rewards algorithm.steps=3", "what was said beside"
     table = modules["tables"].study_table(study, found)
     assert "| b | 2 | 0.5700" in table
-    assert "-0.0900" in table
+    assert "-0.0900 [" in table
+    modules["tables"].draw(replace(study, name="drawn", place=tmp_path), found)
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_an_unfinished_job_is_named(modules: Any, study: Any, tmp_path: Path) -> None:
