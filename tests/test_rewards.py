@@ -132,3 +132,19 @@ def test_a_group_has_the_same_advantages_by_three_of_the_rewards(
     absolute = advantages(AbsoluteReward())
     assert advantages(DifferenceReward()) == pytest.approx(absolute, abs=1e-6)
     assert advantages(NdcgReward(floor=None)) == pytest.approx(absolute, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("grades", "orders", "why"),
+    [
+        ((3, 2, 1, 0), [(0, 1, 2, 3), (0, 1, 3, 2), (3, 2, 1, 0)], "nothing to gain: the normalised reward is 1 or 0"),
+        ((3, 2, 0, 1), [(0, 1, 3, 2), (2, 3, 1, 0), (2, 3, 0, 1)], "two of them below the floor"),
+    ],
+)
+def test_where_the_three_rewards_are_not_one(grades: tuple[int, ...], orders: list[tuple[int, ...]], why: str) -> None:
+    def advantages(reward: Reward) -> list[float]:
+        totals = [reward(answer(order), judged(grades)).total for order in orders]
+        return [(total - fmean(totals)) / pstdev(totals) for total in totals]
+
+    assert advantages(DifferenceReward()) == pytest.approx(advantages(AbsoluteReward()))
+    assert advantages(NdcgReward()) != pytest.approx(advantages(AbsoluteReward()), abs=0.01), why
