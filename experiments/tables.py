@@ -143,8 +143,8 @@ def windows_table(study: Study, results: Mapping[str, Any]) -> str:
 
 def _length_lines(results: Mapping[str, Any]) -> list[str]:
     lines = [
-        "| seed | model | of | rankings | mean tokens | Spearman's rho | 95% interval |",
-        "|---:|---|---|---:|---:|---:|---|",
+        "| seed | of | rankings or windows | mean tokens | Spearman's rho | 95% interval | rho within queries |",
+        "|---:|---|---:|---:|---:|---|---:|",
     ]
     for seed, benchmarks in results["analysis"].items():
         for analysis in benchmarks.values():
@@ -152,8 +152,9 @@ def _length_lines(results: Mapping[str, Any]) -> list[str]:
                 rho = row["Spearman's rho"]
                 interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]" if rho is not None else ""
                 shown = f"{rho:+.3f}" if rho is not None else ""
-                cells = [seed, row["system"], row["unit"], f"{row['points']:,}", f"{row['mean tokens']:.1f}", shown]
-                lines.append(f"| {' | '.join(cells)} | {interval} |")
+                cells = [seed, row["unit"], f"{row['points']:,}", f"{row['mean tokens']:.1f}", shown, interval]
+                within = row["rho within queries"]
+                lines.append(f"| {' | '.join(cells)} | {'' if within is None else f'{within:+.3f}'} |")
     return lines
 
 
