@@ -123,9 +123,9 @@ STUDIES = (
         {
             "trained_on": "trained, reasons",
             "trained_without": "trained without reasoning (SFT on orders, then RL)",
-            "trained_begun": "trained, its answer begun with an empty <think>",
+            "trained_begun": "trained, its answer begun with empty reasoning",
             "untrained_on": "untrained, reasons",
-            "untrained_begun": "untrained, its answer begun with an empty <think>",
+            "untrained_begun": "untrained, its answer begun with empty reasoning",
         },
         trains=False,
     ),
