@@ -164,10 +164,10 @@ def test_neither_loop_waits_for_the_tokenizer(engine: VllmEngine, monkeypatch: p
     encode, decode = engine.chat.encode, engine.chat.text
 
     def slowly(do: Any) -> Any:
-        def done(given: Any) -> Any:
+        def done(*given: Any) -> Any:
             threads.add(threading.current_thread().name)
             time.sleep(0.05)
-            return do(given)
+            return do(*given)
 
         return done
 
@@ -176,6 +176,8 @@ def test_neither_loop_waits_for_the_tokenizer(engine: VllmEngine, monkeypatch: p
         text=slowly(decode),
         room=engine.chat.room,
         ends=engine.chat.ends,
+        sizes=engine.chat.sizes,
+        context=engine.chat.context,
     )
     monkeypatch.setattr(engine, "chat", chat)
     ask(engine, [(messages, Sampling(max_tokens=4)) for messages in windows(4)])
