@@ -131,7 +131,7 @@ def _systems(job: Job, benchmark: str) -> dict[str, dict[str, Any]]:
 
 
 def _benchmark(study: Study, by_arm: Mapping[str, Sequence[Job]], benchmark: str) -> dict[str, Any]:
-    """Means and tests at the end and, of trainings, half-way; first stage and ideal order beside them."""
+    """Means and tests at the end and, of trainings, early; first stage and ideal order beside them."""
     found: dict[str, dict[str, Values]] = {"end": {}, "early": {}}
     answers: dict[str, dict[str, float]] = {}
     references: dict[str, float] = {}

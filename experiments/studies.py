@@ -24,7 +24,7 @@ class Study:
         question: one line.
         baseline: the arm that all others are compared with.
         labels: arm -> what tables call it; the order is the tables'.
-        trains: whether its arms are trainings, so that there are curves and a half-way checkpoint.
+        trains: whether its arms are trainings, so that there are curves and an early checkpoint.
         across: where this maps arms to numbers, the figure shows nDCG@10 against them.
         axis: what those numbers are.
         curves: whether validation curves may be compared: arms that make other validation windows may not.

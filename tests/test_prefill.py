@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra import initialize_config_dir
 
 from rearank import Reranker
 from rearank.choices import as_trained, choose
@@ -27,12 +26,12 @@ from rearank.parsing import ParseStatus
 from rearank.prompts import ChatPrompt, CompactPrompt
 from rearank.ranking import AbortRunError, Failure, SlidingWindow, rerank_all
 from rearank.report.replay import RecordedAnswers, Replayed, replay
-from rearank.tasks.experiment import make_run
 from rearank.tasks.preflight import PreflightError, preflight
 from rearank.training.tiny import ASSETS
 from rearank.types import Candidates, Message, Passage, Query, Sampling, Window
 from tests.engines.fault_server import fault_server, logged
 from tests.engines.models import CHAT, save_tiny_model
+from tests.test_models import run_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 OFF = "<think> </think> <answer>"
@@ -233,15 +232,9 @@ def test_a_prefill_alone_makes_no_other_prompt(prompt: str | None, own: str | No
 
 def checked(*overrides: str) -> str:
     """What preflight finds missing."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", ["name=test", "output_dir=out", *overrides], return_hydra_config=True)
-    choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
-    OmegaConf.set_struct(config, False)
-    config.pop("hydra")
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
     try:
-        preflight(make_run({str(key): value for key, value in plain.items()}, choices))
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            preflight(run_of(*overrides))
     except PreflightError as error:
         return str(error)
     return ""
