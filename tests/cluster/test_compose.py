@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from rearank.config import build, node_of
 from rearank.training import tiny
-from rearank.training.algorithm import PolicyGradient
+from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import Lora, TrainingError
 from rearank.training.sft import Sft
-from rearank.training.verl import Cluster, VerlTrainer, compose
+from rearank.training.verl import Cluster, VerlTrainer, compose, keys
 from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config, sft_config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -28,6 +28,7 @@ MODELS = sorted(
 )
 ALGORITHMS = sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml"))
 FILES = Files(Path("/rows/train.parquet"), Path("/rows/validation.parquet"), Path("/checkpoints"))
+MANAGER = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"  # of a class, not of verl's files
 WEIGHTS = Weights("owner/model", Lengths(4096, 1024), "{}", 7)
 
 
@@ -147,6 +148,16 @@ def test_any_key_of_verls_can_be_set() -> None:
         ),
         ({"ray_kwargs": {"ray_init": {"num_cpus": 4}}}, r"rearank starts Ray itself; see the section cluster"),
         ({"algorithm": {"gamm": 1}}, r"trainer\.verl\.algorithm\.gamm: .* did you mean gamma"),
+        (
+            {"trainer": {"v1": {"trainer_mode": "colocate_async"}}},
+            r"trainer_mode=colocate_async can't be served, only sync: .* synchronous trainer",
+        ),
+        (
+            {"algorithm": {"rollout_correction": {"bypass_mode": True}}},
+            r"bypass_mode=True can't be served, only False: .* no entropy.* set algorithm\.correction=token",
+        ),
+        ({"actor_rollout_ref": {"actor": {"use_prefix_grouper": True}}}, r"use_prefix_grouper=True .* never reads it"),
+        ({"trainer": {"n_gpus_per_node": 4}}, r"n_gpus_per_node is rearank's to decide: set cluster\.gpus_per_node"),
     ],
 )
 def test_a_key_that_verl_does_not_have_is_named(verl: dict[str, Any], message: str) -> None:
@@ -162,6 +173,62 @@ def test_a_key_that_verl_renames_is_an_error(tree: DictConfig, monkeypatch: pyte
     monkeypatch.setattr(compose, "verl_tree", lambda: renamed)
     with pytest.raises(TrainingError, match=r"no key actor_rollout_ref\.actor\.loss_agg_mode, which rearank sets"):
         configured()
+
+
+def test_every_key_that_is_refused_is_one_of_verls(tree: DictConfig) -> None:
+    """A name that verl doesn't have would refuse nothing."""
+    trees = [tree, compose.verl_tree("sft_trainer_engine")]
+    for key in (*keys.REFUSED, *keys.OURS):
+        assert any(keys._has(one, key) for one in trees) or key == MANAGER, key
+
+
+@pytest.mark.usefixtures("_one_tree")
+def test_what_verl_may_be_told_all_the_same() -> None:
+    config = configured(verl={"trainer": {"v1": {"trainer_mode": "sync"}}})
+    assert config.trainer.v1.trainer_mode == "sync"
+
+
+@pytest.mark.usefixtures("_one_tree")
+def test_a_pass_holds_as_many_tokens_wherever_log_probabilities_are_computed() -> None:
+    role = configured(tokens_per_pass=6144).actor_rollout_ref
+    budgets = (
+        role.actor.ppo_max_token_len_per_gpu,
+        role.rollout.log_prob_max_token_len_per_gpu,
+        role.ref.log_prob_max_token_len_per_gpu,
+    )
+    assert budgets == (6144, 6144, 6144)
+
+
+@pytest.mark.usefixtures("_one_tree")
+@pytest.mark.parametrize(("within", "size"), [(False, 16), (True, 8)])
+def test_what_the_state_is_spread_over(within: bool, size: int) -> None:
+    cluster = Cluster(address="auto", nodes=2, gpus_per_node=8, shard_within_node=within)
+    config = ppo_config(VerlTrainer(cluster=cluster), Ppo(), WEIGHTS, FILES, 5)
+    role = config.actor_rollout_ref
+    sizes = (role.actor.fsdp_config.fsdp_size, role.ref.fsdp_config.fsdp_size, config.critic.fsdp.fsdp_size)
+    assert sizes == (size, size, size)
+
+
+@pytest.mark.usefixtures("_one_tree")
+def test_truncated_importance_sampling() -> None:
+    off, on = (
+        ppo_config(trainer(), PolicyGradient(correction=how, correction_cap=3.0), WEIGHTS, FILES, 5).algorithm
+        for how in ("none", "token")
+    )
+    assert off.rollout_correction.rollout_is is None
+    assert (on.rollout_correction.rollout_is, on.rollout_correction.rollout_is_threshold) == ("token", 3.0)
+
+
+@pytest.mark.usefixtures("_one_tree")
+def test_kernels_and_precision() -> None:
+    role = configured().actor_rollout_ref
+    assert (role.model.use_fused_kernels, role.model.use_liger, role.rollout.layered_summon) == (False, False, False)
+    assert role.actor.fsdp_config.model_dtype == "fp32"
+    chosen = configured(
+        fused_kernels=True, liger=True, lora=Lora(), lora_base="bfloat16", layered_summon=True
+    ).actor_rollout_ref
+    assert (chosen.model.use_fused_kernels, chosen.model.use_liger, chosen.rollout.layered_summon) == (True, True, True)
+    assert chosen.actor.fsdp_config.model_dtype == "bf16"
 
 
 @pytest.mark.usefixtures("_one_tree")

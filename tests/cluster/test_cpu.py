@@ -68,7 +68,7 @@ def test_on_gpus_only_what_is_of_use_there_is_put_in_place() -> None:
     code = "import verl; from rearank.training.verl import cpu; print(cpu.applied)"
     expected = [patch.name for patch in PATCHES if patch.on_gpu]
     assert python(code, REARANK_WEIGHT_TIMEOUT="5") == str(expected)
-    assert len(expected) == 2
+    assert len(expected) == 3
 
 
 def test_verl_still_asks_small_vocabularies_for_a_newline() -> None:
@@ -115,3 +115,44 @@ def test_linear_weights_are_read_at_each_call() -> None:
         assert layer.cpu_linear(torch.ones(1, 3), layer.weight, None).tolist() == [[3.0, 3.0]]
     finally:
         utils.dispatch_cpu_unquantized_gemm = before
+
+
+def test_entropy_over_slices_is_not_compiled_anew_for_every_length() -> None:
+    """verl's engine as our config makes it, and as verl's own default would: graphs over twelve numbers of tokens."""
+    code = """
+import sys, torch, torch._dynamo as dynamo
+from functools import partial
+import verl
+from omegaconf import open_dict
+from pathlib import Path
+from rearank.training import tiny
+from rearank.training.algorithm import PolicyGradient
+from rearank.training.verl import Cluster, VerlTrainer
+from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.engine.fsdp import transformer_impl
+
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+torch.compile = partial(torch.compile, backend="eager")  # what is counted is tracing, not code for a GPU
+weights = Weights(str(tiny.ASSETS), Lengths(64, 64), "{}", 0)
+files = Files(Path("rows"), None, Path("checkpoints"))
+
+def graphs(**changes):
+    trainer = VerlTrainer(cluster=Cluster(gpus_per_node=1), device="cpu")
+    config = ppo_config(trainer, PolicyGradient(), weights, files, 1)
+    with open_dict(config):
+        config.actor_rollout_ref.actor.fsdp_config.update(changes)
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
+    engine = transformer_impl.FSDPEngineWithLMHead(model, actor.engine, actor.optim, actor.checkpoint)
+    dynamo.reset()
+    dynamo.utils.counters.clear()
+    for tokens in range(3000, 3000 + 12 * 2500, 2500):
+        engine.compute_entropy_from_logits(torch.zeros(tokens, 3), chunk_size=2048)
+    return dynamo.utils.counters["stats"]["unique_graphs"]
+
+print(graphs(), graphs(use_torch_compile=True))
+"""
+    ours, verls = map(int, python(code, VERL_PLATFORM="cpu", VERL_ENGINE_DEVICE="cuda").split())
+    assert ours == 0
+    assert verls >= 8, "compiled, verl no longer traces each length: use_torch_compile may be left to it"

@@ -42,6 +42,9 @@ class PolicyGradient:
         loss: ``token`` averages over the batch's tokens (paper), ``sequence`` over each answer's first, ``constant``
             divides by the longest possible answer.
         dynamic_sampling: replace groups whose answers all earn the same, which teach nothing, by fresh ones.
+        correction: truncated importance sampling. The rollout engine and the trainer give the same answer slightly
+            different probabilities; ``token`` weighs each token's loss by their ratio, ``sequence`` by the answer's.
+        correction_cap: the largest such weight.
     """
 
     steps: int | None = None
@@ -64,6 +67,8 @@ class PolicyGradient:
     advantage: Literal["group", "centred", "leave_one_out", "batch", "critic"] = "group"
     loss: Literal["token", "sequence", "constant"] = "token"
     dynamic_sampling: bool = False
+    correction: Literal["none", "token", "sequence"] = "none"
+    correction_cap: float = 2.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "prompts_per_step", "minibatches", "updates", "group_size"):
@@ -85,6 +90,8 @@ class PolicyGradient:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 < self.clip < 1:
             raise ValueError(f"clip must lie between 0 and 1 (0.2 is usual), not {self.clip}")
+        if self.correction_cap <= 1:
+            raise ValueError(f"correction_cap must be above 1, where both engines agree, not {self.correction_cap}")
         if self.epochs <= 0 or self.max_grad_norm <= 0:
             raise ValueError("epochs and max_grad_norm must be above 0")
         if (self.advantage == "critic") != isinstance(self, Ppo):

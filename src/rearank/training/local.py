@@ -15,6 +15,7 @@ from rearank.training.base import Best, Lora, TrainingError, TrainingJob
 from rearank.training.rows import TrainingRow
 
 _COMPLETE = "complete"
+_WEIGHTS = "weights"
 _log = logging.getLogger(__name__)
 
 
@@ -110,29 +111,43 @@ def lora_config(lora: Lora) -> Any:
     )
 
 
-def mark_complete(checkpoint: Path) -> None:
-    """Called when everything of a checkpoint is written: one without this mark was cut short by a kill."""
-    (checkpoint / _COMPLETE).touch()
+def mark_complete(checkpoint: Path, *, weights_only: bool = False) -> None:
+    """Called when everything of a checkpoint is written: one without a mark was cut short by a kill.
+
+    ``weights_only``: it can become the trained model, and no run can go on from it.
+    """
+    (checkpoint / (_WEIGHTS if weights_only else _COMPLETE)).touch()
 
 
 def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | None:
-    """The latest checkpoint that is whole; those that aren't are removed. Folders are named by ``pattern`` and step."""
-    start = len(pattern) - 1
-    found = sorted(folder.glob(pattern), key=lambda path: int(path.name[start:]))
-    for path in found:
-        if not (path / _COMPLETE).is_file():
+    """The latest checkpoint to go on from. Those that were cut short, and all after it, are removed.
+
+    Folders are named by ``pattern`` and step.
+    """
+    found = _by_step(folder, pattern)
+    whole = [step for step, path in found.items() if (path / _COMPLETE).is_file()]
+    last = max(whole, default=-1)
+    for step, path in found.items():
+        if step not in whole and not (step < last and (path / _WEIGHTS).is_file()):
             shutil.rmtree(path)
-    whole = [path for path in found if path.is_dir()]
-    return whole[-1] if whole else None
+    return found.get(last)
 
 
 def prune(folder: Path, pattern: str, keep: int, best: int) -> None:
-    """Remove checkpoints but the last ``keep`` and that of step ``best``; folders are named by ``pattern`` and step."""
+    """Remove checkpoints but that of step ``best`` and the last ``keep`` to go on from.
+
+    Folders are named by ``pattern`` and step.
+    """
+    found = _by_step(folder, pattern)
+    whole = [step for step, path in found.items() if (path / _COMPLETE).is_file()]
+    for step in found.keys() - {best, *whole[-keep:]}:
+        shutil.rmtree(found[step])
+
+
+def _by_step(folder: Path, pattern: str) -> dict[int, Path]:
+    """Folders that match ``pattern`` (a name that ends in ``*``) by the number in the star's place, rising."""
     start = len(pattern) - 1
-    found = sorted(folder.glob(pattern), key=lambda path: int(path.name[start:]))
-    for path in found[:-keep]:
-        if int(path.name[start:]) != best:
-            shutil.rmtree(path)
+    return dict(sorted((int(path.name[start:]), path) for path in folder.glob(pattern)))
 
 
 def keep_best(trainer: Any, tokenizer: Any, folder: Path, step: int, ndcg: float | None, best: Best) -> None:

@@ -50,6 +50,8 @@ _UNSUPPORTED = (
     ("advantage", "batch"),
     ("dynamic_sampling", True),
     ("kl_in", "reward"),
+    ("correction", "token"),  # TRL samples with the policy itself here: there is nothing to correct
+    ("correction", "sequence"),
 )
 _LOSSES = {"token": "dapo", "sequence": "grpo", "constant": "dr_grpo"}
 

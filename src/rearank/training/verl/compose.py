@@ -1,25 +1,21 @@
 """verl's config for a run: verl's own tree, ours on top, then the keys a user sets under ``trainer.verl``.
 
 The tree is composed from the files of the installed verl, which is not imported: that takes seconds and a GPU.
-A key of ours that verl no longer has is an error, and so is one of the user's.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import TrainingError
-from rearank.training.memory import FORWARD_RATIO
+from rearank.training.verl.keys import merge_user_keys, set_keys
 from rearank.training.verl.reward import FUNCTION
 
 if TYPE_CHECKING:
@@ -127,6 +123,7 @@ def cautious(trainer: VerlTrainer, lengths: Lengths) -> VerlTrainer:
         "tokens_per_pass": max(16384, lengths.total),
         "offload": "none",
         "rollout_memory": 0.6,
+        "gradient_checkpointing": True,
     }
     return replace(trainer, **{name: value for name, value in choices.items() if getattr(trainer, name) is None})
 
@@ -151,8 +148,7 @@ def sft_config(trainer: VerlTrainer, sft: Sft, weights: Weights, files: Files, s
         "optim.weight_decay": 0.0,
         "engine.strategy": "fsdp2",
         "engine.seed": weights.seed,
-        "engine.param_offload": trainer.offload == "all",
-        "engine.optimizer_offload": trainer.offload != "none",
+        **_under("engine", _sharding(trainer)),
         "checkpoint.save_contents": ["model", "optimizer", "extra"],
         "trainer.nnodes": trainer.cluster.nodes,
         "trainer.n_gpus_per_node": trainer.cluster.gpus_per_node,
@@ -172,7 +168,6 @@ def sft_config(trainer: VerlTrainer, sft: Sft, weights: Weights, files: Files, s
     if trainer.on_cpu:
         settings |= {
             "trainer.device": "cpu",
-            "engine.use_torch_compile": False,
             "+engine.mixed_precision": _FLOAT32,
         }
     set_keys(config, settings, "ours")
@@ -205,6 +200,8 @@ def _backbone(trainer: VerlTrainer, weights: Weights) -> dict[str, Any]:
         "path": weights.path,
         "enable_gradient_checkpointing": trainer.gradient_checkpointing,
         "+override_config.attn_implementation": trainer.attention_kernel,
+        "use_fused_kernels": trainer.fused_kernels,
+        "use_liger": trainer.liger,
     }
     if trainer.lora is not None:
         keys |= {
@@ -212,6 +209,18 @@ def _backbone(trainer: VerlTrainer, weights: Weights) -> dict[str, Any]:
             "lora_alpha": trainer.lora.alpha or 2 * trainer.lora.rank,
             "target_modules": modules[0] if len(modules := trainer.lora.modules.split(",")) == 1 else modules,
         }
+    return keys
+
+
+def _sharding(trainer: VerlTrainer) -> dict[str, Any]:
+    """Where a trained model's state lies."""
+    keys: dict[str, Any] = {
+        "fsdp_size": trainer.cluster.shards,
+        "param_offload": trainer.offload == "all",
+        "optimizer_offload": trainer.offload != "none",
+    }
+    if trainer.lora is not None and trainer.lora_base == "bfloat16":
+        keys["model_dtype"] = "bf16"  # the adapters stay float32: see the patch of that name
     return keys
 
 
@@ -238,10 +247,11 @@ def _actor(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) ->
         "optim.lr_warmup_steps": algorithm.warmup_steps,
         "optim.lr_scheduler_type": "constant",
         "optim.weight_decay": algorithm.weight_decay,
-        # Logits of a long batch are the largest thing in memory; entropy is computed over slices of them.
+        # Logits of a long batch are the largest thing in memory; entropy is computed over slices of them. Compiled, the
+        # loop over slices is traced anew for every number of tokens, until torch gives up after eight.
         "entropy_from_logits_with_chunking": True,
-        "fsdp_config.param_offload": trainer.offload == "all",
-        "fsdp_config.optimizer_offload": trainer.offload != "none",
+        "fsdp_config.use_torch_compile": False,
+        **_under("fsdp_config", _sharding(trainer)),
         "fsdp_config.seed": weights.seed,
         "checkpoint.save_contents": ["model", "optimizer", "extra"],
     }
@@ -263,14 +273,18 @@ def _rollout(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) 
         "gpu_memory_utilization": trainer.rollout_memory,
         "tensor_model_parallel_size": trainer.tensor_parallel,
         "load_format": "safetensors" if trainer.lora is not None else "dummy",
+        "layered_summon": trainer.layered_summon,
         "agent.num_workers": trainer.rollout_workers,
         "+agent.agent_loop_manager_class": "rearank.training.verl.rollouts.RolloutManager",
         "log_prob_use_dynamic_bsz": True,
-        "log_prob_max_token_len_per_gpu": FORWARD_RATIO * (trainer.tokens_per_pass or 0),  # no backward pass
+        # As many as in the update, though no backward pass asks for memory: other packs round otherwise in bfloat16,
+        # and the ratios of unchanged weights leave 1 (verl issue 6280).
+        "log_prob_max_token_len_per_gpu": trainer.tokens_per_pass,
     }
     return _under("actor_rollout_ref.rollout", keys) | {
         "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": True,
-        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": FORWARD_RATIO * (trainer.tokens_per_pass or 0),
+        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": trainer.tokens_per_pass,
+        "actor_rollout_ref.ref.fsdp_config.fsdp_size": trainer.cluster.shards,
     }
 
 
@@ -284,6 +298,8 @@ def _algorithm(algorithm: PolicyGradient) -> dict[str, Any]:
         "kl_ctrl.kl_coef": algorithm.kl if in_reward else 0.0,
         "filter_groups.enable": algorithm.dynamic_sampling,
         "filter_groups.metric": "reward",
+        "rollout_correction.rollout_is": None if algorithm.correction == "none" else algorithm.correction,
+        "rollout_correction.rollout_is_threshold": algorithm.correction_cap,
     }
     if isinstance(algorithm, Ppo):
         keys |= {"gamma": algorithm.gamma, "lam": algorithm.lam}
@@ -303,8 +319,7 @@ def _critic(trainer: VerlTrainer, algorithm: Ppo, weights: Weights) -> dict[str,
         # Of both its passes, the update's too, whatever ppo_max_token_len_per_gpu says (trainer_base.py).
         "+ppo_infer_max_token_len_per_gpu": trainer.tokens_per_pass,
         "data_loader_seed": weights.seed,
-        "fsdp.param_offload": trainer.offload == "all",
-        "fsdp.optimizer_offload": trainer.offload != "none",
+        **_under("fsdp", _sharding(trainer)),
     }
     # verl's policy learns from step critic_warmup on, counted from 1.
     return _under("critic", keys) | {"trainer.critic_warmup": algorithm.critic_warmup + 1}
@@ -340,12 +355,8 @@ def _on_cpu(trainer: VerlTrainer) -> dict[str, Any]:
     """One core is as good as the next: small buffers, single workers, float32 throughout."""
     return {
         "trainer.device": "cpu",
-        "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,
-        "actor_rollout_ref.ref.fsdp_config.use_torch_compile": False,
-        "actor_rollout_ref.actor.use_torch_compile": False,
         "+actor_rollout_ref.actor.fsdp_config.mixed_precision": _FLOAT32,
         "+actor_rollout_ref.ref.fsdp_config.mixed_precision": _FLOAT32,
-        "critic.fsdp.use_torch_compile": False,
         "+critic.fsdp.mixed_precision": _FLOAT32,
         "actor_rollout_ref.rollout.dtype": "float32",
         "actor_rollout_ref.rollout.enforce_eager": True,
@@ -361,82 +372,3 @@ def _on_cpu(trainer: VerlTrainer) -> dict[str, Any]:
 
 def _under(prefix: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     return {f"+{prefix}.{key[1:]}" if key.startswith("+") else f"{prefix}.{key}": value for key, value in keys.items()}
-
-
-def set_keys(config: DictConfig, settings: Mapping[str, Any], whose: str) -> None:
-    """Set dotted keys in place; one that isn't in the tree must be marked by ``+``, as on Hydra's command line.
-
-    Raises ``TrainingError`` naming the key, where it is missing, or is there but marked as new.
-    """
-    for marked, value in settings.items():
-        key, new = marked.removeprefix("+"), marked.startswith("+")
-        try:
-            known = _has(config, key)
-        except OmegaConfBaseException as error:
-            raise TrainingError(f"verl's {key} ({whose}): {error}") from error
-        if not known and not new:
-            raise TrainingError(
-                f"the installed verl has no key {key}, which rearank sets; install verl 0.9.1 (extra cluster)"
-            )
-        with open_dict(config):
-            OmegaConf.update(config, key, value, force_add=new)
-
-
-def _has(config: DictConfig, key: str) -> bool:
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    return isinstance(node, DictConfig) and name in list(node)  # a value still missing (???) is a key, too
-
-
-def merge_user_keys(config: DictConfig, user: Mapping[str, Any]) -> None:
-    """Put the subtree ``trainer.verl`` over ``config`` in place.
-
-    A key is known where verl's files have it, where it lies under a mapping that verl leaves empty for its users, or
-    where the class that the mapping is read into has such a field.
-
-    Raises ``TrainingError`` naming the key and the closest known ones.
-    """
-    for key, value in _leaves(user):
-        if key.startswith("ray_kwargs."):
-            raise TrainingError(
-                f"trainer.verl.{key}: rearank starts Ray itself; see the section cluster (cluster.runtime_env, ...)"
-            )
-        _check_user_key(config, key)
-        with open_dict(config):
-            OmegaConf.update(config, key, value, force_add=True)
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        key = f"{prefix}.{name}" if prefix else str(name)
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, key)
-        else:
-            yield key, value
-
-
-def _check_user_key(config: DictConfig, key: str) -> None:
-    node: Any = config
-    names = key.split(".")
-    for position, name in enumerate(names):
-        if not isinstance(node, DictConfig) or len(node) == 0:
-            return  # null or {} in verl's files: filled by users
-        if name not in list(node):
-            if name in _fields(node):
-                return
-            where = ".".join(names[:position])
-            close = difflib.get_close_matches(name, map(str, node), n=3, cutoff=0.5) or sorted(map(str, node))
-            raise TrainingError(
-                f"trainer.verl.{key}: the installed verl has no key {name} "
-                f"{f'under {where}' if where else 'at its top'}; did you mean {' or '.join(close)}?"
-            )
-        node = None if OmegaConf.is_missing(node, name) else node[name]
-
-
-def _fields(node: DictConfig) -> set[str]:
-    """Fields of the class that verl reads ``node`` into; imports verl, so only for keys its files don't have."""
-    target = node.get("_target_")
-    if not target:
-        return set()
-    module, _, name = str(target).rpartition(".")
-    return set(getattr(getattr(importlib.import_module(module), name), "__dataclass_fields__", ()))

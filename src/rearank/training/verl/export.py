@@ -64,28 +64,52 @@ def world_size(shards: Path) -> int:
         raise TrainingError(f"{path}: not a checkpoint of verl's ({error})") from error
 
 
-def merged_weights(folder: Path) -> dict[str, Any]:
-    """Parameter name -> whole tensor, put together from every rank's shard."""
+def sharded_over(folder: Path) -> int:
+    """Over how many GPUs each copy of the weights is spread; fewer than ``world_size`` where nodes hold copies."""
     import torch
     from torch.distributed.tensor import DTensor
 
+    path = _shard_paths(folder)[0]
+    weights = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    sizes = (value.device_mesh.mesh.shape[-1] for value in weights.values() if isinstance(value, DTensor))
+    return int(next(sizes, 1))
+
+
+def merged_weights(folder: Path) -> dict[str, Any]:
+    """Parameter name -> whole tensor, put together from the shards of one copy of the weights.
+
+    Ranks are spread over a mesh, (shards,) or, with ``cluster.shard_within_node``, (copies, shards).
+    """
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    shards = [torch.load(path, map_location="cpu", weights_only=False, mmap=True) for path in _shard_paths(folder)]
+
+    def whole(name: str) -> Any:
+        first = shards[0][name]
+        if not isinstance(first, DTensor):
+            return first
+        ranks, dims = first.device_mesh.mesh, []
+        for axis, placement in reversed(list(enumerate(first.placements))):
+            if placement.is_shard():
+                dims.append(placement.dim)
+            else:
+                ranks = ranks.select(axis, 0)
+        local = [shards[rank][name].to_local() for rank in ranks.flatten().tolist()]
+        return torch.cat(local, dim=dims[0]) if dims else local[0]
+
+    return {name: whole(name) for name in shards[0]}
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    """In the order of ranks. Raises ``TrainingError`` where one is missing."""
     size = world_size(folder)
     paths = [folder / f"model_world_size_{size}_rank_{rank}.pt" for rank in range(size)]
     if missing := [path for path in paths if not path.is_file()]:
         raise TrainingError(
             f"{missing[0]}: no such shard; checkpoints of several nodes need a file system they share (paths.outputs)"
         )
-    shards = [torch.load(path, map_location="cpu", weights_only=False, mmap=True) for path in paths]
-
-    def whole(name: str) -> Any:
-        parts = [shard[name] for shard in shards]
-        if not isinstance(parts[0], DTensor):
-            return parts[0]
-        placement = parts[0].placements[-1]
-        local = [part.to_local() for part in parts]
-        return torch.cat(local, dim=placement.dim) if placement.is_shard() else local[0]
-
-    return {name: whole(name) for name in shards[0]}
+    return paths
 
 
 def _with_adapters(policy: Any, lora: Lora) -> Any:

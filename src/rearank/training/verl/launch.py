@@ -20,7 +20,7 @@ from rearank.training.guard import Watchdog
 from rearank.training.local import complete_checkpoint, load_tokenizer
 from rearank.training.rows import TrainingRow, save_rows
 from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config, sft_config
-from rearank.training.verl.export import export, export_base, world_size
+from rearank.training.verl.export import export, export_base, sharded_over, world_size
 from rearank.training.verl.lengths import rows_that_fit
 from rearank.training.verl.node import Cluster, VerlTrainer
 from rearank.training.verl.preflight import gpu_gib, settled
@@ -202,12 +202,18 @@ def _reachable(job: TrainingJob) -> str:
 
 
 def _check_same_gpus(shards: Path, cluster: Cluster) -> None:
-    """verl's shards are loaded by as many GPUs as wrote them."""
+    """verl's shards are loaded by as many GPUs as wrote them, spread as they were."""
     wrote = world_size(shards)
     if wrote != cluster.gpus:
         raise TrainingError(
             f"{shards} was written by {wrote} GPUs and this run has {cluster.gpus}: go on with cluster.nodes x "
             f"cluster.gpus_per_node = {wrote}, or start afresh under another name=..."
+        )
+    if (spread := sharded_over(shards)) != cluster.shards:
+        raise TrainingError(
+            f"{shards} holds copies spread over {spread} GPUs each and this run spreads them over {cluster.shards}: go "
+            "on with the cluster.shard_within_node and cluster.gpus_per_node it was written with, or start afresh "
+            "under another name=..."
         )
 
 

@@ -31,6 +31,8 @@ class Cluster:
         nodes: machines that train.
         gpus_per_node: GPUs of each.
         gpu_gib: memory of each, to plan by; ``null`` for what is seen here, or 79 (an 80 GB GPU) where none is.
+        shard_within_node: hold a whole copy of the training's state on every machine, spread over its own GPUs (HSDP):
+            between machines only gradients travel. Otherwise the state is spread over all GPUs.
         cpus: cores that a Ray of our own counts; ``null`` for the machine's, or more where verl's actors ask for more.
         runtime_env: Ray's, for an existing cluster whose machines lack this code: ``{working_dir: ...}``, ``env_vars``.
         seconds_to_sync: for a transfer of weights to the rollout engines; a dead one ends the run after it.
@@ -40,6 +42,7 @@ class Cluster:
     nodes: int = 1
     gpus_per_node: int = 8
     gpu_gib: float | None = None
+    shard_within_node: bool = False
     cpus: int | None = None
     runtime_env: dict[str, Any] = field(default_factory=dict)
     seconds_to_sync: float = 120.0
@@ -62,6 +65,11 @@ class Cluster:
         """Of all nodes."""
         return self.nodes * self.gpus_per_node
 
+    @property
+    def shards(self) -> int:
+        """Over how many GPUs a copy of the training's state is spread (verl's ``fsdp_size``)."""
+        return self.gpus_per_node if self.shard_within_node else self.gpus
+
 
 @dataclass(frozen=True)
 class VerlTrainer:
@@ -77,9 +85,13 @@ class VerlTrainer:
         rollout_memory: share of a GPU's memory for the rollout engine, weights included.
         max_sequences: answers a rollout engine works on at once.
         max_prompt_tokens: longer prompts are left out, and counted before anything starts.
-        gradient_checkpointing: less memory, a third more time.
+        gradient_checkpointing: keep only each layer's input for the backward pass: less memory, a third more time.
+        fused_kernels: compute log-probabilities and entropy without holding the logits (verl's ``use_fused_kernels``).
+        liger: Liger's kernels for norms, rotation and MLP (package liger-kernel; GPUs only).
+        lora_base: precision of the frozen weights under ``lora``; adapters are trained in float32.
+        layered_summon: under ``lora``, give vLLM the adapters a layer at a time: less memory, slower.
         attention: ``auto``: flash-attention where it is installed, torch's own otherwise.
-        save_every: steps between two checkpoints to resume from; there is one at each validation, too.
+        save_every: steps between two checkpoints to resume from; at a validation between them only weights are written.
         keep: how many of them stay, the best one aside.
         validate_every: steps between two validations (and before the first).
         rollout_samples: sampled answers written down at every validation.
@@ -101,6 +113,10 @@ class VerlTrainer:
     max_sequences: int = 256
     max_prompt_tokens: int = 4096
     gradient_checkpointing: bool = True
+    fused_kernels: bool = False
+    liger: bool = False
+    lora_base: Literal["float32", "bfloat16"] = "float32"
+    layered_summon: bool = False
     attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
     save_every: int = 20
     keep: int = 2

@@ -1,22 +1,35 @@
-"""verl's agent loop with two things added: a seed for every answer, if asked for, and failures told at once.
+"""verl's agent loop with three things added: one engine for a group, a seed for an answer, an end at the first failure.
 
-verl counts a failed answer and goes on with the others; a run of ours ends with what went wrong.
-Chosen by ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``. Imported in the cluster only.
+verl spreads a group over all rollout engines, and each of them reads the prompt anew; by one routing id a group shares
+one engine, whose prefix cache reads it once. verl counts a failed answer and goes on with the others; a run of ours
+ends with what went wrong. ``compose`` chooses the worker, ``Trainer.get_llm_client`` the client. Imported in the
+cluster only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from contextvars import ContextVar
 from typing import Any
 
 import ray
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+from verl.workers.rollout.llm_server import LLMServerClient
 
 from rearank.training.verl.events import SEEDED, Reporter, root_cause
 
 _Worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+_group: ContextVar[str] = ContextVar("group")
+"""Of the answer that the running task samples."""
+
+
+class GroupClient(LLMServerClient):  # type: ignore[misc]
+    """Asks the same rollout engine for all answers of a group. What vLLM calls a request stays verl's, and unique."""
+
+    async def _acquire_server(self, request_id: str, **extra: Any) -> Any:
+        return await super()._acquire_server(_group.get(request_id), **extra)
 
 
 class RolloutWorker(_Worker):  # type: ignore[misc,valid-type]
@@ -33,6 +46,7 @@ class RolloutWorker(_Worker):  # type: ignore[misc,valid-type]
         if SEEDED in os.environ and not trajectory["validate"]:
             place = (trajectory["step"], kwargs["index"], kwargs["session_id"])
             sampling_params = {**sampling_params, "seed": answer_seed(self.config.data.seed, *place)}
+        _group.set(str(kwargs["uid"]))
         try:
             return await super()._run_agent_loop(sampling_params, trajectory=trajectory, **kwargs)
         except Exception as error:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Any, NamedTuple
 
+import ray
 import torch
 import transfer_queue as tq
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -24,9 +25,13 @@ from rearank.training.guard import Guard, Watchdog
 from rearank.training.local import mark_complete, prune
 from rearank.training.rows import read_rows
 from rearank.training.verl.events import Reporter
+from rearank.training.verl.rollouts import GroupClient
 
 POLL = 0.1
 """Seconds between two looks for finished answers; verl's own 2.0 s is most of a small step."""
+
+WIDE = 0.1
+"""How far from 1 the ratio of a token's two probabilities (trainer's, rollout engine's) is called wide."""
 
 REPLACED = 20
 """Batches that dynamic sampling may draw for one step."""
@@ -41,6 +46,8 @@ _CURVES = {
     "prompt_length/mean": "rollout/prompt_length",
     "training/rollout_probs_diff_max": "train/rollout_gap_max",
     "training/rollout_probs_diff_mean": "train/rollout_gap_mean",
+    "rollout_corr/rollout_is_ratio_fraction_high": "train/corrected",
+    "rollout_corr/rollout_is_mean": "train/correction_weight",
     "training/filter_groups/evicted_samples": "rollout/groups_replaced",
     "perf/throughput": "perf/tokens_per_second_per_gpu",
     "perf/mfu/actor": "perf/mfu",
@@ -76,6 +83,26 @@ class Watch:
     """Lines logged before a stop, up to the checkpoint that is resumed."""
 
 
+class _Answer(NamedTuple):
+    """A sampled answer: its group, its row, its tokens, the reward function's scores, and its prompt's tokens."""
+
+    group: str
+    row: int
+    tokens: torch.Tensor
+    scores: Mapping[str, Any]
+    prompt: int
+    cached: int
+    """Of the prompt's tokens, those that the rollout engine had read before."""
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """One on disk that doesn't count yet."""
+
+    path: Path
+    weights_only: bool
+
+
 class Trainer(PPOTrainerSync):  # type: ignore[misc]
     """verl's trainer, watched."""
 
@@ -92,7 +119,7 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         self._validation_length = 0.0
         self._scores: dict[str, dict[str, Any]] = {}
         self._shown_answers: list[list[str]] = []
-        self._saved: Path | None = None
+        self._saved: _Checkpoint | None = None
         self._replaced = 0
         self.stopped: str | None = None
         self._remember(watch.history)
@@ -116,6 +143,10 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         return True
 
     # What verl's trainer calls.
+
+    def get_llm_client(self) -> Any:
+        """verl's, which keeps a group's answers on one rollout engine."""
+        return self.llm_server_manager.get_client(client_cls=GroupClient)
 
     def _build_replay_buffer(self) -> Any:
         """verl's, which looks for finished answers more often and ends the run at the first that failed."""
@@ -162,13 +193,25 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
             self._log(0, figures)
 
     def _save_checkpoint(self) -> None:
-        """Only at the steps that are due; it counts once the step's figures are logged."""
-        step, last = self.global_steps, self.total_training_steps
-        validated = self.config.trainer.test_freq > 0 and step % self._watch.validate_every == 0
-        due = validated or step % self._watch.save_every == 0
-        if due or step >= last:
+        """Only at the steps that are due; it counts once the step's figures are logged.
+
+        Where only a validation is due the weights are enough, a third of the whole: the step may be the best one.
+        """
+        step = self.global_steps
+        if step % self._watch.save_every == 0 or step >= self.total_training_steps:
+            self._save(weights_only=False)
+        elif self.config.trainer.test_freq > 0 and step % self._watch.validate_every == 0:
+            self._save(weights_only=True)
+
+    def _save(self, *, weights_only: bool) -> None:
+        place = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        contents = ["model"] if weights_only else list(self.config.actor_rollout_ref.actor.checkpoint.save_contents)
+        ray.get([worker.__ray_call__.remote(_save_only, contents) for worker in self.actor_rollout_wg.workers])
+        if weights_only:
+            self.actor_rollout_wg.save_checkpoint(str(place / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
+        else:
             super()._save_checkpoint()
-            self._saved = Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
+        self._saved = _Checkpoint(place, weights_only)
 
     def _maybe_log_val_generations(self, inputs: Any, outputs: Sequence[str], scores: Any) -> None:
         """Called with every validation answer: how long they are."""
@@ -203,14 +246,13 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
             figures |= self._take_validation(global_steps)
             reason = reason or self._dog.validated(figures["val/ndcg@10"])
         number = self._log(global_steps, figures)
-        if self._saved is None and reason is not None:
+        if reason is not None and (self._saved is None or self._saved.weights_only):
             self.checkpoint_manager.sleep_replicas()  # verl saves while the rollout engines have let go of the GPU
-            super()._save_checkpoint()
-            self._saved = Path(self.config.trainer.default_local_dir) / f"global_step_{global_steps}"
+            self._save(weights_only=False)
         if self._saved is not None:
             self._reporter.wait_for_driver(number)
-            mark_complete(self._saved)
-            prune(self._saved.parent, "global_step_*", self._watch.keep, self._best_step)
+            mark_complete(self._saved.path, weights_only=self._saved.weights_only)
+            prune(self._saved.path.parent, "global_step_*", self._watch.keep, self._best_step)
             self._saved = None
         if reason is not None:
             self.stopped = reason
@@ -234,19 +276,20 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         figures = {ours: float(metrics[theirs]) for theirs, ours in _CURVES.items() if theirs in metrics}
         figures |= {f"time/{ours}": float(timing[theirs]) for theirs, ours in _TIMES.items() if theirs in timing}
         answers = self._answers(batch)
-        breakdowns = [breakdown_of(answer) for *_, answer in answers]
+        breakdowns = [breakdown_of(answer.scores) for answer in answers]
         figures |= {rollout_name(name): value for name, value in describe(breakdowns).items()}
         groups: dict[str, list[float]] = defaultdict(list)
-        for (uid, *_), breakdown in zip(answers, breakdowns, strict=True):
-            groups[uid].append(breakdown.total)
+        for answer, breakdown in zip(answers, breakdowns, strict=True):
+            groups[answer.group].append(breakdown.total)
         spreads = [pstdev(rewards) for rewards in groups.values()]
-        lengths = [len(tokens) for _, _, tokens, _ in answers]
+        lengths = [len(answer.tokens) for answer in answers]
         limit = self.config.data.max_response_length
         figures["rollout/length"], figures["rollout/length_max"] = fmean(lengths), float(max(lengths))
         figures["rollout/cut_off"] = fmean(length >= limit for length in lengths)
         figures["rollout/reward_spread"] = fmean(spreads)
         figures["rollout/groups_without_spread"] = fmean(spread == 0 for spread in spreads)
-        figures["rollout/reward_seconds"] = sum(answer["seconds"] for *_, answer in answers)
+        figures["rollout/prefill_shared"] = sum(a.cached for a in answers) / sum(a.prompt for a in answers)
+        figures["rollout/reward_seconds"] = sum(answer.scores["seconds"] for answer in answers)
         figures["rollout/reward_share"] = figures["rollout/reward_seconds"] / figures["time/step"]
         figures["train/seconds"] = figures["time/step"]
         figures |= self._token_means(batch)
@@ -255,42 +298,65 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         figures |= {f"verl/{name}": float(v) for name, v in metrics.items() if isinstance(v, (int, float))}
         return figures
 
-    def _answers(self, batch: Any) -> list[tuple[str, int, torch.Tensor, dict[str, Any]]]:
-        """(group, row, answer's tokens, its scores) of every answer of the step."""
-        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    def _answers(self, batch: Any) -> list[_Answer]:
+        """Every answer of the step."""
+        tags = _real(batch)
         data = tq.kv_batch_get(
-            keys=keys, partition_id=batch.partition_id, select_fields=["uid", "index", "responses", "extra_fields"]
+            keys=list(tags),
+            partition_id=batch.partition_id,
+            select_fields=["uid", "index", "responses", "extra_fields"],
         )
-        scores = [extra["reward_extra_info"] for extra in _column(data, "extra_fields")]
-        self._scores = dict(zip(keys, scores, strict=True))
+        extras = _column(data, "extra_fields")
+        scores = [extra["reward_extra_info"] for extra in extras]
+        self._scores = dict(zip(tags, scores, strict=True))
         uids, rows = map(str, _column(data, "uid")), map(int, _column(data, "index"))
-        return list(zip(uids, rows, data["responses"].unbind(), scores, strict=True))
+        prompts = [tag["prompt_len"] for tag in tags.values()]
+        cached = [extra.get("num_cached_tokens") or 0 for extra in extras]
+        return list(map(_Answer, uids, rows, data["responses"].unbind(), scores, prompts, cached))
 
     def _token_means(self, batch: Any) -> dict[str, float]:
-        """Entropy and KL, nats a token, of the policy that sampled.
+        """Entropy and KL, nats a token, of the policy that sampled; and where its two engines disagree.
 
         verl's own figures are weighed as its loss is (``loss_agg_mode``), which depends on the algorithm.
         """
-        names = ["entropy", *(["old_log_probs", "ref_log_prob"] if self.use_reference_policy else [])]
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
-        figures = {"train/entropy": float(torch.cat(list(data["entropy"].unbind())).mean())}
+        names = ["entropy", "old_log_probs", "rollout_log_probs"]
+        names += ["ref_log_prob"] if self.use_reference_policy else []
+        data = tq.kv_batch_get(keys=list(_real(batch)), partition_id=batch.partition_id, select_fields=names)
+        flat = {name: torch.cat(list(data[name].unbind())) for name in names}
+        ratio = (flat["old_log_probs"] - flat["rollout_log_probs"]).exp()
+        figures = {
+            "train/entropy": float(flat["entropy"].mean()),
+            "train/rollout_gap_wide": float(((ratio - 1).abs() > WIDE).float().mean()),
+        }
         if self.use_reference_policy:
-            gap = torch.cat(list(data["ref_log_prob"].unbind())) - torch.cat(list(data["old_log_probs"].unbind()))
+            gap = flat["ref_log_prob"] - flat["old_log_probs"]
             figures["train/kl"] = float((gap.exp() - gap - 1).mean())  # unbiased, of low variance (Schulman's k3)
         return figures
 
-    def _keep_some(self, answers: Sequence[tuple[str, int, torch.Tensor, dict[str, Any]]]) -> None:
+    def _keep_some(self, answers: Sequence[_Answer]) -> None:
         """The first answer of the first few groups, to be read by a person."""
-        first = {uid: (index, tokens, answer) for uid, index, tokens, answer in reversed(answers)}
-        chosen = sorted(first.values(), key=lambda one: one[0])[: self._watch.rollout_samples]
+        first = {answer.group: answer for answer in reversed(answers)}
+        chosen = sorted(first.values(), key=lambda one: one.row)[: self._watch.rollout_samples]
         self._shown_answers = [
             rollout_line(
-                self._rows[index],
-                self.tokenizer.decode(tokens, skip_special_tokens=True),
-                breakdown_of(answer),
+                self._rows[answer.row],
+                self.tokenizer.decode(answer.tokens, skip_special_tokens=True),
+                breakdown_of(answer.scores),
             )
-            for index, tokens, answer in chosen
+            for answer in chosen
         ]
+
+
+def _real(batch: Any) -> dict[str, Mapping[str, Any]]:
+    """Keys and tags of a batch's answers, without those that verl pads it with."""
+    return {key: tag for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)}
+
+
+def _save_only(worker: Any, contents: list[str]) -> None:
+    """In a worker: what the policy's next checkpoints hold."""
+    for role in worker.worker_dict.values():
+        if (actor := getattr(role, "actor", None)) is not None:
+            actor.engine.checkpoint_manager.checkpoint_save_contents = contents
 
 
 def _column(data: Any, name: str) -> list[Any]:

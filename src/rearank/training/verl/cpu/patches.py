@@ -140,6 +140,25 @@ def _wants_flash_attention(module: ModuleType) -> bool:
     return "flash_attention_2" in inspect.getsource(module.load_valuehead_model)
 
 
+def _float32_adapters(module: ModuleType) -> None:
+    import torch
+
+    build = module.FSDPEngine._build_lora_module
+
+    def build_lora_module(self: Any, base: Any) -> Any:
+        adapted = build(self, base)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.float32)
+        return adapted
+
+    module.FSDPEngine._build_lora_module = build_lora_module
+
+
+def _casts_adapters(module: ModuleType) -> bool:
+    return "base_dtype" in inspect.getsource(module.FSDPEngine._build_lora_module)
+
+
 def _timed_sockets(module: ModuleType) -> None:
     import zmq
 
@@ -191,6 +210,16 @@ PATCHES = (
         where="verl/utils/model.py, load_valuehead_model",
         change=_plain_value_head,
         needed=_wants_flash_attention,
+        on_gpu=True,
+    ),
+    Patch(
+        name="float32 adapters",
+        module="verl.workers.engine.fsdp.transformer_impl",
+        why="adapters are rounded to their base's precision, and in bfloat16 (trainer.lora_base) a step of 1e-6 is "
+        "lost; FSDP2 asks for one precision of the trained parameters only",
+        where="verl/workers/engine/fsdp/transformer_impl.py, FSDPEngine._build_lora_module",
+        change=_float32_adapters,
+        needed=_casts_adapters,
         on_gpu=True,
     ),
     Patch(
