@@ -210,6 +210,14 @@ def test_what_the_state_is_spread_over(within: bool, size: int) -> None:
 
 
 @pytest.mark.usefixtures("_one_tree")
+@pytest.mark.parametrize(("parameters", "mebibytes"), [(0, 2048), (152064 * 3584, 2079), (1000, 2048)])
+def test_the_largest_weight_fits_the_buffer_it_travels_in(parameters: int, mebibytes: int) -> None:
+    weights = replace(WEIGHTS, largest=parameters)
+    config = ppo_config(VerlTrainer(cluster=Cluster()), PolicyGradient(), weights, FILES, 5)
+    assert config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes == mebibytes
+
+
+@pytest.mark.usefixtures("_one_tree")
 def test_truncated_importance_sampling() -> None:
     off, on = (
         ppo_config(trainer(), PolicyGradient(correction=how, correction_cap=3.0), WEIGHTS, FILES, 5).algorithm
@@ -238,6 +246,8 @@ def test_adapters() -> None:
     assert configured().actor_rollout_ref.model.lora_rank == 0
     some = configured(lora=Lora(modules="q_proj,v_proj")).actor_rollout_ref.model
     assert list(some.target_modules) == ["q_proj", "v_proj"]
+    with pytest.raises(TrainingError, match="liger=true needs a GPU and the package liger-kernel"):
+        trainer(liger=True).check(PolicyGradient())
     with pytest.raises(TrainingError, match="no dropout in adapters"):
         trainer(lora=Lora(dropout=0.1)).check(PolicyGradient())
 

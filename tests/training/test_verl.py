@@ -206,6 +206,10 @@ def test_measured_with_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.L
         (lambda: VerlTrainer(cluster=Cluster(gpus_per_node=3), tensor_parallel=2), "tensor_parallel .2. must divide"),
         (lambda: VerlTrainer(cluster=Cluster(), rollout_memory=1.0), "rollout_memory is a share"),
         (lambda: VerlTrainer(cluster=Cluster(), keep=0), "keep must be at least 1"),
+        (
+            lambda: VerlTrainer(cluster=Cluster(), lora_base="bfloat16"),
+            "lora_base and layered_summon are about adapters",
+        ),
     ],
 )
 def test_ranges(make: Callable[[], object], message: str) -> None:

@@ -30,6 +30,10 @@ _ESTIMATORS = {
     "batch": "reinforce_plus_plus",
     "critic": "gae",
 }
+_MEBIBYTE = 1 << 20
+# Weights travel to the rollout engines through a buffer. verl hands a weight that exceeds it over by a path that has no
+# fallback and that nobody tests, and Qwen2.5-7B's embedding (2,079 MiB of float32) exceeds verl's own 2 GiB.
+_BUCKET = 2048
 _FLOAT32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
 _LOSSES = {"token": "token-mean", "sequence": "seq-mean-token-mean", "constant": "seq-mean-token-sum-norm"}
 
@@ -66,6 +70,8 @@ class Weights:
     """The reward's config node as JSON."""
     seed: int
     name: str = "rearank"
+    largest: int = 0
+    """Parameters of the largest weight, as far as it is known: the embedding."""
 
 
 def verl_tree(name: str = "ppo_trainer") -> DictConfig:
@@ -274,6 +280,7 @@ def _rollout(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) 
         "tensor_model_parallel_size": trainer.tensor_parallel,
         "load_format": "safetensors" if trainer.lora is not None else "dummy",
         "layered_summon": trainer.layered_summon,
+        "checkpoint_engine.update_weights_bucket_megabytes": max(_BUCKET, -(-4 * weights.largest // _MEBIBYTE)),
         "agent.num_workers": trainer.rollout_workers,
         "+agent.agent_loop_manager_class": "rearank.training.verl.rollouts.RolloutManager",
         "log_prob_use_dynamic_bsz": True,

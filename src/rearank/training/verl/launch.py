@@ -122,7 +122,12 @@ def _files(job: TrainingJob, validation: bool) -> Files:
 
 def _weights(job: TrainingJob, lengths: Lengths) -> Weights:
     return Weights(
-        _reachable(job), lengths, json.dumps(node_of(job.reward)), job.seed, job.folder.resolve().parent.name
+        _reachable(job),
+        lengths,
+        json.dumps(node_of(job.reward)),
+        job.seed,
+        job.folder.resolve().parent.name,
+        job.sizes.embedding_parameters if job.sizes is not None else 0,
     )
 
 

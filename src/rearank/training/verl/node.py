@@ -140,6 +140,11 @@ class VerlTrainer:
             raise ValueError(f"rollout_memory is a share and must lie between 0 and 1, not {self.rollout_memory}")
         if self.rollout_samples < 0:
             raise ValueError(f"rollout_samples must not be negative, not {self.rollout_samples}")
+        if self.lora is None and (self.lora_base != "float32" or self.layered_summon):
+            raise ValueError(
+                "lora_base and layered_summon are about adapters: set "
+                "trainer.lora='{_target_: rearank.training.base.Lora, rank: 32}', or leave them out"
+            )
         if self.cluster.gpus_per_node % (self.tensor_parallel or 1):
             raise ValueError(
                 f"tensor_parallel ({self.tensor_parallel}) must divide cluster.gpus_per_node "
@@ -209,6 +214,11 @@ class VerlTrainer:
 
     def check(self, algorithm: PolicyGradient) -> None:
         """Whether verl can run it and the batch divides over the GPUs; raises ``TrainingError`` naming the keys."""
+        if self.liger and (self.on_cpu or find_spec("liger_kernel") is None):
+            raise TrainingError(
+                "trainer.liger=true needs a GPU and the package liger-kernel (pip install liger-kernel): install it or "
+                "set trainer.liger=false"
+            )
         if self.lora is not None and self.lora.dropout:
             raise TrainingError(
                 f"trainer=verl has no dropout in adapters: set trainer.lora.dropout=0, not {self.lora.dropout}"
