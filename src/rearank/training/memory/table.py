@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rearank.engines.model import Architecture, Model
+from rearank.training.memory.parts import Workload
 from rearank.training.memory.plan import LORA_RANK, MACHINE, MemoryPlan, describe, recommend
 
 PROMPT_TOKENS = 4096
@@ -55,9 +56,8 @@ def table(
         prompt = max(1, min(prompt_tokens, architecture.context - model.max_tokens))
         for number in gpus:
             for rank in (None, LORA_RANK):
-                plan = recommend(
-                    architecture, number, prompt_tokens=prompt, answer_tokens=model.max_tokens, lora_rank=rank
-                )
+                work = Workload(number, prompt_tokens=prompt, answer_tokens=model.max_tokens, lora_rank=rank)
+                plan = recommend(architecture, work)
                 rows.append(_row(model.name, plan))
                 where = f"{model.name}, {number} GPU{'s' if number > 1 else ''}, {rows[-1]['trained']}"
                 remedies += [f"- {where}: {problem}" for problem in plan.problems()]
@@ -74,6 +74,7 @@ def _row(name: str, plan: MemoryPlan) -> dict[str, str | int]:
         "GPUs": work.gpus,
         "trained": "all" if work.lora_rank is None else f"LoRA {work.lora_rank}",
         "offload": work.offload if settled else "-",
+        "checkpointing": ("yes" if work.gradient_checkpointing else "no") if settled else "-",
         "tokens per pass": str(work.tokens_per_pass) if settled else "-",
         "rollout memory": f"{work.rollout_memory:.2f}" if settled else "-",
         "tensor parallel": str(work.tensor_parallel) if settled else "-",
@@ -83,7 +84,7 @@ def _row(name: str, plan: MemoryPlan) -> dict[str, str | int]:
         "generation GiB": f"{plan.gib('generation'):.1f}",
         "KV tokens": str(plan.kv_tokens) if settled else "-",
         "whole answers": str(plan.kv_answers) if settled else "-",
-        "host GiB": f"{sum(plan.host.values()):.0f}",
+        "host GiB": f"{plan.host_peak:.0f}",
         "fits": "yes" if settled else "no",
     }
 

@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import TrainingError
-from rearank.training.memory import FORWARD_RATIO
 from rearank.training.verl.reward import FUNCTION
 
 if TYPE_CHECKING:
@@ -127,6 +126,7 @@ def cautious(trainer: VerlTrainer, lengths: Lengths) -> VerlTrainer:
         "tokens_per_pass": max(16384, lengths.total),
         "offload": "none",
         "rollout_memory": 0.6,
+        "gradient_checkpointing": True,
     }
     return replace(trainer, **{name: value for name, value in choices.items() if getattr(trainer, name) is None})
 
@@ -266,11 +266,12 @@ def _rollout(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) 
         "agent.num_workers": trainer.rollout_workers,
         "+agent.agent_loop_manager_class": "rearank.training.verl.rollouts.RolloutManager",
         "log_prob_use_dynamic_bsz": True,
-        "log_prob_max_token_len_per_gpu": FORWARD_RATIO * (trainer.tokens_per_pass or 0),  # no backward pass
+        # As the update's: other packings alone make ratios leave 1 in bfloat16.
+        "log_prob_max_token_len_per_gpu": trainer.tokens_per_pass,
     }
     return _under("actor_rollout_ref.rollout", keys) | {
         "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": True,
-        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": FORWARD_RATIO * (trainer.tokens_per_pass or 0),
+        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": trainer.tokens_per_pass,
     }
 
 

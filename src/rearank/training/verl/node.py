@@ -34,6 +34,8 @@ class Cluster:
         cpus: cores that a Ray of our own counts; ``null`` for the machine's, or more where verl's actors ask for more.
         runtime_env: Ray's, for an existing cluster whose machines lack this code: ``{working_dir: ...}``, ``env_vars``.
         seconds_to_sync: for a transfer of weights to the rollout engines; a dead one ends the run after it.
+        shard_within_node: split weights over the GPUs of each machine and copy them from machine to machine, instead of
+            splitting them over all GPUs.
     """
 
     address: str | None = None
@@ -43,6 +45,7 @@ class Cluster:
     cpus: int | None = None
     runtime_env: dict[str, Any] = field(default_factory=dict)
     seconds_to_sync: float = 120.0
+    shard_within_node: bool = False
 
     def __post_init__(self) -> None:
         for name in ("nodes", "gpus_per_node", "cpus"):
@@ -70,14 +73,18 @@ class VerlTrainer:
     Args:
         cluster: where.
         lora: adapters instead of all weights; ``null`` trains all.
-        tensor_parallel: GPUs a rollout engine spans. This and the next three: ``null`` for the fastest that fits the
+        tensor_parallel: GPUs a rollout engine spans. This and the next four: ``null`` for the fastest that fits the
             GPUs by ``rearank.training.memory``, given those that are set.
         tokens_per_pass: prompt and answer tokens a GPU takes in one forward and backward pass.
         offload: what leaves the GPU while answers are sampled: ``none``, the ``optimizer``, or ``all`` of the training.
         rollout_memory: share of a GPU's memory for the rollout engine, weights included.
+        gradient_checkpointing: less memory, a third more time.
         max_sequences: answers a rollout engine works on at once.
         max_prompt_tokens: longer prompts are left out, and counted before anything starts.
-        gradient_checkpointing: less memory, a third more time.
+        fused_kernels: verl's ``use_fused_kernels``: logits in slices, never of a whole pass.
+        liger: verl's ``use_liger``: Liger's kernels in each layer.
+        lora_base: precision of the frozen weights under adapters; verl casts the adapters to it.
+        layered_summon: verl's ``rollout.layered_summon``: adapters are gathered layer by layer.
         attention: ``auto``: flash-attention where it is installed, torch's own otherwise.
         save_every: steps between two checkpoints to resume from; there is one at each validation, too.
         keep: how many of them stay, the best one aside.
@@ -98,9 +105,13 @@ class VerlTrainer:
     tokens_per_pass: int | None = None
     offload: Literal["none", "optimizer", "all"] | None = None
     rollout_memory: float | None = None
+    gradient_checkpointing: bool | None = None
     max_sequences: int = 256
     max_prompt_tokens: int = 4096
-    gradient_checkpointing: bool = True
+    fused_kernels: bool = False
+    liger: bool = False
+    lora_base: Literal["float32", "bfloat16"] = "float32"
+    layered_summon: bool = False
     attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
     save_every: int = 20
     keep: int = 2
