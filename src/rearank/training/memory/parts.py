@@ -219,7 +219,7 @@ def training_phases(a: Architecture, workload: Workload, state: State) -> dict[s
         }
     }
     if workload.critic:
-        layer = {"gathered": _gathered(a, trained=True), "activations": kept + working, **masks}
+        layer = {"gathered": _gathered(a, workload, trained=True), "activations": kept + working, **masks}
         phases["critic update"] = {**state.updating_critic(), **layer, **runtime}
         phases["critic step"] = {**state.updating_critic(), "step": state.critic_weights, **runtime}
     phases["update at the logits"] = {
@@ -231,7 +231,7 @@ def training_phases(a: Architecture, workload: Workload, state: State) -> dict[s
         **masks,
         **runtime,
     }
-    layer = {"gathered": _gathered(a, trained=everything), "activations": kept + working, **masks}
+    layer = {"gathered": _gathered(a, workload, trained=everything), "activations": kept + working, **masks}
     phases["update in a layer"] = {**state.updating(), **layer, **runtime}
     phases["optimiser step"] = {**state.updating(), "step": state.gradients, **runtime}
     return phases
@@ -293,11 +293,13 @@ def _activations(a: Architecture, workload: Workload) -> tuple[float, float]:
     return _gib(kept * workload.tokens_per_pass), _gib(working * workload.tokens_per_pass)
 
 
-def _gathered(a: Architecture, *, trained: bool) -> float:
+def _gathered(a: Architecture, workload: Workload, *, trained: bool) -> float:
     """GiB around one layer of a backward pass: this layer and the next in bfloat16 and the buffer they arrive in; where
-    they are trained also the gradient, and its float32 copy that is summed over the GPUs. A tied embedding stays."""
+    they are trained also the gradient, and its float32 copy that is summed over the GPUs. A tied embedding stays, and
+    so must an output layer that fused kernels read."""
     layer = 3 * _HALF + (_HALF + _FLOAT if trained else 0)
-    embedding = _HALF * (2 if trained else 1) if a.tied_embeddings else 0
+    stays = a.tied_embeddings or workload.fused_kernels
+    embedding = _HALF * (2 if trained else 1) if stays else 0
     return _gib(layer * a.layer_parameters + embedding * a.embedding_parameters)
 
 

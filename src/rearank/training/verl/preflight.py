@@ -29,15 +29,13 @@ _GIB = 1 << 30
 _STATE = 12  # bytes a trained parameter in a checkpoint: float32 weights and Adam's two moments
 _FLOAT32, _BFLOAT16 = 4, 2
 _PLANNED = ("tensor_parallel", "tokens_per_pass", "offload", "rollout_memory", "gradient_checkpointing")
-_WHOLE_GRADIENTS = "actor_rollout_ref.actor.fsdp_config.use_no_sync_for_gradient_accumulation"
-
-
-_HOST_REMEDIES = {
-    "loading": "every process of a model with tied embeddings loads all of it; take fewer GPUs of this machine "
-    "(cluster.gpus_per_node) or a smaller model (model=...)",
-    "training": "set trainer.offload=none, trainer.tensor_parallel higher or algorithm.kl=0, or take a smaller "
-    "model (model=...)",
+_HOST_CURES = {  # part of the machine's memory -> what makes it smaller
+    "copies": "use fewer of its GPUs (cluster.gpus_per_node) where embeddings are tied, since each process loads all",
+    "reference": "do without the reference (algorithm.kl=0)",
+    "offloaded": "set trainer.offload=none",
+    "vllm asleep": "set trainer.tensor_parallel higher",
 }
+_WHOLE_GRADIENTS = "actor_rollout_ref.actor.fsdp_config.use_no_sync_for_gradient_accumulation"
 
 
 @dataclass
@@ -191,8 +189,10 @@ def _examine_memory(
         f"most in {phase} ({describe({name: gib / nodes for name, gib in parts.items()})})"
     )
     if here and needed > here:
+        cures = [cure for part, cure in _HOST_CURES.items() if part in parts]
         report.problems.append(
-            f"this machine has {here:.0f} GiB of memory and {needed:.0f} are needed in {phase}: {_HOST_REMEDIES[phase]}"
+            f"this machine has {here:.0f} GiB of memory and {phase} takes {needed:.0f}: {', or '.join(cures)}, or take "
+            "a smaller model (model=...)"
         )
 
 
