@@ -403,9 +403,9 @@ def test_the_logits_without_flash_attention_or_at_another_temperature() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"tokens_per_pass": 4096}, ["trainer.tokens_per_pass=7168", "model.max_tokens", "trainer.max_prompt_tokens"]),
+        ({"tokens_per_pass": 4096}, ["trainer.tokens_per_pass=5120", "model.max_tokens", "trainer.max_prompt_tokens"]),
         ({"tensor_parallel": 3}, ["trainer.tensor_parallel=1 or 2 or 4"]),
-        ({"prompt_tokens": 30000, "tokens_per_pass": 40000}, ["model.max_tokens", "trainer.max_prompt_tokens"]),
+        ({"prompt_tokens": 31000, "tokens_per_pass": 40000}, ["model.max_tokens", "trainer.max_prompt_tokens"]),
         ({"rollout_memory": 0.9}, ["trainer.rollout_memory=0.7", "trainer.offload=all"]),
         ({"rollout_memory": 0.15}, ["trainer.rollout_memory=0.25", "trainer.tensor_parallel=2"]),
         ({"tokens_per_pass": 200_000}, ["trainer.tokens_per_pass="]),
@@ -417,7 +417,7 @@ def test_the_logits_without_flash_attention_or_at_another_temperature() -> None:
         ({"gpus": 1, "lora_rank": 32, "rollout_memory": 0.6}, ["trainer.rollout_memory=0.5", "trainer.offload=all"]),
         ({"gpus": 1, "offload": "all"}, ["trainer.lora={", "cluster.gpus_per_node=2"]),
         ({"gpus": 2, "critic": True}, ["cluster.gpus_per_node=4"]),
-        ({"gpus": 1, "gpu_gib": 42.0}, ["rank: 32}' trainer.tokens_per_pass=7168, or cluster.gpus_per_node=8"]),
+        ({"gpus": 1, "gpu_gib": 42.0}, ["rank: 32}' trainer.tokens_per_pass=5120, or cluster.gpus_per_node=8"]),
         ({"gpus": 1, "gpu_gib": 15.0}, ["cluster.nodes", "a smaller model (model=...)"]),
     ],
 )
@@ -479,13 +479,16 @@ def test_what_is_fixed_stays(checkpointing: bool, tokens: int, share: float) -> 
 
 
 def test_the_papers_run_computes_no_layer_twice() -> None:
-    within = recommend(QWEN7B, Workload(gpus=8, prompt_tokens=3072, answer_tokens=2048)).workload
+    within = recommend(QWEN7B, Workload(gpus=8)).workload
     assert (within.gradient_checkpointing, within.offload, within.tensor_parallel) == (False, "none", 1)
     # Split over two machines every pass gathers across them: then long passes are what counts.
-    across = recommend(QWEN7B, Workload(gpus=16, prompt_tokens=3072, answer_tokens=2048)).workload
+    across = recommend(QWEN7B, Workload(gpus=16)).workload
     assert (across.gradient_checkpointing, across.tokens_per_pass) == (True, 32768)
-    copied = recommend(QWEN7B, Workload(gpus=16, shards=8, prompt_tokens=3072, answer_tokens=2048)).workload
+    copied = recommend(QWEN7B, Workload(gpus=16, shards=8)).workload
     assert not copied.gradient_checkpointing
+    # torch's own attention compares each token with all of its pass.
+    slow = recommend(QWEN7B, Workload(gpus=16, flash_attention=False)).workload
+    assert slow.tokens_per_pass == 5120
 
 
 @pytest.mark.parametrize(
@@ -508,12 +511,24 @@ def test_parts_are_told_in_their_order() -> None:
     assert describe({"weights": 3.54, "critic": 0.01, "optimiser": 7.1}) == "weights 3.5, optimiser 7.1"
 
 
-def test_the_written_table_is_what_the_config_gives(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_written_table_is_what_the_config_gives(root: Path, tmp_path: Path) -> None:
     written = (root / "experiments" / "performance" / "memory.md").read_text()
-    main(["--models", str(CONF / "model")])
-    printed = capsys.readouterr().out
-    assert printed.count("\n| qwen7b") == 4
-    assert printed.strip() in written, "conf/model or the estimate changed: write the table anew (its header says how)"
+    assert written.count("\n| qwen7b") == 4
+    again = tmp_path / "memory.md"
+    again.write_text(written.replace("| qwen7b", "| an older name"))
+    main(["--models", str(CONF / "model"), "--into", str(again)])
+    assert again.read_text() == written, "conf or the estimate changed: write the table anew (its header says how)"
+
+
+def test_another_folder_of_models_needs_a_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "qwen7b.yaml").write_text((CONF / "model" / "qwen7b.yaml").read_text())
+    with pytest.raises(SystemExit):
+        main(["--models", str(folder)])
+    assert "verl.yaml: can't be read (No such file or directory); set --prompt-tokens" in capsys.readouterr().err
+    main(["--models", str(folder), "--prompt-tokens", "100"])
+    assert "| qwen7b" in capsys.readouterr().out
 
 
 def test_a_folder_without_models_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -523,7 +538,7 @@ def test_a_folder_without_models_is_named(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_prompts_leave_the_context_room_for_an_answer() -> None:
-    assert "| yes" in table([(node("tiny"), sizes("tiny"))], gpus=[1])
+    assert "| yes" in table([(node("tiny"), sizes("tiny"))], 3072, gpus=[1])
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -187,7 +187,8 @@ def test_what_the_plan_is_told(tmp_path: Path) -> None:
     assert memory(lora=lora, lora_base="bfloat16") != memory(lora=lora)
     two = Cluster(address="auto", nodes=2, gpu_gib=79.0)
     clusters = (two, replace(two, shard_within_node=True))
-    planned = [settled(VerlTrainer(c), PolicyGradient(), LENGTHS, QWEN7B, 79.0) for c in clusters]
+    kernel = "flash_attention_2"
+    planned = [settled(VerlTrainer(c, attention=kernel), PolicyGradient(), LENGTHS, QWEN7B, 79.0) for c in clusters]
     assert [trainer.gradient_checkpointing for trainer in planned] == [True, False]
 
 

@@ -35,7 +35,7 @@ _ROLLOUT_TOKENS = 8192  # of one vLLM pass: rollout.max_num_batched_tokens
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained, on how much, and how. The defaults are those of ``conf/trainer/verl.yaml``.
+    """What is trained, on how much, and how. The lengths are the paper's.
 
     Args:
         gpus: of all machines together.
@@ -65,8 +65,8 @@ class Workload:
     gpus: int = 8
     shards: int | None = None
     tensor_parallel: int = 1
-    prompt_tokens: int = 4096
-    answer_tokens: int = 3072
+    prompt_tokens: int = 3072
+    answer_tokens: int = 2048
     tokens_per_pass: int = 16384
     lora_rank: int | None = None
     lora_base: Precision = "float32"

@@ -156,7 +156,8 @@ def recommend(architecture: Architecture, given: Workload, fixed: Mapping[str, A
     4. no gradient checkpointing: four fifths of a step are training, and a layer computed again is a quarter of the
        update's work. Short passes are no loss beside it while gathers stay inside a machine, where they hide behind
        the computation; where weights are split over several machines long passes go first;
-    5. long passes: fewer gathers, and less of a pass left empty.
+    5. long passes: fewer gathers, and less of a pass left empty. Without flash-attention short ones: each token is then
+       compared with every other of its pass.
 
     4 and passes above 16,384 tokens are only taken where a tenth of the GPU stays free; everything else leaves a
     thirtieth free where that costs no answers. These times are estimates; nobody has measured them.
@@ -194,8 +195,8 @@ def _candidates(
         return of if fixed.get(name) is None else [fixed[name]]
 
     whole = _whole_pass(given)
-    longer = (tokens for tokens in (_CAREFUL_PASSES if careful else _PASSES) if tokens > whole)
-    passes = sorted({whole, *longer}, reverse=True)
+    longer = (_CAREFUL_PASSES if careful else _PASSES) if given.flash_attention else ()
+    passes = sorted({whole, *(tokens for tokens in longer if tokens > whole)}, reverse=True)
     checkpointing = choices("gradient_checkpointing", [True] if careful else [False, True])
     ways = list(product(checkpointing, choices("tokens_per_pass", passes)))
     if given.split > MACHINE:

@@ -10,9 +10,6 @@ from rearank.engines.model import Architecture, Model
 from rearank.training.memory.parts import Workload
 from rearank.training.memory.plan import LORA_RANK, MACHINE, MemoryPlan, describe, recommend
 
-PROMPT_TOKENS = 4096
-"""Of a window of twenty passages cut as in the paper's prompt: what ``trainer.max_prompt_tokens`` allows."""
-
 
 def models(folder: Path) -> list[tuple[Model, Architecture]]:
     """The nodes in ``folder`` whose sizes are known, small ones first; of those of the same sizes the first by name.
@@ -41,7 +38,7 @@ def models(folder: Path) -> list[tuple[Model, Architecture]]:
 
 def table(
     found: Sequence[tuple[Model, Architecture]],
-    prompt_tokens: int = PROMPT_TOKENS,
+    prompt_tokens: int,
     gpus: Sequence[int] = (1, MACHINE),
 ) -> str:
     """Markdown: a row for every model, number of GPUs, and way to train; under it what mends those that don't fit.
@@ -89,13 +86,30 @@ def _row(name: str, plan: MemoryPlan) -> dict[str, str | int]:
     }
 
 
+def _longest_prompt(trainer: Path) -> int:
+    from omegaconf import OmegaConf
+
+    try:
+        return int(OmegaConf.select(OmegaConf.load(trainer), "max_prompt_tokens"))
+    except OSError as error:
+        raise ValueError(f"{trainer}: can't be read ({error.strerror}); set --prompt-tokens") from error
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the expected GPU memory of training each model with verl, by part."""
     parser = argparse.ArgumentParser(prog="python -m rearank.training.memory", description=main.__doc__)
     parser.add_argument("--models", type=Path, default=Path("conf/model"), help="folder of model nodes")
-    parser.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS, help="of the longest prompt")
+    parser.add_argument("--prompt-tokens", type=int, help="of the longest prompt; trainer=verl's, where not given")
+    parser.add_argument("--into", type=Path, help="a Markdown file: put the table in place of the one at its end")
     chosen = parser.parse_args(arguments)
     try:
-        print(table(models(chosen.models), chosen.prompt_tokens))
+        found = models(chosen.models)
+        prompt = chosen.prompt_tokens or _longest_prompt(chosen.models.parent / "trainer" / "verl.yaml")
+        printed = table(found, prompt)
     except ValueError as error:
         parser.error(str(error))
+    if chosen.into is None:
+        print(printed)
+    else:
+        text = chosen.into.read_text().partition("\n| model ")[0]
+        chosen.into.write_text(f"{text}\n{printed}\n")
