@@ -106,6 +106,35 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
         VllmNode(tensor_parallel=2, data_parallel=2).create("some/model")
 
 
+@pytest.mark.parametrize(
+    ("build", "gpus", "settings", "engines"),
+    [
+        (GPU_BUILD, 8, {}, 8),
+        (GPU_BUILD, 8, {"tensor_parallel": 2}, 4),
+        (GPU_BUILD, 7, {"tensor_parallel": 2, "pipeline_parallel": 2}, 1),
+        (GPU_BUILD, 8, {"data_parallel": 3}, 3),
+        (GPU_BUILD, 0, {}, 1),
+        (CPU_BUILD, 8, {}, 1),
+    ],
+)
+def test_engines_on_all_gpus_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, build: str, gpus: int, settings: dict[str, int], engines: int
+) -> None:
+    machine(monkeypatch, build=build, gpu=gpus > 0)
+    monkeypatch.setattr("rearank.engines.nodes.gpus_seen", lambda: [80.0] * gpus)
+    node = VllmNode(**settings)  # type: ignore[arg-type]
+    assert node.split.data == engines
+    if gpus or build == CPU_BUILD:
+        assert node.preflight() == []
+
+
+def test_an_engine_larger_than_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, build=GPU_BUILD, gpu=True)
+    monkeypatch.setattr("rearank.engines.nodes.gpus_seen", lambda: [80.0, 80.0])
+    (line,) = VllmNode(tensor_parallel=4).preflight()
+    assert "takes 4 GPUs and 2 are seen here" in line
+
+
 def test_on_a_cpu_each_part_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert binding([0, 1, 4, 5, 8], 2) == "0,1|4,5"
     monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)

@@ -25,7 +25,7 @@ from rearank.training.rows import RowError, TrainingRow, read_rows, save_rows
 from rearank.training.trl import _RewardFunction
 from rearank.training.verl import Cluster, VerlTrainer
 from rearank.training.verl.compose import Lengths
-from rearank.training.verl.preflight import Report, examine, examine_lengths
+from rearank.training.verl.preflight import Report, examine, examine_lengths, settled
 from rearank.training.verl.reward import compute_score
 from rearank.types import JudgedWindow, Message, Passage, Query, Window
 
@@ -129,9 +129,11 @@ def gpus(count: int = 8, **changes: Any) -> VerlTrainer:
 
 def test_the_papers_setting_fits_eight_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1 << 50}))
+    monkeypatch.setattr("rearank.training.verl.preflight.host_gib", lambda: 512.0)
     report = examine(gpus(attention="flash_attention_2"), PolicyGradient(), LENGTHS, QWEN7B, tmp_path)
     assert report.problems == []
     assert any("memory a GPU, computed" in note for note in report.notes)
+    assert any("memory a machine, computed: 57 GiB of 512" in note for note in report.notes)
     assert any("disk: " in note for note in report.notes)
 
 
@@ -147,6 +149,49 @@ def test_every_failure_at_once_with_its_remedy(tmp_path: Path, monkeypatch: pyte
     assert "fewer (trainer.keep)" in said
     assert "trainer.lora" in said, "all weights of 7B don't fit one GPU"
     assert len(report.problems) >= 4
+
+
+def test_what_a_machines_memory_is_too_small_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(**changes: Any) -> str:
+        return "\n".join(examine(gpus(**changes), PolicyGradient(), LENGTHS, QWEN7B, tmp_path).problems)
+
+    monkeypatch.setattr("rearank.training.verl.preflight.host_gib", lambda: 40.0)
+    assert "this machine has 40 GiB of memory and loading takes 57" in said()
+    assert "do without the reference (algorithm.kl=0)" in said()
+    offloaded = said(offload="all")
+    assert "training takes 113" in offloaded
+    assert "trainer.offload=none" in offloaded
+    monkeypatch.setattr("rearank.training.verl.preflight.host_gib", lambda: 512.0)
+    assert "GiB of memory and" not in said(offload="all")
+
+
+def test_what_the_plan_is_told(tmp_path: Path) -> None:
+    def memory(**changes: Any) -> str:
+        notes = examine(gpus(**changes), PolicyGradient(), LENGTHS, QWEN7B, tmp_path).notes
+        return next(note for note in notes if note.startswith("memory a GPU"))
+
+    key = {"use_no_sync_for_gradient_accumulation": True}
+    whole = {"actor_rollout_ref": {"actor": {"fsdp_config": key}}}
+    fixed: dict[str, Any] = {"tokens_per_pass": 16384, "gradient_checkpointing": False}
+    assert "activations 96" in memory(**fixed), "what is set stays, though it does not fit"
+    assert "whole gradients 28.4" in memory(verl=whole, **fixed)
+    lora = Lora(rank=32)
+    assert memory(lora=lora, lora_base="bfloat16") != memory(lora=lora)
+    two = Cluster(address="auto", nodes=2, gpu_gib=79.0)
+    clusters = (two, replace(two, shard_within_node=True))
+    kernel = "flash_attention_2"
+    planned = [settled(VerlTrainer(c, attention=kernel), PolicyGradient(), LENGTHS, QWEN7B, 79.0) for c in clusters]
+    assert [trainer.gradient_checkpointing for trainer in planned] == [True, False]
+
+
+def test_every_copy_of_the_weights_is_saved(tmp_path: Path) -> None:
+    def checkpoint(**changes: Any) -> float:
+        trainer = VerlTrainer(cluster=Cluster(address="auto", nodes=2, gpu_gib=79.0, **changes))
+        notes = examine(trainer, PolicyGradient(), LENGTHS, QWEN7B, tmp_path).notes
+        note = next(note for note in notes if note.startswith("disk"))
+        return float(note.partition("checkpoints of ")[2].split()[0])
+
+    assert checkpoint(shard_within_node=True) == pytest.approx(2 * checkpoint(), abs=0.1)
 
 
 def test_a_critic_takes_more(tmp_path: Path) -> None:

@@ -108,13 +108,16 @@ class ScriptedNode:
 
 @dataclass(frozen=True)
 class VllmNode:
-    """vLLM in this process, on GPUs or a CPU; see ``VllmEngine`` for the fields."""
+    """vLLM in this process, on GPUs or a CPU; see ``VllmEngine`` for the fields.
+
+    ``data_parallel``: ``None`` for as many engines as there are GPUs for, and one on a CPU.
+    """
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     dtype: str = "auto"
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
-    data_parallel: int = 1
+    data_parallel: int | None = None
     gpu_memory_utilization: float = 0.9
     kv_cache_gib: float = 1.0
     max_model_len: int | None = None
@@ -169,17 +172,19 @@ class VllmNode:
             return self.split.shortage(len(cores()), "cores")
         if not _has_gpu():
             return [no_gpu]
-        seen = gpus_seen()
-        return self.split.shortage(len(seen)) if seen else []  # where none can be counted vLLM will say so
+        seen = len(gpus_seen())
+        return self.split.shortage(seen) if seen else []  # where none can be counted vLLM will say so
 
     @property
     def split(self) -> Split:
-        """The GPUs it is spread over."""
-        return Split(self.tensor_parallel, self.pipeline_parallel, self.data_parallel)
+        """The GPUs it is spread over: all that are seen here, unless ``data_parallel`` says otherwise."""
+        engine = self.tensor_parallel * self.pipeline_parallel
+        engines = self.data_parallel or max(1, 0 if built_for_cpu() else len(gpus_seen()) // engine)
+        return Split(self.tensor_parallel, self.pipeline_parallel, engines)
 
     def misfits(self, sizes: Architecture) -> list[str]:
         """What of a model of these sizes can't be split so, one line each with its remedy."""
-        return self.split.misfits(sizes)
+        return Split(self.tensor_parallel, self.pipeline_parallel).misfits(sizes)
 
     def create(
         self,
@@ -203,7 +208,7 @@ class VllmNode:
             dtype=self.dtype,
             tensor_parallel=self.tensor_parallel,
             pipeline_parallel=self.pipeline_parallel,
-            data_parallel=self.data_parallel,
+            data_parallel=self.split.data,
             gpu_memory_utilization=self.gpu_memory_utilization,
             kv_cache_gib=self.kv_cache_gib,
             max_model_len=self.max_model_len,

@@ -21,6 +21,7 @@ from rearank.training.rows import RowError, read_rows
 _INCIDENTAL = {
     *("save_every", "keep", "rollout_samples", "validation_batch", "cluster", "offload", "tokens_per_pass"),
     *("rollout_memory", "max_sequences", "rollout_workers", "reward_workers", "tensor_parallel"),
+    *("gradient_checkpointing", "layered_summon"),
 }
 TRAINED_WITH = ("model", "reward", "algorithm", "trainer")
 _log = logging.getLogger(__name__)

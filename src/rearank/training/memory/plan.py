@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from rearank.engines.model import Architecture
 from rearank.training.memory.parts import (
-    GPU_GIB,
     OFFLOADS,
     SPARE,
     Parts,
     State,
     Workload,
-    host_parts,
+    host_phases,
     rollout_phases,
     training_phases,
 )
@@ -23,20 +23,24 @@ LORA_RANK = 32
 MACHINE = 8
 """GPUs at most in one machine."""
 
-_PASSES = (16384, 8192)  # tokens; longer ones are no faster: the GPU is busy with these
-_SHARES = tuple(percent / 100 for percent in range(85, 15, -5))
+_PASSES = (32768, 24576, 16384, 12288, 10240, 8192, 7168, 6144)  # tokens, where memory is plenty
+_CAREFUL_PASSES = (16384, 8192)  # and where it isn't: the GPU is busy with these, longer ones only save gathers
+_ROOM, _LITTLE_ROOM = 0.1, 0.03  # of what a GPU can give stays free: for speed's sake, otherwise where it can
+# verl advises .5 to .7, and waking up has run out of memory above (NVIDIA-NeMo/RL#3280): what the trainer's allocator
+# still holds then is known to it alone. More is the user's to set.
+_SHARES = tuple(percent / 100 for percent in range(70, 15, -5))
 _ANSWERS = (32, 8, 1)  # of full length in a KV cache: rollouts that are quick, slow, possible at all
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """GiB of one GPU by phase and part, in the order of a step; ``host`` is GiB of all machines together."""
+    """GiB of one GPU by phase and part, in the order of a step; ``host``: of all machines' memory together."""
 
     architecture: Architecture
     workload: Workload
     training: Mapping[str, Parts]
     rollouts: Mapping[str, Parts]
-    host: Parts
+    host: Mapping[str, Parts]
     kv_tokens: int
     """That the KV cache of one vLLM engine holds."""
 
@@ -58,12 +62,17 @@ class MemoryPlan:
     @property
     def peak(self) -> float:
         """GiB of that phase."""
-        return self.gib(self.peak_phase)
+        return _takes(self.phases)
 
     @property
     def capacity(self) -> float:
         """GiB that may be used of a GPU."""
         return self.workload.gpu_gib * (1 - SPARE)
+
+    @property
+    def host_peak(self) -> float:
+        """GiB of all machines together."""
+        return _takes(self.host)
 
     @property
     def fits(self) -> bool:
@@ -80,6 +89,7 @@ class MemoryPlan:
         return (
             *([_lora(work.lora_rank)] if work.lora_rank else []),
             f"trainer.offload={work.offload}",
+            f"trainer.gradient_checkpointing={str(work.gradient_checkpointing).lower()}",
             f"trainer.tokens_per_pass={work.tokens_per_pass}",
             f"trainer.rollout_memory={work.rollout_memory:g}",
             f"trainer.tensor_parallel={work.tensor_parallel}",
@@ -130,46 +140,34 @@ def estimate(architecture: Architecture, workload: Workload) -> MemoryPlan:
         workload=workload,
         training=training_phases(architecture, workload, state),
         rollouts=rollouts,
-        host=host_parts(architecture, workload, state),
+        host=host_phases(architecture, workload, state),
         kv_tokens=kv_tokens,
     )
 
 
-def recommend(
-    architecture: Architecture,
-    gpus: int,
-    gpu_gib: float = GPU_GIB,
-    *,
-    prompt_tokens: int,
-    answer_tokens: int,
-    lora_rank: int | None = None,
-    reference: bool = True,
-    critic: bool = False,
-    temperature: float = 1.0,
-    max_sequences: int = 256,
-    gradient_checkpointing: bool = True,
-    flash_attention: bool = True,
-    fixed: Mapping[str, Any] | None = None,
-) -> MemoryPlan:
+def recommend(architecture: Architecture, given: Workload, fixed: Mapping[str, Any] | None = None) -> MemoryPlan:
     """The fastest plan that fits; where none does, the one that misses by least: see its ``fits`` and ``problems()``.
 
-    Faster is, in this order: a KV cache for many answers, because a step waits for its rollouts most; engines on few
-    GPUs, which have less to tell each other; nothing offloaded; long passes. ``fixed`` holds fields of ``Workload``
-    (``tensor_parallel``, ``offload``, ``tokens_per_pass``, ``rollout_memory``) that are not to be chosen.
+    Faster is, in this order:
+
+    1. a KV cache for many answers, because a step waits for its rollouts first;
+    2. engines on few GPUs, which have less to tell each other;
+    3. nothing offloaded;
+    4. no gradient checkpointing: four fifths of a step are training, and a layer computed again is a quarter of the
+       update's work. Short passes are no loss beside it while gathers stay inside a machine, where they hide behind
+       the computation; where weights are split over several machines long passes go first;
+    5. long passes: fewer gathers, and less of a pass left empty. Without flash-attention short ones: each token is then
+       compared with every other of its pass.
+
+    4 and passes above 16,384 tokens are only taken where a tenth of the GPU stays free; everything else leaves a
+    thirtieth free where that costs no answers. These times are estimates; nobody has measured them.
+
+    Args:
+        architecture: the model's sizes.
+        given: the run; its ``tensor_parallel``, ``offload``, ``gradient_checkpointing``, ``tokens_per_pass`` and
+            ``rollout_memory`` are chosen anew...
+        fixed: ...but those that are not ``None`` here.
     """
-    given = Workload(
-        gpus=gpus,
-        prompt_tokens=prompt_tokens,
-        answer_tokens=answer_tokens,
-        lora_rank=lora_rank,
-        reference=reference,
-        critic=critic,
-        gpu_gib=gpu_gib,
-        temperature=temperature,
-        max_sequences=max_sequences,
-        gradient_checkpointing=gradient_checkpointing,
-        flash_attention=flash_attention,
-    )
     return _fastest(architecture, given, fixed or {})
 
 
@@ -179,27 +177,51 @@ def describe(parts: Parts) -> str:
 
 
 def _fastest(architecture: Architecture, given: Workload, fixed: Mapping[str, Any]) -> MemoryPlan:
-    plans = list(_candidates(architecture, given, fixed))
+    bold, careful = (list(_candidates(architecture, given, fixed, careful=careful)) for careful in (False, True))
     for answers in _ANSWERS:
-        for plan in plans:
-            if plan.kv_answers >= answers and plan.fits:
-                return plan
-    return min(plans, key=lambda plan: (len(plan._faults()), plan.peak))
+        for plans, room in ((bold, _ROOM), (careful, _LITTLE_ROOM), (careful, 0.0)):
+            for plan in plans:
+                if plan.kv_answers >= answers and plan.peak <= plan.capacity * (1 - room) and plan.fits:
+                    return plan
+    return min(careful, key=lambda plan: (len(plan._faults()), plan.peak))
 
 
-def _candidates(architecture: Architecture, given: Workload, fixed: Mapping[str, Any]) -> Iterator[MemoryPlan]:
+def _candidates(
+    architecture: Architecture, given: Workload, fixed: Mapping[str, Any], *, careful: bool
+) -> Iterator[MemoryPlan]:
+    """Fast ones first; ``careful`` leaves out what takes memory for speed alone."""
+
     def choices(name: str, of: Sequence[Any]) -> Sequence[Any]:
         return of if fixed.get(name) is None else [fixed[name]]
 
     whole = _whole_pass(given)
-    passes = sorted({whole, *(tokens for tokens in _PASSES if tokens > whole)}, reverse=True)
+    longer = (_CAREFUL_PASSES if careful else _PASSES) if given.flash_attention else ()
+    passes = sorted({whole, *(tokens for tokens in longer if tokens > whole)}, reverse=True)
+    checkpointing = choices("gradient_checkpointing", [True] if careful else [False, True])
+    ways = list(product(checkpointing, choices("tokens_per_pass", passes)))
+    if given.split > MACHINE:
+        ways.sort(key=lambda way: -way[1])
     for tensor_parallel in choices("tensor_parallel", _tensor_parallel_sizes(architecture, given.gpus)):
         for offload in choices("offload", OFFLOADS):
-            for tokens in choices("tokens_per_pass", passes):
-                work = replace(given, tensor_parallel=tensor_parallel, offload=offload, tokens_per_pass=tokens)
-                shares = choices("rollout_memory", _SHARES)
-                plans = (estimate(architecture, replace(work, rollout_memory=share)) for share in shares)
-                yield from sorted(plans, key=_idle)
+            for checkpointed, tokens in ways:
+                work = replace(
+                    given,
+                    tensor_parallel=tensor_parallel,
+                    offload=offload,
+                    gradient_checkpointing=checkpointed,
+                    tokens_per_pass=tokens,
+                )
+                plan = estimate(architecture, work)
+                if careful or _takes(plan.training) <= plan.capacity * (1 - _ROOM):
+                    shares = choices("rollout_memory", _SHARES)
+                    yield from sorted((_with_share(plan, share) for share in shares), key=_idle)
+
+
+def _with_share(plan: MemoryPlan, share: float) -> MemoryPlan:
+    """As ``estimate``; training does not depend on it."""
+    work = replace(plan.workload, rollout_memory=share)
+    rollouts, kv_tokens = rollout_phases(plan.architecture, work, State(plan.architecture, work))
+    return replace(plan, workload=work, rollouts=rollouts, kv_tokens=kv_tokens)
 
 
 def _idle(plan: MemoryPlan) -> tuple[bool, float]:
@@ -238,6 +260,8 @@ def _first_cure(architecture: Architecture, changes: Iterable[tuple[str, Workloa
 def _changes(plan: MemoryPlan) -> Iterator[Sequence[tuple[str, Workload]]]:
     """Settings to try, kind by kind; of each kind what changes least comes first."""
     work = plan.workload
+    if not work.gradient_checkpointing:
+        yield [("trainer.gradient_checkpointing=true", replace(work, gradient_checkpointing=True))]
     shorter = range(work.tokens_per_pass // 1024 * 1024, _whole_pass(work) - 1, -1024)
     yield [(f"trainer.tokens_per_pass={tokens}", replace(work, tokens_per_pass=tokens)) for tokens in shorter]
     shares = sorted(_SHARES, key=lambda share: abs(share - work.rollout_memory))
@@ -250,8 +274,11 @@ def _changes(plan: MemoryPlan) -> Iterator[Sequence[tuple[str, Workload]]]:
         yield [(_lora(LORA_RANK), lora), (both, replace(lora, tokens_per_pass=least))]
     wider = [n for n in _tensor_parallel_sizes(plan.architecture, work.gpus) if n > work.tensor_parallel]
     yield [(f"trainer.tensor_parallel={n}", replace(work, tensor_parallel=n)) for n in wider]
+    if work.replicas > 1:
+        yield [("cluster.shard_within_node=false", replace(work, shards=None))]
+        return
     more = [n for n in (2, 4, 8, 16, 32, 64) if n > work.gpus]
-    yield [(_gpus(n), replace(work, gpus=n)) for n in more]
+    yield [(_gpus(n), replace(work, gpus=n, shards=None)) for n in more]
 
 
 def _lora(rank: int) -> str:
@@ -274,3 +301,7 @@ def _whole_pass(workload: Workload) -> int:
 
 def _largest(phases: Mapping[str, Parts]) -> str:
     return max(phases, key=lambda phase: sum(phases[phase].values()))
+
+
+def _takes(phases: Mapping[str, Parts]) -> float:
+    return max(sum(parts.values()) for parts in phases.values())

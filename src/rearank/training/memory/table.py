@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rearank.engines.model import Architecture, Model
+from rearank.training.memory.parts import Workload
 from rearank.training.memory.plan import LORA_RANK, MACHINE, MemoryPlan, describe, recommend
-
-PROMPT_TOKENS = 4096
-"""Of a window of twenty passages cut as in the paper's prompt: what ``trainer.max_prompt_tokens`` allows."""
 
 
 def models(folder: Path) -> list[tuple[Model, Architecture]]:
@@ -40,7 +38,7 @@ def models(folder: Path) -> list[tuple[Model, Architecture]]:
 
 def table(
     found: Sequence[tuple[Model, Architecture]],
-    prompt_tokens: int = PROMPT_TOKENS,
+    prompt_tokens: int,
     gpus: Sequence[int] = (1, MACHINE),
 ) -> str:
     """Markdown: a row for every model, number of GPUs, and way to train; under it what mends those that don't fit.
@@ -55,9 +53,8 @@ def table(
         prompt = max(1, min(prompt_tokens, architecture.context - model.max_tokens))
         for number in gpus:
             for rank in (None, LORA_RANK):
-                plan = recommend(
-                    architecture, number, prompt_tokens=prompt, answer_tokens=model.max_tokens, lora_rank=rank
-                )
+                work = Workload(number, prompt_tokens=prompt, answer_tokens=model.max_tokens, lora_rank=rank)
+                plan = recommend(architecture, work)
                 rows.append(_row(model.name, plan))
                 where = f"{model.name}, {number} GPU{'s' if number > 1 else ''}, {rows[-1]['trained']}"
                 remedies += [f"- {where}: {problem}" for problem in plan.problems()]
@@ -74,6 +71,7 @@ def _row(name: str, plan: MemoryPlan) -> dict[str, str | int]:
         "GPUs": work.gpus,
         "trained": "all" if work.lora_rank is None else f"LoRA {work.lora_rank}",
         "offload": work.offload if settled else "-",
+        "checkpointing": ("yes" if work.gradient_checkpointing else "no") if settled else "-",
         "tokens per pass": str(work.tokens_per_pass) if settled else "-",
         "rollout memory": f"{work.rollout_memory:.2f}" if settled else "-",
         "tensor parallel": str(work.tensor_parallel) if settled else "-",
@@ -83,18 +81,35 @@ def _row(name: str, plan: MemoryPlan) -> dict[str, str | int]:
         "generation GiB": f"{plan.gib('generation'):.1f}",
         "KV tokens": str(plan.kv_tokens) if settled else "-",
         "whole answers": str(plan.kv_answers) if settled else "-",
-        "host GiB": f"{sum(plan.host.values()):.0f}",
+        "host GiB": f"{plan.host_peak:.0f}",
         "fits": "yes" if settled else "no",
     }
+
+
+def _longest_prompt(trainer: Path) -> int:
+    from omegaconf import OmegaConf
+
+    try:
+        return int(OmegaConf.select(OmegaConf.load(trainer), "max_prompt_tokens"))
+    except OSError as error:
+        raise ValueError(f"{trainer}: can't be read ({error.strerror}); set --prompt-tokens") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the expected GPU memory of training each model with verl, by part."""
     parser = argparse.ArgumentParser(prog="python -m rearank.training.memory", description=main.__doc__)
     parser.add_argument("--models", type=Path, default=Path("conf/model"), help="folder of model nodes")
-    parser.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS, help="of the longest prompt")
+    parser.add_argument("--prompt-tokens", type=int, help="of the longest prompt; trainer=verl's, where not given")
+    parser.add_argument("--into", type=Path, help="a Markdown file: put the table in place of the one at its end")
     chosen = parser.parse_args(arguments)
     try:
-        print(table(models(chosen.models), chosen.prompt_tokens))
+        found = models(chosen.models)
+        prompt = chosen.prompt_tokens or _longest_prompt(chosen.models.parent / "trainer" / "verl.yaml")
+        printed = table(found, prompt)
     except ValueError as error:
         parser.error(str(error))
+    if chosen.into is None:
+        print(printed)
+    else:
+        text = chosen.into.read_text().partition("\n| model ")[0]
+        chosen.into.write_text(f"{text}\n{printed}\n")

@@ -78,7 +78,7 @@ class VerlTrainer:
     Args:
         cluster: where.
         lora: adapters instead of all weights; ``null`` trains all.
-        tensor_parallel: GPUs a rollout engine spans. This and the next three: ``null`` for the fastest that fits the
+        tensor_parallel: GPUs a rollout engine spans. This and the next four: ``null`` for the fastest that fits the
             GPUs by ``rearank.training.memory``, given those that are set.
         tokens_per_pass: prompt and answer tokens a GPU takes in one forward and backward pass.
         offload: what leaves the GPU while answers are sampled: ``none``, the ``optimizer``, or ``all`` of the training.
@@ -110,9 +110,9 @@ class VerlTrainer:
     tokens_per_pass: int | None = None
     offload: Literal["none", "optimizer", "all"] | None = None
     rollout_memory: float | None = None
+    gradient_checkpointing: bool | None = None
     max_sequences: int = 256
     max_prompt_tokens: int = 4096
-    gradient_checkpointing: bool = True
     fused_kernels: bool = False
     liger: bool = False
     lora_base: Literal["float32", "bfloat16"] = "float32"

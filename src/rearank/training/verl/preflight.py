@@ -6,8 +6,8 @@ with the model's own tokenizer; without them everything else is checked.
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -15,6 +15,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from rearank.engines.capacity import gpus_seen
 from rearank.engines.model import Architecture
 from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import TrainingError, result_of
@@ -25,7 +28,14 @@ from rearank.training.verl.node import VerlTrainer
 _GIB = 1 << 30
 _STATE = 12  # bytes a trained parameter in a checkpoint: float32 weights and Adam's two moments
 _FLOAT32, _BFLOAT16 = 4, 2
-_PLANNED = ("tensor_parallel", "tokens_per_pass", "offload", "rollout_memory")
+_PLANNED = ("tensor_parallel", "tokens_per_pass", "offload", "rollout_memory", "gradient_checkpointing")
+_HOST_CURES = {  # part of the machine's memory -> what makes it smaller
+    "copies": "use fewer of its GPUs (cluster.gpus_per_node) where embeddings are tied, since each process loads all",
+    "reference": "do without the reference (algorithm.kl=0)",
+    "offloaded": "set trainer.offload=none",
+    "vllm asleep": "set trainer.tensor_parallel higher",
+}
+_WHOLE_GRADIENTS = "actor_rollout_ref.actor.fsdp_config.use_no_sync_for_gradient_accumulation"
 
 
 @dataclass
@@ -112,7 +122,7 @@ def settled(
         return trainer
     if sizes is None:
         return cautious(trainer, lengths)
-    plan = recommend(sizes, **_work(trainer, algorithm, lengths, gib), fixed=_planned(trainer))
+    plan = recommend(sizes, Workload(**_work(trainer, algorithm, lengths, gib)), _planned(trainer))
     return replace(trainer, **{name: getattr(plan.workload, name) for name in open_ones})
 
 
@@ -120,15 +130,19 @@ def _work(trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, gib
     """What the memory plan must know of a run, but for what it may choose."""
     return {
         "gpus": trainer.cluster.gpus,
+        "shards": trainer.cluster.gpus_per_node if trainer.cluster.shard_within_node else None,
         "gpu_gib": gib or GPU_GIB,
         "prompt_tokens": lengths.prompt,
         "answer_tokens": lengths.answer,
         "lora_rank": trainer.lora.rank if trainer.lora is not None else None,
+        "lora_base": trainer.lora_base,
         "reference": algorithm.kl > 0,
         "critic": isinstance(algorithm, Ppo),
         "temperature": algorithm.temperature,
         "max_sequences": trainer.max_sequences,
-        "gradient_checkpointing": trainer.gradient_checkpointing,
+        "fused_kernels": trainer.fused_kernels,
+        "liger": trainer.liger,
+        "whole_gradients": bool(OmegaConf.select(OmegaConf.create(trainer.verl), _WHOLE_GRADIENTS)),
         "flash_attention": trainer.attention_kernel == "flash_attention_2",
     }
 
@@ -161,16 +175,34 @@ def _examine_memory(
         f"({describe(plan.phases[plan.peak_phase])}); the KV cache holds {plan.kv_answers} whole answers"
     )
     report.notes.append(f"settings: {' '.join(plan.settings())}")
+    nodes = trainer.cluster.nodes
+    phase, parts = max(plan.host.items(), key=lambda item: sum(item[1].values()))
+    needed, here = sum(parts.values()) / nodes, host_gib() if trainer.cluster.address is None else None
+    report.notes.append(
+        f"memory a machine, computed: {needed:.0f} GiB{f' of {here:.0f}' if here else ''} for weights and optimiser, "
+        f"most in {phase} ({describe({name: gib / nodes for name, gib in parts.items()})})"
+    )
+    if here and needed > here:
+        cures = [cure for part, cure in _HOST_CURES.items() if part in parts]
+        report.problems.append(
+            f"this machine has {here:.0f} GiB of memory and {phase} takes {needed:.0f}: {', or '.join(cures)}, or take "
+            "a smaller model (model=...)"
+        )
 
 
 def _examine_disk(
     report: Report, trainer: VerlTrainer, algorithm: PolicyGradient, sizes: Architecture, folder: Path
 ) -> None:
-    """The checkpoints that are kept, the best one, the one being written, and the exported model."""
+    """The checkpoints that are kept, the best one, the one being written, and the exported model: an upper bound.
+
+    Some hold weights alone. Where weights are not split over all GPUs, every copy is saved.
+    """
     parameters = sizes.parameters
-    one = parameters * (_FLOAT32 if trainer.lora is not None else _STATE)
+    base = _BFLOAT16 if trainer.lora_base == "bfloat16" else _FLOAT32
+    one = parameters * (base if trainer.lora is not None else _STATE)
     if isinstance(algorithm, Ppo):
         one += parameters * _STATE
+    one *= trainer.cluster.nodes if trainer.cluster.shard_within_node else 1
     needed = (trainer.keep + 2) * one + 2 * parameters * _BFLOAT16
     training = folder / "training"
     if result_of(training) is not None:
@@ -179,7 +211,7 @@ def _examine_disk(
     place = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
     free = shutil.disk_usage(place).free
     report.notes.append(
-        f"disk: {needed / _GIB:.1f} GiB for {trainer.keep + 2} checkpoints of {one / _GIB:.1f} and the model; "
+        f"disk: at most {needed / _GIB:.1f} GiB for {trainer.keep + 2} checkpoints of {one / _GIB:.1f} and the model; "
         f"{free / _GIB:.1f} free in {place}"
     )
     if free < needed:
@@ -196,24 +228,18 @@ def _size(folder: Path) -> int:
 
 
 def visible_gpu_gib() -> float | None:
-    """Memory of the smallest GPU here, as nvidia-smi says; ``None`` where there is none."""
+    """Memory of the smallest GPU that this process may use; ``None`` where there is none."""
+    return min(gpus_seen(), default=None)
+
+
+def host_gib() -> float | None:
+    """Memory of this machine; ``None`` where its system doesn't say."""
     try:
-        said = subprocess.run(
-            ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        ).stdout
-        return min(float(line) for line in said.split()) / 1024
-    except (OSError, ValueError, subprocess.SubprocessError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
+    except (OSError, ValueError):
         return None
 
 
 def visible_gpus() -> int:
-    """How many nvidia-smi lists here."""
-    try:
-        said = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20, check=True)
-        return len(said.stdout.splitlines())
-    except (OSError, subprocess.SubprocessError):
-        return 0
+    """How many this process may use."""
+    return len(gpus_seen())

@@ -159,6 +159,23 @@ def _casts_adapters(module: ModuleType) -> bool:
     return "base_dtype" in inspect.getsource(module.FSDPEngine._build_lora_module)
 
 
+def _output_layer_with_the_root(module: ModuleType) -> None:
+    choose = module._select_fsdp2_wrap_targets
+
+    def targets(model: Any, *arguments: Any) -> Any:
+        chosen = choose(model, *arguments)
+        if getattr(model, "_verl_fused_kernels_backend", None) is None:
+            return chosen
+        output = model.get_output_embeddings()
+        return [one for one in chosen if one is not output]
+
+    module._select_fsdp2_wrap_targets = targets  # type: ignore[attr-defined]
+
+
+def _shards_the_output_layer(module: ModuleType) -> bool:
+    return '"lm_head"' in inspect.getsource(module._select_fsdp2_wrap_targets)
+
+
 def _timed_sockets(module: ModuleType) -> None:
     import zmq
 
@@ -210,6 +227,16 @@ PATCHES = (
         where="verl/utils/model.py, load_valuehead_model",
         change=_plain_value_head,
         needed=_wants_flash_attention,
+        on_gpu=True,
+    ),
+    Patch(
+        name="output layer with the root",
+        module="verl.utils.fsdp_utils",
+        why="fused kernels (trainer.fused_kernels) read the output layer's weight themselves: as a part of its own it is "
+        "not gathered by then, as a part of the root module it is",
+        where="verl/utils/fsdp_utils.py, _select_fsdp2_wrap_targets",
+        change=_output_layer_with_the_root,
+        needed=_shards_the_output_layer,
         on_gpu=True,
     ),
     Patch(
