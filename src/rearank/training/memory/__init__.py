@@ -25,9 +25,8 @@ inside its package; ``transformer_impl.py`` is ``workers/engine/fsdp/transformer
 - The pass before the update asks for the entropy: one copy of the logits, no gradient, and three float32 slices of
   2,048 tokens (``entropy_from_logits_with_chunking``, which we set). It takes as many tokens as the update.
 - Fused kernels (``FusedLinearForPPO`` in ``utils/experimental/torch_functional.py``) make 512 tokens' logits at a time
-  and make them again in the backward pass: 12 and 20 bytes an entry of such a slice, measured on a CPU. Under FSDP2
-  they work for tied embeddings alone: an output layer of its own is still split when they read it. Liger
-  (``use_liger``) leaves the logits as they are; what its kernels keep of a layer is read from their documentation, not
+  and make them again in the backward pass: 12 and 20 bytes an entry of such a slice, measured on a CPU. The output
+  layer they read stays gathered (the patch "output layer with the root"). Liger (``use_liger``) leaves the logits as they are; what its kernels keep of a layer is read from their documentation, not
   measured.
 - A reference model takes nothing of the GPU: FSDP2 keeps a model that only runs forward on the host
   (``CPUOffloadPolicy`` where ``forward_only``). Under LoRA the policy without its adapters is the reference.

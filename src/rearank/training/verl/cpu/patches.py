@@ -232,7 +232,7 @@ PATCHES = (
     Patch(
         name="output layer with the root",
         module="verl.utils.fsdp_utils",
-        why="fused kernels (trainer.fused_kernels) read the output layer's weight themselves: as a part of its own it is "
+        why="fused kernels (trainer.fused_kernels) read the output layer's weight themselves: sharded by itself it is "
         "not gathered by then, as a part of the root module it is",
         where="verl/utils/fsdp_utils.py, _select_fsdp2_wrap_targets",
         change=_output_layer_with_the_root,
