@@ -75,3 +75,22 @@ def rank_biased_overlap(order: Sequence[int], reference: Sequence[int], p: float
         weight_sum += weight
         weight *= p
     return total / weight_sum if weight_sum else 1.0
+
+
+def average_overlap(order: Sequence[object], reference: Sequence[object]) -> float:
+    """Mean share of common items over the depths of the shorter list: rank-biased overlap at p = 1 (Fagin et al. 2003).
+
+    The two may hold different items, each once. Two empty lists give 1, one alone gives 0.
+    """
+    depths = min(len(order), len(reference))
+    if not depths:
+        return float(len(order) == len(reference))
+    seen_left: set[object] = set()
+    seen_right: set[object] = set()
+    total, common = 0.0, 0
+    for depth, (left, right) in enumerate(zip(order, reference, strict=False), start=1):
+        common += (left in seen_right) + (right in seen_left) + (left == right)
+        seen_left.add(left)
+        seen_right.add(right)
+        total += common / depth
+    return total / depths

@@ -19,6 +19,8 @@ Asks: TypeAlias = Literal["ranking", "best", "yes_no"]
 """What a prompt wants to know: the order of all passages, the best alone, or whether the one it shows is relevant."""
 Labels: TypeAlias = Literal["numbers", "letters"]
 """What a prompt calls its passages: 1, 2, ... or A, B, ..."""
+WhiteSpace: TypeAlias = Literal["fold", "strip", "keep"]
+"""Of passages: one space for each run, or as it is but for both ends, or as it is."""
 
 _TAG = re.compile(r"[<＜](?=[/|｜<＜!\w])")
 _TAG_END = re.compile(r"(?<=[|｜])[>＞]")
@@ -69,11 +71,25 @@ class Prompt(Protocol):
     def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]: ...
 
 
-def passage_text(passage: Passage) -> str:
-    """One line: ``Title: ... Content: ...`` where there is a title, white space folded (paper, appendix)."""
-    title, text = " ".join(passage.title.split()), " ".join(passage.text.split())
-    line = f"Title: {title} Content: {text}" if title else text
-    return line.removeprefix("Title: Content: ")
+def passage_text(passage: Passage, white_space: WhiteSpace = "fold", ftfy: bool = False) -> str:
+    """``Title: ... Content: ...`` where there is a title; one line where white space is folded (paper, appendix)."""
+    text = f"Title: {passage.title} Content: {passage.text}" if passage.title.strip() else passage.text
+    text = repaired(text) if ftfy else text
+    if white_space == "fold":
+        text = " ".join(text.split())
+    elif white_space == "strip":
+        text = text.strip()
+    return text.removeprefix("Title: Content: ")
+
+
+def repaired(text: str, entities: bool | Literal["auto"] = "auto") -> str:
+    """``text`` without mojibake and curly quotes, as RankLLM and ReasonRank show texts.
+
+    ``entities``: whether HTML's become characters; ``auto``, ftfy's default, where no ``<`` stands before them.
+    """
+    from ftfy import fix_text
+
+    return fix_text(text, unescape_html=entities)
 
 
 def fill(template: str, values: Mapping[str, str | int]) -> str:
@@ -91,19 +107,17 @@ def _parts(template: str) -> tuple[str, ...]:
 
 # An augmented query shows each of its passages in about ten windows; 4,096 are the passages of forty queries.
 @lru_cache(maxsize=4096)
-def _shown(passage: Passage, max_characters: int | None, max_words: int | None, neutralised: bool) -> str:
-    text = _cut(passage, max_characters, max_words)
-    return neutralise(text) if neutralised else text
-
-
-def _cut(passage: Passage, max_characters: int | None, max_words: int | None) -> str:
-    text = passage_text(passage)[:max_characters]
-    return text if max_words is None else " ".join(text.split(" ")[:max_words])
+def _shown(passage: Passage, form: _Form) -> str:
+    text = form.cut(passage)
+    return neutralise(text) if form.neutralise else text
 
 
 @dataclass(frozen=True)
 class _Form:
     """What the prompt forms share: truncation, neutralisation, labels, what is asked, and how the answer begins.
+
+    ``white_space`` says what becomes of it in passages. ``ftfy`` repairs mojibake and curly quotes in them, before any
+    cut, and in the query. A cut by ``max_words`` folds white space, too.
 
     ``prefill`` is text that the assistant's answer begins with, verbatim; ``""`` leaves the beginning to the model.
     ``<think> </think> <answer>`` switches any model's reasoning off.
@@ -116,10 +130,12 @@ class _Form:
     asks: Asks = "ranking"
     labels: Labels = "numbers"
     prefill: str = ""
+    white_space: WhiteSpace = "fold"
+    ftfy: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("asks", get_args(Asks)), ("labels", get_args(Labels))):
-            if getattr(self, name) not in choices:
+        for name, kind in (("asks", Asks), ("labels", Labels), ("white_space", WhiteSpace)):
+            if getattr(self, name) not in (choices := get_args(kind)):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         for name in ("max_characters", "max_words", "max_tokens"):
             value = getattr(self, name)
@@ -149,17 +165,24 @@ class _Form:
 
     def _read(self, passage: Passage, tokenizer: Tokenizer | None) -> str:
         if self.max_tokens is None:
-            return _shown(passage, self.max_characters, self.max_words, self.neutralise)
+            return _shown(passage, self)
         if tokenizer is None:
             raise ValueError("the prompt's max_tokens needs a tokenizer; use max_characters with this engine")
-        text = _cut(passage, self.max_characters, self.max_words)
+        text = self.cut(passage)
         tokens = tokenizer.encode(text, add_special_tokens=False)
         if len(tokens) > self.max_tokens:
             text = tokenizer.decode(tokens[: self.max_tokens])
         # Last, so that a cut can't bring a neutralised text back to life.
         return neutralise(text) if self.neutralise else text
 
+    def cut(self, passage: Passage) -> str:
+        """The passage's text, cut by characters and words."""
+        text = passage_text(passage, self.white_space, self.ftfy)[: self.max_characters]
+        return text if self.max_words is None else " ".join(text.split()[: self.max_words])
+
     def _query(self, text: str) -> str:
+        # Theirs is repaired within the whole prompt, after its template's first <: no entity is touched there.
+        text = repaired(text, entities=False) if self.ftfy else text
         text = " ".join(text.split()) if self.neutralise else text
         return neutralise(text) if self.neutralise else text
 

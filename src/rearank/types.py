@@ -74,18 +74,34 @@ class JudgedWindow:
     """A window with the grades of its passages, in window order.
 
     ``ideal`` holds all judged grades of the query (any order): the ideal ranking then comes from the query's
-    judgements; ``None`` takes it from the window itself. Raises ``ValueError`` if grades and passages differ in number.
+    judgements; ``None`` takes it from the window itself. ``gold`` is an order that somebody made of the passages (a
+    teacher's list, or one label): positions, best first, some or all of them; ``None`` where grades are all there is.
+    Raises ``ValueError`` if grades and passages differ in number, or ``gold`` isn't of the window's positions.
     """
 
     window: Window
     relevance: tuple[int, ...]
     ideal: tuple[int, ...] | None = None
+    gold: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.relevance) != len(self.window.passages):
             raise ValueError(
                 f"query {self.window.query.id!r}: {len(self.relevance)} grades for {len(self.window.passages)} passages"
             )
+        gold = self.gold or ()
+        if len(set(gold)) != len(gold) or not set(gold) <= set(range(len(self.relevance))):
+            raise ValueError(
+                f"query {self.window.query.id!r}: gold must hold some of the positions "
+                f"0..{len(self.relevance) - 1}, each once, not {self.gold}"
+            )
+
+    @property
+    def gold_order(self) -> tuple[int, ...]:
+        """``gold``, or all positions by falling grade, ties as given."""
+        if self.gold is not None:
+            return self.gold
+        return tuple(sorted(range(len(self.relevance)), key=lambda i: -self.relevance[i]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,20 +3,34 @@
 ``base`` says what a collection and a retriever are; ``trec``, ``beir``, ``irds``, ``bright``, ``rankllm`` and
 ``synthetic`` are collections; ``bm25``, ``pyserini``, ``trec.RunFile``, ``irds.ScoredDocs`` and
 ``rankllm.RankLlmCandidates`` first stages; ``source`` joins them into what training and evaluation read.
+``rearank_rows`` are the authors' training rows, prompts included.
 """
 
 from rearank.data.base import Collection, DataError, Fits, HasScoredDocs, Retriever
-from rearank.data.source import Joined, JudgedCandidates, JudgedSource, Judgements, Source, split_judgements
+from rearank.data.source import (
+    HeldRows,
+    HoldsRows,
+    Joined,
+    JudgedCandidates,
+    JudgedSource,
+    Judgements,
+    PromptedWindow,
+    Source,
+    split_judgements,
+)
 
 __all__ = [
     "Collection",
     "DataError",
     "Fits",
     "HasScoredDocs",
+    "HeldRows",
+    "HoldsRows",
     "Joined",
     "JudgedCandidates",
     "JudgedSource",
     "Judgements",
+    "PromptedWindow",
     "Retriever",
     "Source",
     "split_judgements",

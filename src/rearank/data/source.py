@@ -1,17 +1,18 @@
 """Where judged candidates come from: one collection with its first stage, or several joined.
 
-`Source` and `Joined` are what the nodes of ``conf/dataset`` build to. Passages that a query must not be answered with
-are taken out here, once, for training and evaluation alike: see `split_judgements`.
+`Source` and `Joined` are what most nodes of ``conf/dataset`` build to; one that holds training rows already is a
+`HoldsRows`. Passages that a query must not be answered with are taken out here, once, for training and evaluation
+alike: see `split_judgements`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from rearank.data.base import DataError
-from rearank.types import Candidates, Qrels
+from rearank.types import Candidates, JudgedWindow, Message, Qrels
 
 EXCLUDED = -100
 """The grade by which BRIGHT marks a passage as excluded for a query (the query was made from it)."""
@@ -70,6 +71,40 @@ class JudgedSource(Protocol):
 
     def judged(self, depth: int) -> list[JudgedCandidates]:
         """Every judged query with its best ``depth`` candidates, in the order of the topics."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PromptedWindow(JudgedWindow):
+    """A judged window that is shown by these messages and by no others; its passages may carry ids only."""
+
+    prompt: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRows:
+    """The rows of a dataset, in its order, and how many were left out for which reason."""
+
+    windows: tuple[PromptedWindow, ...]
+    left_out: Mapping[str, int]
+
+
+@runtime_checkable
+class HoldsRows(Protocol):
+    """A dataset node whose windows and prompts are made already: neither augmentation nor a prompt node applies."""
+
+    @property
+    def name(self) -> str:
+        """A short name."""
+        ...
+
+    @property
+    def prompt(self) -> str | None:
+        """The node of ``conf/prompt`` whose wording the rows show, ``None`` where there is none."""
+        ...
+
+    def rows(self) -> HeldRows:
+        """Every row; raises `DataError` naming the file and the row that can't be used."""
         ...
 
 

@@ -1,16 +1,20 @@
 """Rewards, one variant a file: a completion and a judged window -> a score with a named breakdown.
 
 ``ndcg`` the paper's (share of the reachable improvement) · ``absolute`` and ``difference`` its ablations ·
-``multiview`` ReasonRank's · ``exact`` Rank-R1's. To add one, subclass :class:`Reward` in a file of your own and point a
-yaml's ``_target_`` at it.
+``multiview`` ReasonRank's terms · ``exact`` Rank-R1's idea. Exactly as their authors' code pays, loose rules included:
+``rearank_authors`` · ``reasonrank`` · ``rank_r1``. To add one, subclass :class:`Reward` in a file of your own and point
+a yaml's ``_target_`` at it.
 """
 
 from rearank.rewards.absolute import AbsoluteReward
-from rearank.rewards.base import Measured, Reward, RewardBreakdown
+from rearank.rewards.base import Measured, Reward, RewardBreakdown, RewardFunction
 from rearank.rewards.difference import DifferenceReward
 from rearank.rewards.exact import ExactReward
 from rearank.rewards.multiview import MultiviewReward
 from rearank.rewards.ndcg import NdcgReward
+from rearank.rewards.rank_r1 import RankR1Reward
+from rearank.rewards.rearank_authors import RearankAuthorsReward
+from rearank.rewards.reasonrank import ReasonRankReward
 
 __all__ = [
     "AbsoluteReward",
@@ -19,6 +23,10 @@ __all__ = [
     "Measured",
     "MultiviewReward",
     "NdcgReward",
+    "RankR1Reward",
+    "RearankAuthorsReward",
+    "ReasonRankReward",
     "Reward",
     "RewardBreakdown",
+    "RewardFunction",
 ]

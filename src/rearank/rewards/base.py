@@ -1,7 +1,8 @@
 """What every reward shares: reading the completion, measuring the windows, scoring the format.
 
-A variant is a subclass with one method, ``rank_score``: the value of an order, given the measurements. The paper's sum:
-``0.8 rank + 0.1 format_tags + 0.1 format_list`` (section 3.3).
+A variant is a subclass of :class:`Reward` with one method, ``rank_score``: the value of an order, given the
+measurements. The paper's sum: ``0.8 rank + 0.1 format_tags + 0.1 format_list`` (section 3.3). Rewards of other projects
+that read an answer by rules of their own are :class:`RewardFunction`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rearank.metrics import dcg, ideal_dcg, ndcg
 from rearank.parsing import ParsedRanking, ParseStatus, parse_ranking
+from rearank.prompts import Asks
 from rearank.types import JudgedWindow
 
 SAME = 1e-12  # two nDCG values closer than this are the same order's value, summed differently
@@ -55,66 +57,42 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reward(ABC):
+class RewardFunction(ABC):
     """A completion and a judged window -> a score with a named breakdown. Stateless, so safe in any thread.
+
+    The breakdown's nDCG values and status are read as everywhere else (``rearank.parsing``), whatever a reward's own
+    rules are: validation then means the same under every reward.
 
     Args:
         k: cut-off of nDCG.
         ideal: ``query`` takes the ideal list from all judged grades of the query where the window carries them,
             ``window`` from the window's own grades (the paper's text and its sets can be read either way).
-        partial: what an answer that names only some passages earns: ``score`` values the named passages alone,
-            ``unparsed`` treats it like an answer without an order.
-        unparsed: the rank term of an answer that gives no order.
-        tags: whether the prompt asks for ``<think>`` and ``<answer>``.
     """
 
-    weight_rank: float = 0.8
-    weight_tags: float = 0.1
-    weight_list: float = 0.1
+    asks: ClassVar[Asks] = "ranking"
+    """What the prompt must ask for, so that an answer can earn the reward."""
+
     k: int = 10
     ideal: Literal["query", "window"] = "query"
-    partial: Literal["score", "unparsed"] = "unparsed"
-    unparsed: float = 0.0
-    tags: bool = True
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"k is the nDCG cut-off and must be at least 1, not {self.k}")
         if self.ideal not in ("query", "window"):
             raise ValueError(f"ideal must be 'query' or 'window', not {self.ideal!r}")
-        if self.partial not in ("score", "unparsed"):
-            raise ValueError(f"partial must be 'score' or 'unparsed', not {self.partial!r}")
-        if min(self.weight_rank, self.weight_tags, self.weight_list) < 0:
-            raise ValueError("weight_rank, weight_tags and weight_list must not be negative")
 
     @abstractmethod
-    def rank_score(self, measured: Measured) -> float:
-        """The rank term of an answer that gives an order."""
-
     def __call__(self, completion: str, judged: JudgedWindow) -> RewardBreakdown:
         """Score ``completion``, any string, as an answer to ``judged``; a window may hold any number of passages."""
-        measured = self.measure(completion, judged)
-        tags, form = self.format_scores(measured.parsed)
-        rank = self.rank_score(measured) if self.has_order(measured.parsed) else self.unparsed
-        return RewardBreakdown(
-            total=self.total(rank, tags, form, measured),
-            rank=rank,
-            format_tags=tags,
-            format_list=form,
-            ndcg_initial=measured.initial,
-            ndcg_reranked=measured.reranked,
-            ndcg_best=measured.best,
-            status=measured.parsed.status,
-        )
 
-    def total(self, rank: float, tags: float, form: float, measured: Measured) -> float:
-        """The weighted sum of section 3.3; a variant with another sum overrides it."""
-        return self.weight_rank * rank + self.weight_tags * tags + self.weight_list * form
+    def ideal_of(self, judged: JudgedWindow) -> tuple[int, ...]:
+        """The grades that the ideal list is made of, in any order."""
+        return judged.ideal if self.ideal == "query" and judged.ideal is not None else judged.relevance
 
-    def measure(self, completion: str, judged: JudgedWindow) -> Measured:
-        grades = judged.relevance
-        ideal = judged.ideal if self.ideal == "query" and judged.ideal is not None else grades
-        parsed = parse_ranking(completion, len(grades), tags=self.tags)
+    def measure(self, completion: str, judged: JudgedWindow, *, tags: bool = True) -> Measured:
+        """The answer as ``rearank.parsing`` reads it, and what nDCG says of it."""
+        grades, ideal = judged.relevance, self.ideal_of(judged)
+        parsed = parse_ranking(completion, len(grades), tags=tags)
         order = parsed.permutation.order
         ranked = tuple(map(grades.__getitem__, order))
         scale, initial, best = _bounds(grades, ideal, self.k)
@@ -127,6 +105,59 @@ class Reward(ABC):
             reranked=dcg(ranked, self.k) / scale if scale > 0 else 0.0,
             best=best,
         )
+
+    def breakdown(self, measured: Measured, total: float, rank: float, tags: float, form: float) -> RewardBreakdown:
+        """``total`` and its parts beside the measurements."""
+        return RewardBreakdown(
+            total=total,
+            rank=rank,
+            format_tags=tags,
+            format_list=form,
+            ndcg_initial=measured.initial,
+            ndcg_reranked=measured.reranked,
+            ndcg_best=measured.best,
+            status=measured.parsed.status,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward(RewardFunction):
+    """The rewards of this project: they value an order that ``rearank.parsing`` read.
+
+    Args:
+        partial: what an answer that names only some passages earns: ``score`` values the named passages alone,
+            ``unparsed`` treats it like an answer without an order.
+        unparsed: the rank term of an answer that gives no order.
+        tags: whether the prompt asks for ``<think>`` and ``<answer>``.
+    """
+
+    weight_rank: float = 0.8
+    weight_tags: float = 0.1
+    weight_list: float = 0.1
+    partial: Literal["score", "unparsed"] = "unparsed"
+    unparsed: float = 0.0
+    tags: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.partial not in ("score", "unparsed"):
+            raise ValueError(f"partial must be 'score' or 'unparsed', not {self.partial!r}")
+        if min(self.weight_rank, self.weight_tags, self.weight_list) < 0:
+            raise ValueError("weight_rank, weight_tags and weight_list must not be negative")
+
+    @abstractmethod
+    def rank_score(self, measured: Measured) -> float:
+        """The rank term of an answer that gives an order."""
+
+    def __call__(self, completion: str, judged: JudgedWindow) -> RewardBreakdown:
+        measured = self.measure(completion, judged, tags=self.tags)
+        tags, form = self.format_scores(measured.parsed)
+        rank = self.rank_score(measured) if self.has_order(measured.parsed) else self.unparsed
+        return self.breakdown(measured, self.total(rank, tags, form, measured), rank, tags, form)
+
+    def total(self, rank: float, tags: float, form: float, measured: Measured) -> float:
+        """The weighted sum of section 3.3; a variant with another sum overrides it."""
+        return self.weight_rank * rank + self.weight_tags * tags + self.weight_list * form
 
     def has_order(self, parsed: ParsedRanking) -> bool:
         """Whether the rank term is computed, or ``unparsed`` stands for it."""

@@ -1,4 +1,7 @@
-"""Rank-R1's reward: right or wrong about the single best passage."""
+"""Rank-R1's idea: right or wrong about the single best passage.
+
+``reward=rank_r1`` pays what their code pays: only an answer of one label, and only for the one gold passage.
+"""
 
 from __future__ import annotations
 

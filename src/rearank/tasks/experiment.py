@@ -15,7 +15,7 @@ from rearank.engines.model import Model
 from rearank.prompts import Prompt
 from rearank.ranking import Strategy
 from rearank.report import Report
-from rearank.rewards import Reward
+from rearank.rewards import RewardFunction
 from rearank.serving import Serving
 from rearank.tasks.benchmark import Benchmark, BenchmarkList
 from rearank.tasks.settings import Compare, Evaluation, Preparation
@@ -88,7 +88,7 @@ _EXPECTED: Mapping[str, Any] = {
     "task": Task,
     "model": Model,
     "augmentation": Augmentation,
-    "reward": Reward,
+    "reward": RewardFunction,
     "prompt": Prompt,
     "trainer": Trainer,
     "engine": EngineNode,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from rearank.choices import as_trained
+from rearank.data import HoldsRows
 from rearank.engines import NoEngine, OpenAINode
 from rearank.engines.base import SplitsModels
 from rearank.ranking import misfits
@@ -71,6 +72,7 @@ def preflight(run: Run) -> None:
             found += node.preflight()
     found += _misfits(run)
     found += _prefill_misfits(run)
+    found += _wording_misfits(run)
     found += _splits(run)
     if "algorithm" in experiment.task.needs:
         problems, notes = _examine_training(run)
@@ -88,10 +90,13 @@ def _misfits(run: Run) -> list[str]:
     """A prompt that asks for something else than the strategy reads, or the rewards grade."""
     experiment, needs = run.experiment, run.experiment.task.needs
     asks, found = experiment.prompt.asks, []
-    if "trainer" in needs and asks != "ranking":
+    # Fine-tuning learns orders, whatever the reward; rows that hold their own prompts don't show this one.
+    graded = experiment.reward.asks if "algorithm" in needs else "ranking"
+    if "trainer" in needs and asks != graded and not isinstance(experiment.dataset, HoldsRows):
+        what = {"ranking": "the order of all passages", "best": "the best passage alone"}.get(graded, graded)
         found.append(
-            f"training grades the order of all passages and the prompt asks for something else (asks: {asks}); choose "
-            "a prompt with asks: ranking, or task=evaluate"
+            f"training grades {what} and the prompt asks for something else (asks: {asks}); choose a prompt with asks: "
+            f"{graded}, another reward, or task=evaluate"
         )
     if {"engine", "benchmark"} <= set(needs) and not isinstance(experiment.engine, NoEngine):
         found += misfits(experiment.strategy, asks, experiment.model.temperature)
@@ -112,6 +117,23 @@ def _prefill_misfits(run: Run) -> list[str]:
     if "engine" in experiment.task.needs and isinstance(experiment.engine, OpenAINode):
         found += experiment.engine.prefill_misfits(prefill)
     return found
+
+
+def _wording_misfits(run: Run) -> list[str]:
+    """Rows that show one prompt, beside windows that are to be shown another one."""
+    experiment, needs = run.experiment, run.experiment.task.needs
+    if "trainer" not in needs and not isinstance(experiment.task, PrepareTask):
+        return []
+    sources = {"dataset": experiment.dataset, "dataset@validation": experiment.validation}
+    rendered = [key for key, node in sources.items() if node is not None and not isinstance(node, HoldsRows)]
+    rendered += ["benchmark"] if "benchmark" in needs else []
+    chosen = run.choices.get("prompt")
+    return [
+        f"{key}={node.name} shows its own prompts, worded as prompt={node.prompt}, and {' and '.join(rendered)} would "
+        f"show prompt={chosen}: set prompt={node.prompt}, or {key.removeprefix('dataset@')}.prompt=null to mix them"
+        for key, node in sources.items()
+        if isinstance(node, HoldsRows) and node.prompt and rendered and as_trained(chosen, node.prompt) != node.prompt
+    ]
 
 
 def _splits(run: Run) -> list[str]:

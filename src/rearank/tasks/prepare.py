@@ -1,4 +1,4 @@
-"""``task=prepare``: judged candidates -> training and validation rows."""
+"""``task=prepare``: judged candidates, or rows that a dataset holds, -> training and validation rows."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
-from rearank.data import DataError, JudgedCandidates
+from rearank.data import DataError, HoldsRows, JudgedCandidates, PromptedWindow
 from rearank.progress import counted, progress
 from rearank.tasks.experiment import Run
 from rearank.tasks.sharing import SHARED, shared
@@ -22,6 +22,8 @@ from rearank.training.base import write_json
 from rearank.training.rows import VERSION, write_rows
 from rearank.types import JudgedWindow
 
+Queries: TypeAlias = dict[str, JudgedCandidates | list[PromptedWindow]]
+"""By id: candidates to draw windows from, or windows as a dataset holds them."""
 TRAIN, VALIDATION, SUMMARY = "train.parquet", "validation.parquet", "summary.json"
 _log = logging.getLogger(__name__)
 
@@ -39,8 +41,14 @@ class PrepareTask:
 
 def prepared_settings(run: Run) -> dict[str, Any]:
     """What the rows depend on."""
-    keys = ("dataset", "validation", "retriever", "augmentation", "prompt", "prepare", "seed")
-    return {**run.settings(*keys), "version": VERSION}
+    drawn = ("retriever", "augmentation", "prompt") if draws_windows(run) else ()
+    return {**run.settings("dataset", "validation", *drawn, "prepare", "seed"), "version": VERSION}
+
+
+def draws_windows(run: Run) -> bool:
+    """Whether windows are drawn and prompts written, or all rows are held by their datasets as they are."""
+    sources = (run.experiment.dataset, run.experiment.validation)
+    return any(source is not None and not isinstance(source, HoldsRows) for source in sources)
 
 
 def prepare(run: Run) -> Path:
@@ -71,16 +79,15 @@ def prepare(run: Run) -> Path:
 def _write(run: Run, folder: Path) -> dict[str, Any]:
     """Draw the windows and write them; returns and writes how many there are."""
     experiment = run.experiment
-    with progress(f"judged candidates of {experiment.dataset.name}"):
-        judged = experiment.dataset.judged(experiment.prepare.depth)
+    judged, left_out = _queries(run, experiment.dataset)
     if experiment.validation is not None:
-        with progress(f"judged candidates of {experiment.validation.name}"):
-            held_out = experiment.validation.judged(experiment.prepare.depth)
+        held_out, _ = _queries(run, experiment.validation)
     else:
-        held_out = [item for item in judged if _held_out(run, item)]
-        judged = [item for item in judged if not _held_out(run, item)]
+        held_out = {query: item for query, item in judged.items() if _held_out(run, query)}
+        judged = {query: item for query, item in judged.items() if query not in held_out}
     judged = _drawn(run, judged)
     train, dropped = _augment(run, judged, "training windows")
+    dropped.update(left_out)
     if not train:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common())
         raise DataError(
@@ -105,32 +112,49 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _held_out(run: Run, item: JudgedCandidates) -> bool:
+def _queries(run: Run, source: Any) -> tuple[Queries, Mapping[str, int]]:
+    """Every judged query, and how many rows the dataset itself left out for which reason."""
+    if not isinstance(source, HoldsRows):
+        with progress(f"judged candidates of {source.name}"):
+            found = source.judged(run.experiment.prepare.depth)
+        return {item.candidates.query.id: item for item in found}, {}
+    with progress(f"rows of {source.name}"):
+        held = source.rows()
+    queries: dict[str, list[PromptedWindow]] = {}
+    for window in held.windows:
+        queries.setdefault(window.window.query.id, []).append(window)
+    return dict(queries), held.left_out
+
+
+def _held_out(run: Run, query: str) -> bool:
     """By the query's id and the seed alone: adding a query moves no other between the splits."""
     if not run.experiment.prepare.validation_windows:
         return False
-    name = f"{run.experiment.seed}/{item.candidates.query.id}".encode()
+    name = f"{run.experiment.seed}/{query}".encode()
     share = int.from_bytes(hashlib.sha256(name).digest()[:6]) / 2**48
     return bool(share < run.experiment.prepare.validation_share)
 
 
-def _drawn(run: Run, judged: Sequence[JudgedCandidates]) -> list[JudgedCandidates]:
+def _drawn(run: Run, judged: Queries) -> Queries:
     """``prepare.queries`` of them by lot, in their order; a larger number adds queries and takes none away."""
     count = run.experiment.prepare.queries
     if count is None or count >= len(judged):
-        return list(judged)
+        return judged
 
-    def lot(item: JudgedCandidates) -> bytes:
-        return hashlib.sha256(f"{run.experiment.seed}/queries/{item.candidates.query.id}".encode()).digest()
+    def lot(query: str) -> bytes:
+        return hashlib.sha256(f"{run.experiment.seed}/queries/{query}".encode()).digest()
 
-    kept = {item.candidates.query.id for item in sorted(judged, key=lot)[:count]}
-    return [item for item in judged if item.candidates.query.id in kept]
+    kept = set(sorted(judged, key=lot)[:count])
+    return {query: item for query, item in judged.items() if query in kept}
 
 
-def _augment(run: Run, judged: Sequence[JudgedCandidates], what: str) -> tuple[list[JudgedWindow], Counter[str]]:
+def _augment(run: Run, judged: Queries, what: str) -> tuple[list[JudgedWindow], Counter[str]]:
     windows: list[JudgedWindow] = []
     dropped: Counter[str] = Counter()
-    for item in counted(judged, what, len(judged), "queries"):
+    for item in counted(judged.values(), what, len(judged), "queries"):
+        if isinstance(item, list):
+            windows += item
+            continue
         made = run.experiment.augmentation.augment(item.candidates, item.grades)
         windows += made.windows
         dropped.update(made.dropped)
@@ -147,7 +171,7 @@ def _by_turns(windows: Sequence[JudgedWindow]) -> Iterator[JudgedWindow]:
 
 def _tokenizer(run: Run) -> Any:
     """Only for a prompt that cuts by tokens: loading one takes seconds."""
-    if getattr(run.experiment.prompt, "max_tokens", None) is None:
+    if getattr(run.experiment.prompt, "max_tokens", None) is None or not draws_windows(run):
         return None
     from rearank.training.local import load_tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rearank.engines.model import Architecture
 from rearank.parsing import ParseStatus, parse_ranking
-from rearank.rewards import Reward, RewardBreakdown
+from rearank.rewards import RewardBreakdown, RewardFunction
 from rearank.tracking import Trackers, transcript
 from rearank.training.rows import TrainingRow
 
@@ -50,7 +50,7 @@ class TrainingJob:
     max_tokens: int
     train: Sequence[TrainingRow]
     validation: Sequence[TrainingRow]
-    reward: Reward
+    reward: RewardFunction
     folder: Path
     tracker: Trackers
     seed: int

@@ -1,8 +1,8 @@
 """Training rows: judged windows as parquet in verl's schema, which both trainers read.
 
 Columns: ``data_source`` · ``prompt`` (messages) · ``ability`` · ``reward_model`` (``style``, and as ``ground_truth``
-the grades in window order with the query's ideal ones) · ``extra_info`` (``index``, ``split``, ``query_id``, ``query``,
-``passage_ids`` in window order).
+the grades in window order with the query's ideal ones, and ``gold``, a teacher's order, in files where a row has one) ·
+``extra_info`` (``index``, ``split``, ``query_id``, ``query``, ``passage_ids`` in window order).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from rearank.data import PromptedWindow
 from rearank.prompts import Prompt, Tokenizer
 from rearank.types import JudgedWindow, Message, Passage, Query, Window
 
@@ -51,7 +52,7 @@ def write_rows(
     Args:
         path: the parquet file; its folder is made.
         windows: in the order in which the rows are numbered.
-        prompt: the wording.
+        prompt: the wording; a ``PromptedWindow`` has its own.
         data_source: where they come from; verl reports per source.
         split: ``train`` or ``validation``.
         tokenizer: needed by a prompt that cuts by tokens.
@@ -59,12 +60,12 @@ def write_rows(
     Raises:
         OSError: where the file can't be written.
     """
+
+    def shown(judged: JudgedWindow) -> tuple[Message, ...]:
+        return judged.prompt if isinstance(judged, PromptedWindow) else prompt.render(judged.window, tokenizer)
+
     save_rows(
-        path,
-        [
-            TrainingRow(index, data_source, split, prompt.render(judged.window, tokenizer), judged)
-            for index, judged in enumerate(windows)
-        ],
+        path, [TrainingRow(index, data_source, split, shown(judged), judged) for index, judged in enumerate(windows)]
     )
 
 
@@ -84,7 +85,10 @@ def save_rows(path: str | Path, rows: Sequence[TrainingRow]) -> None:
     relevance = _lists([judged.relevance for judged in windows], pa.int32())
     ideal = _lists([judged.ideal if judged.ideal is not None else () for judged in windows], pa.int32())
     has_ideal = pa.array([judged.ideal is not None for judged in windows], pa.bool_())
-    truth = pa.StructArray.from_arrays([relevance, ideal, has_ideal], names=["relevance", "ideal", "has_ideal"])
+    truths = {"relevance": relevance, "ideal": ideal, "has_ideal": has_ideal}
+    if any(judged.gold is not None for judged in windows):  # an optional field: files without it stay as they were
+        truths["gold"] = pa.array([judged.gold for judged in windows], pa.list_(pa.int32()))
+    truth = pa.StructArray.from_arrays(list(truths.values()), names=list(truths))
     extra = pa.StructArray.from_arrays(
         [
             pa.array([row.index for row in rows], pa.int64()),
@@ -168,7 +172,8 @@ def judged_window(truth: Mapping[str, Any], extra: Mapping[str, Any]) -> JudgedW
     passages = tuple(Passage(passage_id, "") for passage_id in extra["passage_ids"])
     ideal = tuple(int(grade) for grade in truth["ideal"]) if truth["has_ideal"] else None
     relevance = tuple(int(grade) for grade in truth["relevance"])
-    return JudgedWindow(Window(Query(extra["query_id"], extra["query"]), passages), relevance, ideal)
+    gold = None if truth.get("gold") is None else tuple(int(position) for position in truth["gold"])
+    return JudgedWindow(Window(Query(extra["query_id"], extra["query"]), passages), relevance, ideal, gold)
 
 
 def _offsets(lists: Iterable[Sequence[Any]]) -> Any:

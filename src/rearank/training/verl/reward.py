@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from rearank.config import build
-from rearank.rewards import Reward
+from rearank.rewards import RewardFunction
 from rearank.training.rows import judged_window
 
 FUNCTION = "compute_score"
@@ -48,6 +48,6 @@ def compute_score(
 
 
 @lru_cache(maxsize=8)
-def _reward(node: str) -> Reward:
-    built: Reward = build(json.loads(node))
+def _reward(node: str) -> RewardFunction:
+    built: RewardFunction = build(json.loads(node))
     return built

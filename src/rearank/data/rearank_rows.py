@@ -1,0 +1,278 @@
+"""The authors' training set, ``le723z/rearank_12k``, or a file in its shape: windows with their prompts.
+
+A row has ``prompt`` (chat messages), ``query`` (text), ``hits`` (``qid, docid, rank, score, content`` each, in the
+order that the prompt shows) and often ``metrics`` and ``best_metrics`` (``NDCG@10`` of the given and of the best
+order). Many rows share a query. Grades are not in it: they come from TREC judgements by query id.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Literal, get_args
+
+from rearank.data.base import DataError
+from rearank.data.files import field, read_json_lines
+from rearank.data.irds import Irds
+from rearank.data.source import HeldRows, PromptedWindow
+from rearank.data.trec import read_qrels
+from rearank.metrics import ndcg
+from rearank.types import Message, Passage, Query, Role, Window
+
+_COLUMNS = ("prompt", "query", "hits", "metrics", "best_metrics")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILE = re.compile(r"\.(parquet|jsonl?|gz)$")
+_PARQUET_MAGIC = b"PAR1"
+_MEASURE, _K = "NDCG@10", 10
+_SAME = 2e-5  # theirs is rounded to five decimals
+_log = logging.getLogger(__name__)
+
+
+class _NotJudgedError(DataError):
+    """A row of a query that nobody judged."""
+
+
+@dataclass(frozen=True)
+class RearankRows:
+    """Rows in the shape of ``le723z/rearank_12k``; the prompts are shown as they are.
+
+    Args:
+        name: of the dataset.
+        path: a hub id, a parquet or JSONL file, or a folder of them.
+        qrels: judgements, joined: each a TREC or BEIR file, or an id of ir_datasets.
+        revision: a branch, tag or commit of the hub's; ``null`` for the newest.
+        prompt: the node of ``conf/prompt`` whose wording the rows show, ``null`` for none.
+        on_unjudged: what happens to a row whose query has no judgement: an ``error``, or ``skip`` it.
+        on_bad_row: and to one that can't be read, or contradicts itself or another row.
+
+    What is skipped is counted. So are rows whose stored nDCG isn't what the judgements say, and rows whose scores don't
+    fall: the authors' scorer sorts by these, here the position counts.
+    """
+
+    name: str
+    path: str
+    qrels: tuple[str, ...]
+    revision: str | None = None
+    prompt: str | None = None
+    on_unjudged: Literal["error", "skip"] = "error"
+    on_bad_row: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        if not self.qrels:
+            raise ValueError("qrels must name at least one file of judgements or id of ir_datasets")
+        for key in ("on_unjudged", "on_bad_row"):
+            if getattr(self, key) not in ("error", "skip"):
+                raise ValueError(f"{key} must be error or skip, not {getattr(self, key)!r}")
+
+    def preflight(self) -> list[str]:
+        """A file that isn't there, or the package that fetches from the hub."""
+        if not self._is_found:
+            return [self._missing]
+        if not Path(self.path).is_file() and find_spec("datasets") is None:
+            return [f"{self.path}: the package datasets is missing; pip install -e '.[train]', or {self._by_hand}"]
+        return []
+
+    def rows(self) -> HeldRows:
+        """Every row with its grades."""
+        grades = self._grades
+        windows: list[PromptedWindow] = []
+        left_out: Counter[str] = Counter()
+        texts: dict[str, str] = {}
+        odd: dict[str, list[str]] = {"other nDCG": [], "scores": []}
+        for where, record in self._records():
+            try:
+                window = _window(record, grades, texts, where)
+            except _NotJudgedError as error:
+                self._skip(error, self.on_unjudged, "on_unjudged", left_out, "query not judged")
+                continue
+            except DataError as error:
+                self._skip(error, self.on_bad_row, "on_bad_row", left_out, "bad row")
+                continue
+            windows.append(window)
+            odd["other nDCG"] += _other_ndcg(record, window, where)
+            odd["scores"] += _not_falling(record, where)
+        self._say(len(windows), left_out, odd)
+        return HeldRows(tuple(windows), dict(left_out))
+
+    @staticmethod
+    def _skip(error: DataError, rule: str, key: str, left_out: Counter[str], reason: str) -> None:
+        if rule == "error":
+            raise DataError(f"{error}; mend it, or leave such rows out with dataset.{key}=skip") from error
+        left_out[reason] += 1
+
+    def _say(self, kept: int, left_out: Mapping[str, int], odd: Mapping[str, Sequence[str]]) -> None:
+        if left_out:
+            _log.warning("%s: %s; %d rows stay", self.path, ", ".join(f"{r}: {n}" for r, n in left_out.items()), kept)
+        if other := odd["other nDCG"]:
+            _log.warning(
+                "%s: %d of %d rows store another nDCG@10 than the judgements give, the first is %s; the reward goes by "
+                "the judgements, so check that qrels are those of the rows",
+                *(self.path, len(other), kept, other[0]),
+            )
+        if scores := odd["scores"]:
+            _log.warning(
+                "%s: %d of %d rows have scores that don't fall with the position, the first is %s; the authors' scorer "
+                "sorts by them and scores such rows wrongly, here the position in the prompt counts",
+                *(self.path, len(scores), kept, scores[0]),
+            )
+
+    @cached_property
+    def _grades(self) -> dict[str, dict[str, int]]:
+        joined: dict[str, dict[str, int]] = {}
+        for source in self.qrels:
+            for query, judged in _judgements(source).items():
+                known = joined.setdefault(query, {})
+                for passage, grade in judged.items():
+                    if known.setdefault(passage, grade) != grade:
+                        raise DataError(
+                            f"{source}: query {query!r}, document {passage!r} has grade {grade} here and "
+                            f"{known[passage]} in another of dataset.qrels; give judgements that agree"
+                        )
+        return joined
+
+    @property
+    def _is_found(self) -> bool:
+        """Here, or it may be on the hub."""
+        return Path(self.path).exists() or bool(_HUB_ID.fullmatch(self.path) and not _FILE.search(self.path))
+
+    @property
+    def _missing(self) -> str:
+        return f"{self.path}: no such file; set dataset.path to a parquet or JSONL file, or to a hub id (owner/name)"
+
+    @property
+    def _by_hand(self) -> str:
+        return "lay its parquet file here by hand and set dataset.path=<file>"
+
+    def _records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """``file: row n`` and the row."""
+        path = Path(self.path)
+        if not path.is_file():
+            yield from ((f"{self.path}: row {n}", record) for n, record in enumerate(self._load()))
+            return
+        with path.open("rb") as stream:
+            parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
+        if parquet:
+            yield from ((f"{path}: row {n}", record) for n, record in enumerate(_parquet(path)))
+        else:
+            yield from ((f"{path}:{n}", record) for n, record in read_json_lines(path))
+
+    def _load(self) -> Any:
+        """From the hub, or from a folder, by the package ``datasets``."""
+        if not self._is_found:
+            raise DataError(self._missing)
+        try:
+            from datasets import load_dataset
+        except ImportError as error:
+            raise DataError("; ".join(self.preflight())) from error
+        try:
+            loaded = load_dataset(self.path, revision=self.revision, split="train")
+        except Exception as error:  # the network, the name, the files: its errors have no base in common
+            reason = shorten(f"{type(error).__name__}: {error}", 200, placeholder="...")
+            raise DataError(
+                f"{self.path}: can't be loaded ({reason}); check the network and the name, or {self._by_hand}"
+            ) from error
+        return loaded.select_columns([name for name in _COLUMNS if name in loaded.column_names])
+
+
+def _judgements(source: str) -> dict[str, dict[str, int]]:
+    if Path(source).is_file():
+        return read_qrels(source)
+    try:
+        return Irds(source).qrels()
+    except DataError as error:
+        raise DataError(f"dataset.qrels: there is no file {source!r} here, and {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=512, columns=columns):
+                yield from batch.to_pylist()
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: not a whole parquet file ({error}); fetch it again") from error
+
+
+def _window(
+    row: Mapping[str, Any], grades: Mapping[str, Mapping[str, int]], texts: dict[str, str], where: str
+) -> PromptedWindow:
+    """The row, checked. ``texts`` are the queries of the rows before, by id."""
+    hits = _hits(row, where)
+    query = Query(hits[0][0], _query_text(row, where))
+    if other := next((qid for qid, _ in hits if qid != query.id), None):
+        raise DataError(f"{where}: hits of two queries, {query.id!r} and {other!r}")
+    if texts.setdefault(query.id, query.text) != query.text:
+        raise DataError(f"{where}: query {query.id!r} has another text in a row before")
+    repeated = [docid for docid, times in Counter(docid for _, docid in hits).items() if times > 1]
+    if repeated:
+        raise DataError(f"{where}: document {repeated[0]!r} occurs twice among the hits")
+    prompt = _prompt(row, where)
+    if query.id not in grades:
+        raise _NotJudgedError(f"{where}: no judgement of query {query.id!r} in dataset.qrels")
+    judged = grades[query.id]
+    return PromptedWindow(
+        Window(query, tuple(Passage(docid, "") for _, docid in hits)),
+        tuple(judged.get(docid, 0) for _, docid in hits),
+        tuple(sorted((grade for grade in judged.values() if grade > 0), reverse=True)),
+        prompt=prompt,
+    )
+
+
+def _query_text(row: Mapping[str, Any], where: str) -> str:
+    text = row.get("query")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{where}: query must be the query's text, not {text!r}")
+    return text
+
+
+def _hits(row: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
+    """(query id, document id) in the order shown."""
+    hits = row.get("hits")
+    if not isinstance(hits, list) or len(hits) < 2 or not all(isinstance(hit, dict) for hit in hits):
+        raise DataError(f"{where}: hits must be a list of at least two objects with qid and docid")
+    return [(field(hit, ("qid",), where), field(hit, ("docid",), where)) for hit in hits]
+
+
+def _prompt(row: Mapping[str, Any], where: str) -> tuple[Message, ...]:
+    turns = row.get("prompt")
+    if not isinstance(turns, list) or not turns:
+        raise DataError(f"{where}: prompt must be a list of chat messages, at least one")
+    for turn in turns:
+        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
+        if role not in get_args(Role) or not isinstance(content, str):
+            raise DataError(f"{where}: a message of the prompt needs a role of {', '.join(get_args(Role))} and a text")
+    if turns[-1]["role"] == "assistant":
+        raise DataError(f"{where}: the prompt ends with the assistant's turn, which leaves nothing to answer")
+    return tuple(Message(turn["role"], turn["content"]) for turn in turns)
+
+
+def _other_ndcg(row: Mapping[str, Any], window: PromptedWindow, where: str) -> list[str]:
+    """Where the row's stored nDCG@10, of the given or the best order, is not ours."""
+    ideal = window.ideal or ()
+    for key, ranked in (("metrics", window.relevance), ("best_metrics", sorted(window.relevance, reverse=True))):
+        stored, ours = _number(row.get(key), _MEASURE), ndcg(ranked, ideal, _K)
+        if stored is not None and abs(stored - ours) > _SAME:
+            return [f"{where} ({key}: {stored:.5f}, here {ours:.5f})"]
+    return []
+
+
+def _not_falling(row: Mapping[str, Any], where: str) -> list[str]:
+    scores = [_number(hit, "score") for hit in row["hits"]]
+    rising = any(a is not None and b is not None and b >= a for a, b in pairwise(scores))
+    return [where] if rising else []
+
+
+def _number(row: Any, key: str) -> float | None:
+    value = row.get(key) if isinstance(row, dict) else None
+    return float(value) if isinstance(value, (int, float)) else None
