@@ -7,7 +7,6 @@ with the model's own tokenizer; without them everything else is checked.
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -15,10 +14,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rearank.engines.capacity import gpus_seen
 from rearank.engines.model import Architecture
 from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import TrainingError, result_of
 from rearank.training.memory import GPU_GIB, Workload, describe, estimate, recommend
+from rearank.training.verl import machine
 from rearank.training.verl.compose import Files, Lengths, Weights, cautious, ppo_config
 from rearank.training.verl.node import VerlTrainer
 
@@ -30,9 +31,11 @@ _PLANNED = ("tensor_parallel", "tokens_per_pass", "offload", "rollout_memory")
 
 @dataclass
 class Report:
-    """``problems`` keep the run from starting, each with its remedy; ``notes`` say what to expect of it."""
+    """``problems`` keep the run from starting, each with its remedy; ``warnings`` are told whatever the task, since
+    they cost much; ``notes`` say what to expect of it."""
 
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -48,7 +51,7 @@ def examine(
         sizes: of the model; ``None`` where they are not known, which a note then says.
         folder: where checkpoints will go.
     """
-    report = Report()
+    report = Report(warnings=machine.warnings(trainer))
     gib = gpu_gib(trainer)
     trainer = settled(trainer, algorithm, lengths, sizes, gib)
     try:
@@ -141,7 +144,7 @@ def gpu_gib(trainer: VerlTrainer) -> float | None:
     """Memory of a GPU: what the config says, or is seen here; ``None`` on CPUs and for clusters elsewhere."""
     if trainer.on_cpu:
         return None
-    return trainer.cluster.gpu_gib or (visible_gpu_gib() if trainer.cluster.address is None else None)
+    return trainer.cluster.gpu_gib or (min(gpus_seen(), default=None) if trainer.cluster.address is None else None)
 
 
 def _examine_memory(
@@ -161,6 +164,10 @@ def _examine_memory(
         f"({describe(plan.phases[plan.peak_phase])}); the KV cache holds {plan.kv_answers} whole answers"
     )
     report.notes.append(f"settings: {' '.join(plan.settings())}")
+    if trainer.cluster.address is None and plan.host:
+        note, problems = machine.host_memory(sum(plan.host.values()), describe(plan.host))
+        report.notes.append(note)
+        report.problems += problems
 
 
 def _examine_disk(
@@ -193,27 +200,3 @@ def _examine_disk(
 def _size(folder: Path) -> int:
     """Bytes of every file below."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def visible_gpu_gib() -> float | None:
-    """Memory of the smallest GPU here, as nvidia-smi says; ``None`` where there is none."""
-    try:
-        said = subprocess.run(
-            ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        ).stdout
-        return min(float(line) for line in said.split()) / 1024
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-
-
-def visible_gpus() -> int:
-    """How many nvidia-smi lists here."""
-    try:
-        said = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20, check=True)
-        return len(said.stdout.splitlines())
-    except (OSError, subprocess.SubprocessError):
-        return 0
