@@ -123,10 +123,14 @@ def _missing(trainer: VerlTrainer, have: Mapping[str, str]) -> list[str]:
 def _drift(trainer: VerlTrainer, have: Mapping[str, str]) -> list[str]:
     """Where what is installed isn't what the lock has."""
     name = lock_of(trainer)
-    needed = _needed(trainer).values()
-    lock = sorted(read_lock(name).items(), key=lambda pair: pair[0] not in needed)  # what matters most first
-    other = [f"{package} {have[package]} (lock: {ours})" for package, ours in lock if have.get(package, ours) != ours]
-    absent = [package for package, _ in lock if package not in have]
+    lock, needed = read_lock(name), list(_needed(trainer).values())
+    order = dict.fromkeys([*needed, *lock])  # what matters most first
+    absent = [package for package in order if package not in have]
+    other = [
+        f"{package} {have[package]} (lock: {lock[package]})"
+        for package in order
+        if have.get(package, lock[package]) != lock[package]
+    ]
     said = [*([f"different: {_some(other)}"] if other else []), *([f"missing: {_some(absent)}"] if absent else [])]
     remedy = f"pip install --no-deps --requirement constraints/{name}.txt"
     return [f"packages are not those of constraints/{name}.txt; {'; '.join(said)}; {remedy}"] if said else []
