@@ -1,16 +1,16 @@
 # The two commands of the README, and what a developer runs. Each creates .venv with the project installed editable.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Shared cores: idle OpenMP threads must sleep, not spin.
 export OMP_WAIT_POLICY := PASSIVE
 
 # The cluster's packages (verl, Ray, vLLM's CPU build) live apart: their pins are not the others'.
-CLUSTER := .venv-cluster
+CLUSTER ?= .venv-cluster
 CLUSTER_STAMP := $(CLUSTER)/.installed
 
-.PHONY: quickstart test check perf setup clean test-cluster test-cluster-full
+.PHONY: quickstart test check perf setup clean lock test-cluster test-cluster-full
 
 setup: $(STAMP)
 
@@ -47,6 +47,14 @@ test-cluster: $(CLUSTER_STAMP)
 
 test-cluster-full: $(CLUSTER_STAMP)
 	$(CLUSTER)/bin/python -m pytest tests/cluster -m full
+
+# Every package of the GPU path, for Linux x86_64 with Python 3.11 and 3.12: one version each, so no markers are left.
+lock: $(STAMP)
+	rm -f $(VENV)/cluster.lock
+	$(BIN)/uv pip compile pyproject.toml --extra cluster --extra wandb --universal --fork-strategy fewest --python-version 3.11 \
+	  --no-annotate --no-header --no-emit-index-url --quiet --output-file $(VENV)/cluster.lock
+	{ grep '^#' constraints/cluster.txt; sed 's/ ;.*//' $(VENV)/cluster.lock; } > $(VENV)/cluster.txt
+	cp $(VENV)/cluster.txt constraints/cluster.txt
 
 perf: $(STAMP)
 	$(BIN)/python experiments/performance/run_all.py

@@ -129,16 +129,24 @@ def bytes_per_token(sizes: Architecture, split: Split, dtype: str) -> int:
 
 def gpus_seen() -> list[float]:
     """GiB of each NVIDIA GPU that this process may use; empty where there is none. Imports no torch."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        return [float(size) / 1024 for (size,) in ask_gpus("memory.total")]
+    except ValueError:
+        return []
+
+
+def ask_gpus(*fields: str) -> list[tuple[str, ...]]:
+    """What nvidia-smi says, field by field (its ``--query-gpu``), of each GPU that this process may use."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        sizes = [float(line) / 1024 for line in said.splitlines() if line.strip()]
-    except (OSError, subprocess.SubprocessError, ValueError):
+    except (OSError, subprocess.SubprocessError):
         return []
+    gpus = [tuple(part.strip() for part in line.split(",")) for line in said.splitlines() if line.strip()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return sizes
+        return gpus
     chosen = [part.strip() for part in visible.split(",") if part.strip()]
     if all(part.isdecimal() for part in chosen):
-        return [sizes[int(part)] for part in chosen if int(part) < len(sizes)]
-    return sizes[: len(chosen)]  # named by UUID: which they are is not known, how many is
+        return [gpus[int(part)] for part in chosen if int(part) < len(gpus)]
+    return gpus[: len(chosen)]  # named by UUID: which they are is not known, how many is

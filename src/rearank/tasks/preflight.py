@@ -49,7 +49,7 @@ class ChecksAlgorithm(Protocol):
 
 @runtime_checkable
 class Examines(Protocol):
-    """A trainer that knows what a run would take; its reports have ``problems`` and ``notes``."""
+    """A trainer that knows what a run would take; its reports have ``problems``, ``warnings`` and ``notes``."""
 
     def examine(self, algorithm: Any, model: Any, folder: Path) -> Any: ...
 
@@ -60,6 +60,7 @@ def preflight(run: Run) -> None:
     """Raises ``PreflightError`` where something that the task needs is missing."""
     experiment, found = run.experiment, []
     notes: list[str] = []
+    warnings: list[str] = []
     for need in experiment.task.needs:
         if need == "model":
             found += experiment.model.preflight(
@@ -75,8 +76,9 @@ def preflight(run: Run) -> None:
     found += _wording_misfits(run)
     found += _splits(run)
     if "algorithm" in experiment.task.needs:
-        problems, notes = _examine_training(run)
+        problems, warnings, notes = _examine_training(run)
         found += problems
+    print("".join(f"preflight: WARNING: {warning}\n" for warning in warnings), end="", flush=True)
     if isinstance(experiment.task, PreflightTask):
         print("\n".join(f"preflight: {note}" for note in notes), flush=True)
     if found:
@@ -148,14 +150,14 @@ def _splits(run: Run) -> list[str]:
     return engine.misfits(sizes) if sizes is not None else []
 
 
-def _examine_training(run: Run) -> tuple[list[str], list[str]]:
-    """What the trainer would fail at, and what it expects."""
+def _examine_training(run: Run) -> tuple[list[str], list[str], list[str]]:
+    """What the trainer would fail at, what will cost much, and what it expects."""
     trainer, model, algorithm = run.experiment.trainer, run.experiment.model, run.experiment.algorithm
     if isinstance(trainer, Examines):
         try:
             report = trainer.examine(algorithm, model, run.folder)
         except ValueError as error:  # a config.json that doesn't say
-            return [str(error)], []
+            return [str(error)], [], []
         if isinstance(run.experiment.task, PreflightTask):
             try:
                 rows, why_not = _prepared_rows(run)
@@ -166,13 +168,13 @@ def _examine_training(run: Run) -> tuple[list[str], list[str]]:
                 trainer.measure(report, model, rows)
             elif why_not:
                 report.notes.append(why_not)
-        return report.problems, report.notes
+        return report.problems, report.warnings, report.notes
     if isinstance(trainer, ChecksAlgorithm):
         try:
             trainer.check(algorithm)
         except TrainingError as error:
-            return [str(error)], []
-    return [], []
+            return [str(error)], [], []
+    return [], [], []
 
 
 def _prepared_rows(run: Run) -> tuple[dict[str, list[TrainingRow]], str]:

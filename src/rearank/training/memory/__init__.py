@@ -26,8 +26,8 @@ inside its package; ``transformer_impl.py`` is ``workers/engine/fsdp/transformer
   2,048 tokens (``entropy_from_logits_with_chunking``, which we set). It takes as many tokens as the update.
 - Fused kernels (``FusedLinearForPPO`` in ``utils/experimental/torch_functional.py``) make 512 tokens' logits at a time
   and make them again in the backward pass: 12 and 20 bytes an entry of such a slice, measured on a CPU. The output
-  layer they read stays gathered (the patch "output layer with the root"). Liger (``use_liger``) leaves the logits as they are; what its kernels keep of a layer is read from their documentation, not
-  measured.
+  layer they read stays gathered (the patch "output layer with the root"). Liger (``use_liger``) leaves the logits as
+  they are; what its kernels keep of a layer is read from their documentation, not measured.
 - A reference model takes nothing of the GPU: FSDP2 keeps a model that only runs forward on the host
   (``CPUOffloadPolicy`` where ``forward_only``). Under LoRA the policy without its adapters is the reference.
 - A critic trains all its weights, also beside LoRA.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rearank.training.sft import Sft
     from rearank.training.verl.preflight import Report
 
-_HERE = "trainer=trl trains on one machine"
-
 
 @dataclass(frozen=True)
 class Cluster:
@@ -164,28 +162,10 @@ class VerlTrainer:
         return "flash_attention_2" if not self.on_cpu and find_spec("flash_attn") else "sdpa"
 
     def preflight(self) -> list[str]:
-        """Missing packages and GPUs."""
-        extra = "cluster-cpu" if self.on_cpu else "cluster"
-        missing = [
-            f"trainer=verl: the package {name} is missing; pip install -e '.[{extra}]'; {_HERE}"
-            for name in ("verl", "ray", "vllm")
-            if find_spec(name) is None
-        ]
-        if not self.on_cpu and self.cluster.address is None:
-            from rearank.training.verl.preflight import visible_gpus
+        """What this machine lacks: packages, a driver, GPUs and more; see ``machine``."""
+        from rearank.training.verl.machine import problems
 
-            if (seen := visible_gpus()) < self.cluster.gpus_per_node:
-                missing.append(
-                    f"trainer=verl needs cluster.gpus_per_node={self.cluster.gpus_per_node} GPUs and there "
-                    f"{'is 1' if seen == 1 else f'are {seen}' if seen else 'is none'} here; set it to what there is, "
-                    f"join a cluster (cluster.address=...), or: {_HERE}"
-                )
-        if self.attention == "flash_attention_2" and self.cluster.address is None and find_spec("flash_attn") is None:
-            missing.append(
-                "trainer.attention=flash_attention_2: the package flash-attn is missing; pip install flash-attn "
-                "--no-build-isolation, or set trainer.attention=auto"
-            )
-        return missing
+        return problems(self)
 
     def examine(self, algorithm: PolicyGradient, model: Model, folder: Path) -> Report:
         """What training ``model`` into ``folder`` would fail at, and what it will take; see ``preflight``."""

@@ -6,7 +6,6 @@ with the model's own tokenizer; without them everything else is checked.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from rearank.engines.model import Architecture
 from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import TrainingError, result_of
 from rearank.training.memory import GPU_GIB, Workload, describe, estimate, recommend
+from rearank.training.verl import machine
 from rearank.training.verl.compose import Files, Lengths, Weights, cautious, ppo_config
 from rearank.training.verl.node import VerlTrainer
 
@@ -40,9 +40,11 @@ _WHOLE_GRADIENTS = "actor_rollout_ref.actor.fsdp_config.use_no_sync_for_gradient
 
 @dataclass
 class Report:
-    """``problems`` keep the run from starting, each with its remedy; ``notes`` say what to expect of it."""
+    """``problems`` keep the run from starting, each with its remedy; ``warnings`` are told whatever the task, since
+    they cost much; ``notes`` say what to expect of it."""
 
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -58,7 +60,7 @@ def examine(
         sizes: of the model; ``None`` where they are not known, which a note then says.
         folder: where checkpoints will go.
     """
-    report = Report()
+    report = Report(warnings=machine.warnings(trainer))
     gib = gpu_gib(trainer)
     trainer = settled(trainer, algorithm, lengths, sizes, gib)
     try:
@@ -155,7 +157,7 @@ def gpu_gib(trainer: VerlTrainer) -> float | None:
     """Memory of a GPU: what the config says, or is seen here; ``None`` on CPUs and for clusters elsewhere."""
     if trainer.on_cpu:
         return None
-    return trainer.cluster.gpu_gib or (visible_gpu_gib() if trainer.cluster.address is None else None)
+    return trainer.cluster.gpu_gib or (min(gpus_seen(), default=None) if trainer.cluster.address is None else None)
 
 
 def _examine_memory(
@@ -227,19 +229,7 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def visible_gpu_gib() -> float | None:
-    """Memory of the smallest GPU that this process may use; ``None`` where there is none."""
-    return min(gpus_seen(), default=None)
-
-
 def host_gib() -> float | None:
     """Memory of this machine; ``None`` where its system doesn't say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
-    except (OSError, ValueError):
-        return None
-
-
-def visible_gpus() -> int:
-    """How many this process may use."""
-    return len(gpus_seen())
+    total = machine.memory_bytes("MemTotal")
+    return None if total is None else total / _GIB
