@@ -115,6 +115,11 @@ def mark_complete(checkpoint: Path) -> None:
     (checkpoint / _COMPLETE).touch()
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step in its name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | None:
     """The latest checkpoint that is whole; those that aren't are removed. Folders are named by ``pattern`` and step."""
     start = len(pattern) - 1
