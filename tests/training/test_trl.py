@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from rearank.augmentation import MultiSample, WindowFilter
 from rearank.data import Source
@@ -17,7 +20,7 @@ from rearank.parsing import ParseStatus, parse_ranking
 from rearank.prompts import CompactPrompt
 from rearank.rewards import NdcgReward
 from rearank.tracking import NoTracking, read_jsonl
-from rearank.training import tiny
+from rearank.training import tiny, trl
 from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import Lora, TrainingError, TrainingJob
 from rearank.training.fit import greedy
@@ -161,3 +164,97 @@ def test_a_checkpoint_cut_short_is_not_resumed_from(tmp_path: Path) -> None:
     mark_complete(tmp_path / "checkpoint-4")
     assert complete_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
     assert not (tmp_path / "checkpoint-10").exists()
+
+
+@dataclass
+class Seen:
+    """What TRL's trainer did: updates made before each sampling; (updates before, prompts, ratios) of each pass."""
+
+    sampled: list[int] = field(default_factory=list)
+    passes: list[tuple[int, list[tuple[int, ...]], Any]] = field(default_factory=list)
+    trainer: Any = None
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """TRL's trainer as ours makes it for several minibatches, which also writes down what it does."""
+    found, ours = Seen(), trl._trainer_class(minibatches=2, epochs=0)
+
+    class Watched(ours):  # type: ignore[misc, valid-type]
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            found.trainer = self
+            found.sampled.append(self.state.global_step)
+            return super()._generate_and_score_completions(inputs)
+
+        def _compute_loss(self, model: Any, inputs: Any) -> Any:
+            ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+            mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+            now, *_ = self._get_per_token_logps_and_entropies(model, ids, mask, inputs["completion_ids"].size(1))
+            ratios = ((now.detach() - inputs["old_per_token_logps"]) * inputs["completion_mask"]).exp()
+            prompts = [tuple(prompt) for prompt in inputs["prompt_ids"].tolist()]
+            found.passes.append((self.state.global_step, prompts, ratios))
+            return super()._compute_loss(model, inputs)
+
+    monkeypatch.setattr(trl, "_trainer_class", lambda *_: Watched)
+    return found
+
+
+MINIBATCHES = replace(ALGORITHM, prompts_per_step=4, minibatches=2, learning_rate=1e-3)
+
+
+def test_a_step_is_one_sampling_and_an_update_for_each_minibatch(rows: Path, tmp_path: Path, seen: Seen) -> None:
+    result = replace(TRAINER, micro_batch=4).train(job(rows, tmp_path), MINIBATCHES)
+    assert seen.sampled == [0, 2], "answers come from the policy that a step begins with"
+    assert [updates for updates, *_ in seen.passes] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {int(state["step"]) for state in seen.trainer.optimizer.state.values()} == {4}
+    for update in range(4):
+        groups = Counter(prompt for updates, prompts, _ in seen.passes if updates == update for prompt in prompts)
+        assert list(groups.values()) == [4, 4], "an update takes whole groups"
+    far = [float((ratios - 1).abs().max()) for *_, ratios in seen.passes]
+    assert max(far[0], far[1], far[4], far[5]) < 1e-4, "the first update of a step is on-policy"
+    assert min(far[2], far[3], far[6], far[7]) > 1e-2, "the second isn't"
+    # What is logged and kept counts steps, not updates.
+    lines = read_jsonl(tmp_path / "train.jsonl")
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2]
+    assert [line["step"] for line in lines if "val/ndcg@10" in line] == [0, 1, 2]
+    assert result.steps == 2
+    kept = (tmp_path / "checkpoints").glob("checkpoint-*")
+    assert sorted(path.name for path in kept) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_several_passes_over_the_minibatches(rows: Path, tmp_path: Path, seen: Seen) -> None:
+    result = TRAINER.train(job(rows, tmp_path), replace(MINIBATCHES, updates=2))
+    assert seen.sampled == [0, 4]
+    groups = [set(prompts) for _, prompts, _ in seen.passes]
+    assert groups[:2] == groups[2:4], "the second pass takes the minibatches of the first"
+    assert result.steps == 4, "with updates each pass counts"
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_a_stopped_run_ends_where_a_whole_one_does(rows: Path, tmp_path: Path, minibatches: int) -> None:
+    """Stopped in step 3 of 4, it goes on after step 2, with the second epoch's order of the windows."""
+    algorithm = replace(MINIBATCHES, steps=4, minibatches=minibatches)
+    trainer = replace(TRAINER, validate_every=4)
+    whole = trainer.train(job(rows, tmp_path / "whole", validation=[]), algorithm)
+    left = 16 * 2 + 5  # answers, of 16 a step
+
+    class Stopped(NdcgReward):
+        def __call__(self, *arguments: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return super().__call__(*arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(job(rows, tmp_path / "stopped", validation=[], reward=Stopped()), algorithm)
+    last = complete_checkpoint(tmp_path / "stopped" / "checkpoints")
+    assert last is not None
+    assert last.name == "checkpoint-2"
+    again = trainer.train(job(rows, tmp_path / "stopped", validation=[]), algorithm)
+    assert again.steps == whole.steps == 4
+    curves = [read_jsonl(tmp_path / name / "train.jsonl") for name in ("whole", "stopped")]
+    timeless = [[{k: v for k, v in line.items() if "seconds" not in k and k != "time"} for line in c] for c in curves]
+    assert timeless[0] == timeless[1]
+    weights = [load_file(Path(result.model) / "model.safetensors") for result in (whole, again)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

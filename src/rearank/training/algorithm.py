@@ -1,6 +1,7 @@
 """The policy gradient: how sampled answers become an update. One class; what differs between algorithms are its values.
 
 ``conf/algorithm`` holds the named ones, each with its source: GRPO, Dr. GRPO, DAPO, GSPO, RLOO, REINFORCE++ and PPO.
+The defaults here are what they share (``_base.yaml``); what the paper's authors set beside is in ``grpo.yaml``.
 Every trainer reads the same object and says which settings it can't run (``check``).
 """
 
@@ -22,7 +23,7 @@ class PolicyGradient:
         epochs: used where ``steps`` is null.
         prompts_per_step: windows a step.
         group_size: sampled answers a window.
-        minibatches: parts that a step's rollouts are split into, one optimiser update each; 1 is on-policy.
+        minibatches: parts that a step's rollouts are split into, by windows, one optimiser update each; 1 is on-policy.
         updates: passes over a step's rollouts.
         learning_rate: peak, then constant.
         warmup_steps: linear.
@@ -78,7 +79,10 @@ class PolicyGradient:
         if self.group_size < 2 and self.advantage in _GROUPED:
             raise ValueError(f"group_size must be at least 2: an answer is judged beside others; not {self.group_size}")
         if self.prompts_per_step % self.minibatches:
-            raise ValueError(f"minibatches ({self.minibatches}) must divide prompts_per_step ({self.prompts_per_step})")
+            raise ValueError(
+                f"minibatches ({self.minibatches}) must divide prompts_per_step ({self.prompts_per_step}): each takes "
+                "whole windows; minibatches=1 makes one update a step"
+            )
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate must lie between 0 and 1 (1e-6 is usual), not {self.learning_rate}")
         if self.temperature <= 0:
@@ -103,6 +107,11 @@ class PolicyGradient:
     def answers_per_step(self) -> int:
         """Rollouts a step."""
         return self.prompts_per_step * self.group_size
+
+    @property
+    def answers_per_update(self) -> int:
+        """Rollouts that an optimiser update learns from."""
+        return self.answers_per_step // self.minibatches
 
     def total_steps(self, rows: int) -> int:
         """Batches of rollouts over ``rows`` windows."""

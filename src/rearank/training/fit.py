@@ -32,6 +32,7 @@ from rearank.training.local import (
     mark_complete,
     publish_best,
     quiet,
+    step_of,
 )
 from rearank.training.rows import TrainingRow
 
@@ -62,13 +63,14 @@ class Made:
     """A trainer of TRL's, ready to run.
 
     ``figures`` turns its log of a step into ours (empty for a log that isn't a step's); ``validated`` is told each
-    step at which the model is validated.
+    step at which the model is validated; ``updates`` of the optimiser (what TRL counts) make one of ``steps``.
     """
 
     trainer: Any
     steps: int
     figures: Callable[[Mapping[str, Any]], dict[str, float]]
     validated: Callable[[int], None] = lambda step: None
+    updates: int = 1
 
 
 def fit(
@@ -105,10 +107,10 @@ def fit(
     with progress(what, made.steps, "steps") as shown:
         watch = _Watch(job, settings, made, tokenizer, validation, best, shown)
         if last is not None:
-            watch.continue_from(int(last.name.rpartition("-")[2]))
-        _attach(made.trainer, watch)
+            watch.continue_from(step_of(last))
+        _attach(made, watch)
         made.trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
-    done = made.trainer.state.global_step
+    done = made.trainer.state.global_step // made.updates
     if watch.stopped:
         _log.warning("%s stopped at step %d: %s", what, done, watch.stopped)
     elif done != made.steps:
@@ -157,7 +159,7 @@ class _Watch:
             self._validate(0)
 
     def step_end(self, step: int, last: int) -> None:
-        """After each step of the optimiser."""
+        """After each step."""
         self._shown.advance(step - self._done)
         self._done = step
         if step % self._settings.validate_every == 0 or step == last:
@@ -195,8 +197,8 @@ class _Watch:
             keep_best(self._made.trainer, self._tokenizer, self._job.folder, step, ndcg, self._best)
 
 
-def _attach(trainer: Any, watch: _Watch) -> None:
-    """TRL's callback protocol around ``watch``; a checkpoint is marked once it is whole.
+def _attach(made: Made, watch: _Watch) -> None:
+    """TRL's callback protocol around ``watch``; a checkpoint is named by its step, and marked, once it is whole.
 
     TRL's own printing of each log is taken out.
     """
@@ -204,21 +206,27 @@ def _attach(trainer: Any, watch: _Watch) -> None:
 
     class Callback(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.begin(state.global_step)
+            watch.begin(state.global_step // made.updates)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.step_end(state.global_step, state.max_steps)
+            step, more = divmod(state.global_step, made.updates)
+            if more:
+                return
+            watch.step_end(step, made.steps)
             control.should_training_stop |= watch.stopped is not None
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            watch.log(dict(logs or {}), state.global_step)
+            watch.log(dict(logs or {}), state.global_step // made.updates)
             control.should_training_stop |= watch.stopped is not None
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            folder, step = Path(args.output_dir), state.global_step // made.updates
+            place = folder / f"checkpoint-{step}"
+            (folder / f"checkpoint-{state.global_step}").rename(place)
+            mark_complete(place)
 
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Callback())
+    made.trainer.remove_callback(PrinterCallback)
+    made.trainer.add_callback(Callback())
 
 
 def greedy(

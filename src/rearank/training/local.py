@@ -119,6 +119,11 @@ def mark_complete(checkpoint: Path, *, weights_only: bool = False) -> None:
     (checkpoint / (_WEIGHTS if weights_only else _COMPLETE)).touch()
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step in its name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | None:
     """The latest checkpoint to go on from. Those that were cut short, and all after it, are removed.
 

@@ -1,5 +1,8 @@
 """GRPO on one machine with TRL's GRPOTrainer, unforked: the rows, the reward object and the validation are ours.
 
+A step is one batch of rollouts and the updates on it, whatever their number: curves, validation and checkpoints count
+steps. (Where ``algorithm.updates`` passes go over the same rollouts, each pass counts.)
+
 What a run leaves in its folder: ``checkpoints/`` (the last few, to resume from), ``model/`` (the best by validation),
 ``train.jsonl`` (curves), ``train-rollouts.jsonl`` (some sampled answers), ``result.json`` once it is finished.
 """
@@ -25,7 +28,7 @@ from rearank.training.base import (
 )
 from rearank.training.fit import Made, fit
 from rearank.training.guard import Guard
-from rearank.training.local import device_settings, lora_config, missing_packages
+from rearank.training.local import complete_checkpoint, device_settings, lora_config, missing_packages, step_of
 from rearank.training.rows import TrainingRow
 
 # TRL's names -> ours, which are the same for every trainer.
@@ -61,7 +64,7 @@ class TrlTrainer:
     """One machine, CPU or one GPU.
 
     Args:
-        micro_batch: answers in one forward and backward pass; ``null`` for a whole step at once.
+        micro_batch: answers in one forward and backward pass; ``null`` for all of an update's at once.
         lora: adapters instead of all weights; ``null`` trains all.
         save_every: steps between two checkpoints to resume from.
         keep: how many of them stay.
@@ -104,17 +107,13 @@ class TrlTrainer:
             if (chosen := getattr(algorithm, name)) == value:
                 raise TrainingError(
                     f"trainer=trl can't run algorithm.{name}={chosen}: use trainer=verl, or an algorithm that TRL has "
-                    "(grpo, dr_grpo; gspo or dapo with algorithm.minibatches=1 and dynamic_sampling=false)"
+                    "(grpo, dr_grpo, gspo; dapo with algorithm.dynamic_sampling=false)"
                 )
-        if algorithm.minibatches > 1:
+        if self.micro_batch is not None and algorithm.answers_per_update % self.micro_batch:
             raise TrainingError(
-                f"trainer=trl updates once a step: set algorithm.minibatches=1, not {algorithm.minibatches}"
-            )
-        batch = algorithm.answers_per_step
-        if self.micro_batch is not None and batch % self.micro_batch:
-            raise TrainingError(
-                f"trainer.micro_batch ({self.micro_batch}) must divide algorithm.prompts_per_step x "
-                f"algorithm.group_size ({algorithm.prompts_per_step} x {algorithm.group_size} = {batch})"
+                f"trainer.micro_batch ({self.micro_batch}) must divide an update's answers: algorithm.prompts_per_step "
+                f"/ algorithm.minibatches x algorithm.group_size ({algorithm.prompts_per_step} / "
+                f"{algorithm.minibatches} x {algorithm.group_size} = {algorithm.answers_per_update})"
             )
 
     def train(self, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
@@ -126,16 +125,16 @@ class TrlTrainer:
         self.check(algorithm)
 
         def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> Made:
-            import trl
-
             if len(rows) < algorithm.prompts_per_step:
                 raise TrainingError(
                     f"{len(rows)} training windows are fewer than a step takes: lower algorithm.prompts_per_step "
                     f"({algorithm.prompts_per_step}), draw more windows (augmentation.sets) or judge more queries"
                 )
-            steps = algorithm.total_steps(len(rows)) * algorithm.updates  # TRL counts optimiser passes
+            steps = algorithm.total_steps(len(rows)) * algorithm.updates
             reward = _RewardFunction(job, rows)
-            trainer = trl.GRPOTrainer(
+            last = complete_checkpoint(job.folder / "checkpoints")
+            epochs = step_of(last) // (len(rows) // algorithm.prompts_per_step * algorithm.updates) if last else 0
+            trainer = _trainer_class(algorithm.minibatches, epochs)(
                 model=job.model,
                 reward_funcs=reward,
                 args=self._arguments(job, algorithm, steps),
@@ -144,28 +143,33 @@ class TrlTrainer:
                 peft_config=lora_config(self.lora) if self.lora else None,
             )
 
+            def figures(logs: Mapping[str, Any]) -> dict[str, float]:
+                return _figures(logs, algorithm.minibatches)
+
             def validated(step: int) -> None:
                 _write_rollouts(job, reward.scored[:: algorithm.group_size][: self.rollout_samples], step)
 
-            return Made(trainer, steps, _figures, validated)
+            return Made(trainer, steps, figures, validated, algorithm.minibatches)
 
         return fit(job, self, "training", make)
 
     def _arguments(self, job: TrainingJob, algorithm: PolicyGradient, steps: int) -> Any:
         import trl
 
-        batch = algorithm.answers_per_step
-        micro = self.micro_batch or batch
+        # One update is what HF's trainer counts as a step: everything by step is times the updates in one of ours.
+        updates = algorithm.minibatches
+        micro = self.micro_batch or algorithm.answers_per_update
         return trl.GRPOConfig(
             output_dir=str(job.folder / "checkpoints"),
-            max_steps=steps,
+            max_steps=steps * updates,
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=batch // micro,
+            gradient_accumulation_steps=algorithm.answers_per_update // micro,
+            steps_per_generation=algorithm.answers_per_step // micro,
             num_generations=algorithm.group_size,
             max_completion_length=job.max_tokens,
             learning_rate=algorithm.learning_rate,
             lr_scheduler_type="constant_with_warmup",
-            warmup_steps=algorithm.warmup_steps,
+            warmup_steps=algorithm.warmup_steps * updates,
             weight_decay=algorithm.weight_decay,
             beta=algorithm.kl,
             epsilon=algorithm.clip,
@@ -177,9 +181,9 @@ class TrlTrainer:
             importance_sampling_level=algorithm.ratio,
             num_iterations=algorithm.updates,
             max_grad_norm=algorithm.max_grad_norm,
-            save_steps=self.save_every,
+            save_steps=self.save_every * updates,
             save_total_limit=self.keep,
-            logging_steps=1,
+            logging_steps=updates,
             disable_tqdm=True,
             report_to="none",
             seed=job.seed,
@@ -212,11 +216,47 @@ class _RewardFunction:
         return [breakdown.total for *_, breakdown in self.scored]
 
 
-def _figures(logs: Mapping[str, Any]) -> dict[str, float]:
-    """TRL's log of a step under our names; nothing of the summary at the end."""
+def _trainer_class(minibatches: int, epochs: int) -> Any:
+    """TRL's trainer, but for two orders.
+
+    It deals the answers of a step out to its minibatches at random: here they stay as they were sampled, so that each
+    takes whole groups, as verl's do. And it begins again with the first epoch's order of the windows in a run that goes
+    on after ``epochs``: here the orders before are drawn first.
+    """
+    import torch
+    from trl import GRPOTrainer
+    from trl.trainer.utils import split_tensor_dict
+
+    class Trainer(GRPOTrainer):  # type: ignore[misc]
+        _buffered_inputs: Any
+
+        def _prepare_inputs(self, generation_batch: Any) -> Any:
+            if minibatches == 1:
+                return super()._prepare_inputs(generation_batch)
+            parts = self.args.steps_per_generation
+            if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+                self._buffered_inputs = split_tensor_dict(self._generate_and_score_completions(generation_batch), parts)
+            return self._buffered_inputs[self._step % parts]
+
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            sampler = super()._get_train_sampler(dataset)
+            for _ in range(epochs):
+                torch.randperm(sampler.num_samples, generator=sampler.generator)
+            return sampler
+
+    return Trainer
+
+
+def _figures(logs: Mapping[str, Any], updates: int = 1) -> dict[str, float]:
+    """TRL's log of a step of so many ``updates`` under our names; nothing of the summary at the end."""
     ours = ("rollout/", "train/reward/")
     named = {_CURVES.get(n, n): value for n, value in logs.items() if n in _CURVES or n.startswith(ours)}
-    return {n: float(v) for n, v in named.items() if v is not None} if "train/reward/total" in named else {}
+    if "train/reward/total" not in named:
+        return {}
+    figures = {n: float(v) for n, v in named.items() if v is not None}
+    if "train/seconds" in figures:
+        figures["train/seconds"] *= updates  # the mean of an update's
+    return figures
 
 
 def _write_rollouts(job: TrainingJob, scored: Sequence[tuple[TrainingRow, str, RewardBreakdown]], step: int) -> None:
