@@ -42,7 +42,6 @@ SCRIPT = {
     "actor_rollout_ref.rollout.gpu_memory_utilization": 0.6,
     "trainer.n_gpus_per_node": 8,
     "trainer.nnodes": 1,
-    "trainer.save_freq": 20,
     "trainer.test_freq": -1,
     "trainer.val_before_train": False,
 }
