@@ -152,6 +152,34 @@ def test_the_defaults_are_the_papers() -> None:
     ]
 
 
+def test_the_authors_experiment_is_their_script() -> None:
+    """Key by key; what verl makes of it is tests/cluster/test_authors.py's."""
+    experiment = made("experiment=authors", "task=preflight").experiment
+    algorithm, trainer = experiment.algorithm, experiment.trainer
+    assert type(trainer).__name__ == "VerlTrainer"
+    assert type(experiment.reward).__name__ == "RearankAuthorsReward"
+    assert (experiment.dataset.path, experiment.validation) == ("le723z/rearank_12k", None)
+    assert experiment.model.path == "Qwen/Qwen2.5-7B-Instruct"
+    assert (algorithm.prompts_per_step, algorithm.group_size) == (128, 32)
+    assert (trainer.max_prompt_tokens, experiment.model.max_tokens) == (3072, 2048)
+    assert (algorithm.learning_rate, algorithm.warmup_steps) == (1e-6, 0)
+    assert (algorithm.prompts_per_step // algorithm.minibatches, algorithm.minibatches, algorithm.updates) == (8, 16, 1)
+    assert (algorithm.kl, algorithm.kl_in) == (0.01, "loss")
+    assert (algorithm.clip, algorithm.clip_high, algorithm.temperature, algorithm.top_p) == (0.2, None, 1.0, 1.0)
+    assert (algorithm.weight_decay, algorithm.max_grad_norm) == (0.01, 1.0)
+    assert (algorithm.loss, algorithm.ratio, algorithm.advantage) == ("token", "token", "group")
+    assert not algorithm.dynamic_sampling
+    assert (trainer.tensor_parallel, trainer.rollout_memory, trainer.offload) == (2, 0.6, "none")
+    assert trainer.gradient_checkpointing
+    assert trainer.lora is None
+    assert (algorithm.steps, algorithm.epochs, trainer.save_every) == (None, 15, 20)
+    assert experiment.prepare.validation_windows == 0
+    assert experiment.prepare.queries is None
+    assert (trainer.cluster.nodes, trainer.cluster.gpus_per_node) == (1, 8)
+    # 12,000 rows: about 1,400 steps, as the file says.
+    assert 1390 <= algorithm.total_steps(12_000) <= 1410
+
+
 def test_a_retriever_replaces_every_collections_own() -> None:
     experiment = made("retriever=scoreddocs", "experiment=quickstart").experiment
     names = {

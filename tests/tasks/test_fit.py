@@ -52,6 +52,15 @@ def test_what_does_not_is_named(root: Path, overrides: tuple[str, ...], said: st
         preflight(made(root, "task=evaluate", *overrides))
 
 
+RANK_R1 = ("task=train", "trainer=trl", "dataset=synthetic", "reward=rank_r1")
+
+
+def test_a_reward_for_the_best_alone_goes_with_a_prompt_that_asks_for_it(root: Path) -> None:
+    preflight(made(root, *RANK_R1, "prompt=setwise"))
+    with pytest.raises(PreflightError, match=r"training grades the best passage alone.*\(asks: ranking\).*asks: best"):
+        preflight(made(root, *RANK_R1, "prompt=compact"))
+
+
 def test_training_needs_the_whole_order(root: Path) -> None:
     with pytest.raises(PreflightError, match="training grades the order of all passages"):
         preflight(made(root, "task=train", "trainer=trl", "dataset=synthetic", "prompt=setwise"))

@@ -1,13 +1,19 @@
-"""``prepare.queries``: how many of the training queries are kept, and which."""
+"""Which queries are kept and which held out; rows that a dataset holds are written as they are."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from tests.data.rearank_rows import Row, write_parquet, write_qrels
+from tests.data.rearank_rows import rows as miniature
 from tests.tasks.runs import made, read
 
-from rearank.tasks.prepare import TRAIN, VALIDATION, prepare
+from rearank.data import DataError
+from rearank.tasks.experiment import Run
+from rearank.tasks.preflight import PreflightError, preflight
+from rearank.tasks.prepare import TRAIN, VALIDATION, prepare, prepared_settings
 from rearank.training.rows import TrainingRow, read_rows
 
 SMALL = (
@@ -68,3 +74,108 @@ def test_more_than_there_are_is_all_of_them(place: Path) -> None:
 def test_no_query_is_no_number_of_them(place: Path) -> None:
     with pytest.raises(ValueError, match="prepare: queries must be at least 1, or null for all"):
         made(place, *SMALL, "prepare.queries=0")
+
+
+@pytest.fixture(scope="module")
+def held(place: Path) -> list[Row]:
+    """The rows of a file in the shape of the authors' set, 20 queries of 3 windows, which lies in ``place``."""
+    some, qrels = miniature(place / "held-cache", queries=20, sets=3)
+    write_parquet(place / "held.parquet", some)
+    write_qrels(place / "held.qrels", qrels)
+    return some
+
+
+def of_held(place: Path, name: str, *more: str, validation: tuple[str, ...] = ("~dataset@validation",)) -> Run:
+    """``validation=()`` is the quickstart's own, candidates of the built-in collection."""
+    return made(
+        place / name,
+        *("experiment=quickstart", "engine=none", "tracking=none", "dataset=rearank_12k", *validation),
+        *(f"dataset.path={place}/held.parquet", f"dataset.qrels=[{place}/held.qrels]", "dataset.prompt=compact"),
+        *("prepare.validation_share=0.2", *more),
+    )
+
+
+def said(row: TrainingRow) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in row.prompt]
+
+
+def test_held_rows_are_written_as_they_are_and_split_by_query(place: Path, held: list[Row]) -> None:
+    # Neither the augmentation nor the prompt has a say.
+    folder = prepare(of_held(place, "held", "augmentation.sets=2", "prompt=rearank"))
+    train, validation = (read_rows(folder / name) for name in (TRAIN, VALIDATION))
+    shown = sorted(said(row) for row in (*train, *validation))
+    assert shown == sorted([(turn["role"], turn["content"]) for turn in row["prompt"]] for row in held)
+    queries = [{row.judged.window.query.id for row in some} for some in (train, validation)]
+    assert queries[0].isdisjoint(queries[1])
+    assert min(map(len, queries)) >= 2
+    by_prompt = {row["prompt"][-1]["content"]: row for row in held}
+    for row in train:
+        source = by_prompt[row.prompt[-1].content]
+        assert [p.id for p in row.judged.window.passages] == [hit["docid"] for hit in source["hits"]]
+        assert row.judged.window.query.text == source["query"]
+    summary = read(folder / "summary.json")
+    assert (summary["training_windows"], summary["dropped"]) == (len(train), {})
+
+
+def test_held_rows_are_drawn_by_query(place: Path, held: list[Row]) -> None:
+    five = read_rows(prepare(of_held(place, "held-five", "prepare.queries=5")) / TRAIN)
+    every = read_rows(prepare(of_held(place, "held")) / TRAIN)
+    kept = {row.judged.window.query.id for row in five}
+    assert len(kept) == 5
+    assert [said(row) for row in five] == [said(row) for row in every if row.judged.window.query.id in kept]
+
+
+def test_held_rows_are_the_same_whatever_does_not_apply(place: Path, held: list[Row]) -> None:
+    plain = prepared_settings(of_held(place, "held"))
+    assert prepared_settings(of_held(place, "held", "augmentation.sets=9", "prompt=rearank")) == plain
+    assert prepared_settings(of_held(place, "held", "dataset.on_unjudged=skip")) != plain
+    # Validation windows of a collection are drawn and worded by these nodes.
+    mixed, other = (
+        prepared_settings(of_held(place, "held", f"augmentation.sets={sets}", validation=())) for sets in (4, 9)
+    )
+    assert mixed != other
+
+
+def test_rows_that_were_left_out_are_counted(place: Path, held: list[Row]) -> None:
+    (place / "none.qrels").write_text("nobody 0 d 1\n")
+    given = [f"dataset.qrels=[{place}/none.qrels]", "dataset.on_unjudged=skip"]
+    with pytest.raises(DataError, match=rf"no window to train on \(query not judged: {len(held)}\)"):
+        prepare(of_held(place, "held-none", *given))
+    lines = (place / "held.qrels").read_text().splitlines(keepends=True)
+    absent = held[0]["hits"][0]["qid"]
+    (place / "fewer.qrels").write_text("".join(line for line in lines if line.split()[0] != absent))
+    folder = prepare(of_held(place, "held-fewer", f"dataset.qrels=[{place}/fewer.qrels]", "dataset.on_unjudged=skip"))
+    gone = sum(row["hits"][0]["qid"] == absent for row in held)
+    assert read(folder / "summary.json")["dropped"] == {"query not judged": gone}
+
+
+def test_rows_of_one_wording_go_with_no_windows_of_another(place: Path, held: list[Row]) -> None:
+    # The choices of these runs say prompt=compact.
+    prepares = "task=prepare"
+    preflight(of_held(place, "held", prepares))
+    preflight(of_held(place, "held", prepares, validation=()))
+    preflight(of_held(place, "held", prepares, "dataset.prompt=rearank"))
+    mixed = r"worded as prompt=rearank, and dataset@validation would show prompt=compact: set prompt=rearank"
+    with pytest.raises(PreflightError, match=mixed):
+        preflight(of_held(place, "held", prepares, "dataset.prompt=rearank", validation=()))
+    preflight(of_held(place, "held", prepares, "dataset.prompt=null", validation=()))
+    with pytest.raises(PreflightError, match=r"and benchmark would show prompt=compact: set prompt=rearank"):
+        preflight(of_held(place, "held", "task=pipeline", "dataset.prompt=rearank"))
+
+
+def test_a_missing_file_of_rows_is_said_before_anything_starts(place: Path, held: list[Row]) -> None:
+    with pytest.raises(PreflightError, match=r"gone\.parquet: no such file; set dataset\.path"):
+        preflight(of_held(place, "held", "task=prepare", "dataset.path=gone.parquet"))
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_on_held_rows(place: Path, held: list[Row]) -> None:
+    from rearank.tasks.train import train
+
+    pytest.importorskip("trl")
+    given = ("task=train", "reward=rearank_authors", "algorithm.steps=1", "algorithm.prompts_per_step=2")
+    small = ("algorithm.group_size=4", "trainer.threads=1", "prepare.validation_windows=2")
+    run = of_held(place, "held-trained", *given, *small)
+    assert train(run).steps == 1
+    curves = [json.loads(line) for line in (run.folder / "training" / "train.jsonl").read_text().splitlines()]
+    assert [line["train/reward/total"] <= 1 for line in curves if "train/reward/total" in line] == [True]

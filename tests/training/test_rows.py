@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["train.parquet"]
 
 
+def test_a_teachers_order_travels_and_is_no_field_of_files_without_one(tmp_path: Path) -> None:
+    plain, taught = windows()
+    write_rows(tmp_path / "plain.parquet", [plain], PROMPT, "here", "train")
+    truth = pq.read_table(tmp_path / "plain.parquet").to_pylist()[0]["reward_model"]["ground_truth"]
+    assert set(truth) == {"relevance", "ideal", "has_ideal"}
+    assert read_rows(tmp_path / "plain.parquet")[0].judged.gold is None
+    write_rows(tmp_path / "taught.parquet", [plain, replace(taught, gold=(1,))], PROMPT, "here", "train")
+    assert [row.judged.gold for row in read_rows(tmp_path / "taught.parquet")] == [None, (1,)]
+
+
 def damage(path: Path, change: Any) -> Path:
     write_rows(path, windows(), PROMPT, "here", "train")
     records = pq.read_table(path).to_pylist()
@@ -49,6 +60,7 @@ def damage(path: Path, change: Any) -> Path:
     [
         (lambda r: r["reward_model"]["ground_truth"].update(relevance=[1]), "row 1: 1 graded passages"),
         (lambda r: r["reward_model"]["ground_truth"].update(relevance=[1, 0, 2]), "row 1: .*3 grades for 2 passages"),
+        (lambda r: r["reward_model"]["ground_truth"].update(gold=[0, 0]), "row 1: .*gold must hold some"),
         (lambda r: r.update(prompt=[]), "row 1: prompt must be chat messages"),
         (lambda r: r["prompt"][0].update(role="tool"), "row 1: prompt must be chat messages"),
         (lambda r: r["prompt"][0].update(role="assistant"), "row 1: prompt ends with the assistant's turn"),

@@ -14,7 +14,7 @@ import pytest
 from rearank.config import build, node_of
 from rearank.engines.model import Architecture
 from rearank.parsing import ParseStatus
-from rearank.rewards import NdcgReward, Reward
+from rearank.rewards import NdcgReward, RearankAuthorsReward, ReasonRankReward, RewardFunction
 from rearank.rewards.absolute import AbsoluteReward
 from rearank.rewards.multiview import MultiviewReward
 from rearank.tracking import NoTracking
@@ -63,8 +63,14 @@ def completion(rng: random.Random, size: int) -> str:
     )
 
 
-@pytest.mark.parametrize("reward", [NdcgReward(), AbsoluteReward(ideal="window"), MultiviewReward(partial="score")])
-def test_both_trainers_are_paid_the_same(reward: Reward, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "reward",
+    [
+        *(NdcgReward(), AbsoluteReward(ideal="window"), MultiviewReward(partial="score")),
+        *(RearankAuthorsReward(), ReasonRankReward()),
+    ],
+)
+def test_both_trainers_are_paid_the_same(reward: RewardFunction, tmp_path: Path) -> None:
     """500 completions through both trainers' entry points, the rows read back from the file that verl reads."""
     save_rows(tmp_path / "rows.parquet", rows(50))
     read = read_rows(tmp_path / "rows.parquet")
