@@ -8,14 +8,19 @@ export OMP_WAIT_POLICY := PASSIVE
 
 # The cluster's packages (verl, Ray, vLLM's CPU build) live apart: their pins are not the others'.
 CLUSTER ?= .venv-cluster
+# The core alone, on the newest Python.
+NEWEST ?= .venv-newest
 CLUSTER_STAMP := $(CLUSTER)/.installed
 
-.PHONY: quickstart test check perf setup clean lock test-cluster test-cluster-full
+# An interpreter of that version which runs here and can make environments, pyenv's too; nothing where there is none.
+find = $(shell PYENV_VERSION=$$(pyenv latest $(1) 2>/dev/null) python$(1) -c 'import ensurepip, sys; print(sys.executable)' 2>/dev/null)
+
+.PHONY: quickstart test check test-newest perf setup clean lock test-cluster test-cluster-full
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints/cpu.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rearank needs Python 3.11 or newer; set PYTHON=python3.12, say")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "rearank needs Python 3.11, 3.12 or 3.13; set PYTHON=python3.12, say")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt "torch==2.13.0"
 	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[train,wandb,fast,api,serve,pyterrier,sweeps,dashboard,dev]'
@@ -33,10 +38,19 @@ check: $(STAMP)
 
 test: check
 
+# No torch there: tests that need it are skipped, and the environment takes seconds.
+test-newest: $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python $(or $(call find,3.13),$(call find,3.12),$(PYTHON)) $(NEWEST)
+	$(BIN)/uv pip install --quiet --python $(NEWEST)/bin/python --constraint constraints/cpu.txt --editable '.[wandb,api,serve,sweeps]' \
+	  httpx hypothesis pytest pytest-timeout pytest-xdist
+	$(NEWEST)/bin/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
+
 # The lock file is complete, so nothing is resolved and nothing it leaves out (torchvision, CUDA) can come in. uv installs
 # it in a minute and compiles it, which every process of Ray's would do again otherwise.
+# Python 3.12 where there is one, as on GPUs, whose flash-attention has wheels for it alone; PYTHON=... says otherwise.
+CLUSTER_PYTHON = $(if $(filter file,$(origin PYTHON)),$(or $(call find,3.12),$(PYTHON)),$(PYTHON))
 $(CLUSTER_STAMP): pyproject.toml constraints/cluster-cpu.txt
-	test -x $(CLUSTER)/bin/python || $(PYTHON) -m venv $(CLUSTER)
+	test -x $(CLUSTER)/bin/python || $(CLUSTER_PYTHON) -m venv $(CLUSTER)
 	$(CLUSTER)/bin/python -m pip install --quiet --constraint constraints/cluster-cpu.txt "torch==2.13.0" uv
 	$(CLUSTER)/bin/uv pip install --quiet --python $(CLUSTER)/bin/python --no-deps --compile-bytecode --requirement constraints/cluster-cpu.txt
 	$(CLUSTER)/bin/uv pip install --quiet --python $(CLUSTER)/bin/python --no-deps --editable .
@@ -60,4 +74,4 @@ perf: $(STAMP)
 	$(BIN)/python experiments/performance/run_all.py
 
 clean:
-	rm -rf $(VENV) $(CLUSTER) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CLUSTER) $(NEWEST) .mypy_cache .ruff_cache .pytest_cache

@@ -4,15 +4,44 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+WITHOUT = [name for name in ("torch", "transformers") if find_spec(name) is None]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job (`make test &`) ignores Ctrl-C, and so would the runs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _torch_may_be_missing() -> Iterator[None]:
+    """The core has no torch (``make test-newest``): a test that comes to need it is skipped, saying so."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in WITHOUT:
+            raise
+        pytest.skip(f"needs the package {error.name}: pip install -e '.[train]'")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """Fixtures, too."""
+    with _torch_may_be_missing():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """The test itself."""
+    with _torch_may_be_missing():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -233,6 +233,7 @@ def test_parts_are_the_models_own_unless_given() -> None:
 
 
 def test_an_engine_that_cannot_run_here_is_refused_or_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
     monkeypatch.setattr(VllmNode, "preflight", lambda self: ["engine=vllm needs an NVIDIA GPU"])
     with pytest.raises(EngineError, match="needs an NVIDIA GPU"):
         Reranker("tiny", engine="vllm")

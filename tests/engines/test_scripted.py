@@ -106,6 +106,7 @@ def test_identity_distinguishes_answers_not_speed() -> None:
 
 
 def test_nodes_say_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
     nodes = {p.stem: build(OmegaConf.to_container(OmegaConf.load(p))) for p in (root / "conf/engine").glob("*.yaml")}
     assert set(nodes) >= {"transformers", "scripted", "vllm", "openai", "none"}
     assert all(isinstance(node, EngineNode) for node in nodes.values())

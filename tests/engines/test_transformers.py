@@ -171,6 +171,7 @@ def test_a_prompt_too_long_is_cut_and_counted_or_refused(folder: Path) -> None:
 
 
 def test_models_that_cannot_chat_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     with pytest.raises(EngineError, match=r"no model at .*nowhere"):
         TransformersEngine(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
