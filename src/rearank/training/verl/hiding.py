@@ -18,10 +18,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
 _KEPT = "REARANK_ENV_"  # and the variable's name: where its value is meanwhile
-_ROOTS = ("trainer.cluster", "cluster")
+_ROOTS = ("cluster", "trainer.cluster")
 _PLACES = (("env",), ("runtime_env", "env_vars"))  # below these
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN = re.compile(r"REARANK_|(WORLD_SIZE|RANK|LOCAL_RANK|MASTER_ADDR|MASTER_PORT|CUDA_VISIBLE_DEVICES)$")
@@ -72,30 +71,35 @@ class HideValues(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """A sweep: every job is composed of these overrides again, with the values of config files among them."""
-        keys = _hide(config)
-        with read_write(config.hydra), open_dict(config.hydra):
-            task = config.hydra.overrides.task
-            given = {override.key_or_group for override in _parsed(task)}
-            task.extend(f"++{key}=null" for key in keys if key not in given)
+        _hide(config, files=True)
 
 
-def _hide(config: DictConfig) -> list[str]:
-    """Move the values away; their keys. Hydra makes a warning of an error here: what must not go on exits."""
+def _hide(config: DictConfig, files: bool = False) -> None:
+    """Hydra makes a warning of what is raised here and goes on to write everything down: so it ends the process."""
+    try:
+        with read_write(config), open_dict(config):
+            _move(config, files)
+    except Exception as error:
+        raise SystemExit(
+            f"rearank: cluster.env: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        ) from error
+
+
+def _move(config: DictConfig, files: bool) -> None:
     task, job = config.hydra.overrides.task, config.hydra.job
-    hidden = {str(override.input_line): _line(override) for override in _parsed(task)}
+    given = _parsed(task)
+    hidden = {str(override.input_line): _line(override) for override in given}
     for line in (line for arm in (OmegaConf.select(config, "hydra.sweeper.arms") or {}).values() for line in arm or ()):
-        if _place((arm := _parsed([line])[0]).key_or_group) is not None:
-            raise SystemExit(f"rearank: {arm.key_or_group}: no study's arms differ in it; set it for all of them")
-    with read_write(config), open_dict(config):
-        try:
-            keys = [key for place in _PLACES for root in _ROOTS for key in _moved(config, ".".join((root, *place)))]
-        except OmegaConfBaseException as error:
-            raise SystemExit(f"rearank: {error.full_key or 'cluster'}: {str(error).splitlines()[0]}") from None
-        task[:] = [hidden[line] for line in task]
-        for line in hidden:
-            job.override_dirname = job.override_dirname.replace(line, hidden[line])
+        if _place(key := _parsed([line])[0].key_or_group) is not None:
+            raise SystemExit(f"rearank: {key}: no study's arms differ in it; set it for all of them")
+    keys = [key for place in _PLACES for root in _ROOTS for key in _moved(config, ".".join((root, *place)))]
+    lines = [hidden[line] for line in task]
+    if files:
+        lines += [f"++{key}=null" for key in keys if key not in {override.key_or_group for override in given}]
+    config.hydra.overrides.task = lines
+    for line in hidden:
+        job.override_dirname = job.override_dirname.replace(line, hidden[line])
     sys.argv[1:] = [hidden.get(word, word) for word in sys.argv[1:]]
-    return keys
 
 
 def _moved(config: DictConfig, place: str) -> list[str]:

@@ -28,7 +28,7 @@ UNDER_WAY = "ray-run.txt"
 """In the training's folder: the mark of the run under way there."""
 
 _PATIENCE = 25.0  # seconds until what can't be killed (a driver that hangs) is left alone
-_TRACKERS = 5.0  # seconds that Python's resource trackers get to put shared memory away themselves
+_GRACE = 5.0  # seconds that Python's resource trackers get to put shared memory away, and memory to be unmapped
 _PAUSE = 0.1
 _SHARED = re.compile(rb"/dev/shm/\S+$", re.MULTILINE)  # what is unlinked already ends in " (deleted)"
 
@@ -60,14 +60,17 @@ def sweep(mark: str, patience: float = _PATIENCE) -> None:
     while (found := marked(mark)) and (passed := time.monotonic() - began) < patience:
         shared |= {path for pid in found for path in _shared(pid)}
         workers = [pid for pid in found if b"resource_tracker" not in _read(pid, "cmdline")]
-        for pid in workers or (found if passed > _TRACKERS else ()):
+        for pid in workers or (found if passed > _GRACE else ()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(_PAUSE)
-    if shared:
-        shared -= {path for pid in _pids() for path in _shared(pid)}
-    for path in shared:
-        Path(os.fsdecode(path)).unlink(missing_ok=True)
+    until = time.monotonic() + _GRACE
+    while shared and time.monotonic() < until:
+        others = {path for pid in _pids() for path in _shared(pid)}  # one that was just killed is among them, at first
+        for path in shared - others:
+            Path(os.fsdecode(path)).unlink(missing_ok=True)
+        if shared := shared & others:
+            time.sleep(_PAUSE)
 
 
 def marked(mark: str) -> list[int]:
