@@ -13,6 +13,7 @@ from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import Lora, TrainingError, TrainingJob, TrainingResult
 from rearank.training.guard import Guard
 from rearank.training.rows import TrainingRow
+from rearank.training.verl.hiding import check_variables, values_of
 
 if TYPE_CHECKING:
     from rearank.training.sft import Sft
@@ -33,6 +34,8 @@ class Cluster:
             between machines only gradients travel. Otherwise the state is spread over all GPUs.
         cpus: cores that a Ray of our own counts; ``null`` for the machine's, or more where verl's actors ask for more.
         runtime_env: Ray's, for an existing cluster whose machines lack this code: ``{working_dir: ...}``, ``env_vars``.
+        env: environment variables of every process of the run, on every machine: ``{NCCL_SOCKET_IFNAME: eth0}``;
+            ``null`` takes this process's own value. Values are written to no file and not to W&B: see ``hiding``.
         seconds_to_sync: for a transfer of weights to the rollout engines; a dead one ends the run after it.
     """
 
@@ -42,7 +45,8 @@ class Cluster:
     gpu_gib: float | None = None
     shard_within_node: bool = False
     cpus: int | None = None
-    runtime_env: dict[str, Any] = field(default_factory=dict)
+    runtime_env: dict[str, Any] = field(default_factory=dict, repr=False)
+    env: dict[str, Any] = field(default_factory=dict, repr=False)
     seconds_to_sync: float = 120.0
 
     def __post_init__(self) -> None:
@@ -57,6 +61,25 @@ class Cluster:
             )
         if self.seconds_to_sync <= 0:
             raise ValueError(f"seconds_to_sync must be above 0, not {self.seconds_to_sync}")
+        check_variables(self.env, self.runtime_env)
+
+    def environment(self) -> dict[str, str]:
+        """``env`` and ``runtime_env.env_vars``, as every process of the run gets them.
+
+        Raises ``TrainingError`` for a ``null`` without a value in this process's environment.
+        """
+        if missing := self.preflight():
+            raise TrainingError("\n".join(missing))
+        return {name: value for name, value in values_of(self.env, self.runtime_env).items() if value is not None}
+
+    def preflight(self) -> list[str]:
+        """Variables that are to be taken from this process's environment, and aren't in it."""
+        return [
+            f"cluster: the environment variable {name} is to have this process's own value (null), and there is none "
+            f"here; export it, or give a value (cluster.env.{name}=...)"
+            for name, value in values_of(self.env, self.runtime_env).items()
+            if value is None
+        ]
 
     @property
     def gpus(self) -> int:
@@ -165,7 +188,7 @@ class VerlTrainer:
         """What this machine lacks: packages, a driver, GPUs and more; see ``machine``."""
         from rearank.training.verl.machine import problems
 
-        return problems(self)
+        return [*self.cluster.preflight(), *problems(self)]
 
     def examine(self, algorithm: PolicyGradient, model: Model, folder: Path) -> Report:
         """What training ``model`` into ``folder`` would fail at, and what it will take; see ``preflight``."""

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from uuid import uuid4
 from rearank.progress import progress
 from rearank.training.base import TrainingError
 from rearank.training.verl.events import NAME, SEEDED, Events, root_cause
+from rearank.training.verl.hiding import without_values
+from rearank.training.verl.leftovers import MARK, watched
 from rearank.training.verl.node import Cluster, VerlTrainer
 from rearank.training.verl.runner import Outcome, Runner
 
@@ -37,8 +39,8 @@ _TRANSFER_QUEUE = ("TransferQueueController", "transfer_queue")
 class Session:
     """A connection to Ray in which one run is started."""
 
-    def __init__(self, ray: Any, folder: Path, environment: Mapping[str, str]) -> None:
-        self._ray, self._folder = ray, folder
+    def __init__(self, ray: Any, folder: Path, environment: Mapping[str, str], hidden: Collection[str] = ()) -> None:
+        self._ray, self._folder, self._hidden = ray, folder, hidden
         self._events = ray.remote(num_cpus=0)(Events).options(name=environment[NAME]).remote()
         self._runner = ray.remote(num_cpus=1)(Runner).remote()
         self._call: Any = None
@@ -63,9 +65,10 @@ class Session:
         self._call = None
         if outcome.failure is not None:
             place = self._folder / FAILURE
-            place.write_text(f"{outcome.failure}\n\n{outcome.trace}\n")
+            failure = without_values(outcome.failure, self._hidden)
+            place.write_text(without_values(f"{failure}\n\n{outcome.trace}\n", self._hidden))
             raise TrainingError(
-                f"training failed: {outcome.failure}\n  the whole of it: {place}; "
+                f"training failed: {failure}\n  the whole of it: {place}; "
                 "once the cause is mended, the same command goes on from the last checkpoint"
             )
         return outcome
@@ -88,29 +91,29 @@ def session(trainer: VerlTrainer, folder: Path) -> Iterator[Session]:
     import ray
 
     cluster = trainer.cluster
-    environment = {**_environment(trainer), NAME: f"rearank-events-{uuid4().hex[:12]}"}
     ours = cluster.address is None
-    with progress("starting Ray" if ours else f"joining Ray at {cluster.address}"):
-        _connect(ray, trainer, environment)
-    try:
-        _check_cluster(ray, trainer)
-        with _interruptible():
-            opened = Session(ray, folder, environment)
+    with _interruptible(), watched(folder) as mark:
+        run = {NAME: f"rearank-events-{uuid4().hex[:12]}", MARK: mark}
+        environment = {**_environment(trainer), **(given := cluster.environment()), **run}
+        with progress("starting Ray" if ours else f"joining Ray at {cluster.address}"):
+            _connect(ray, trainer, environment)
+        try:
+            _check_cluster(ray, trainer)
+            opened = Session(ray, folder, environment, given.values())
             try:
                 yield opened
             finally:
                 opened.close()
-    finally:
-        _disconnect(ray, ours)
+        finally:
+            _disconnect(ray, ours)
 
 
 def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> None:
     if ray.is_initialized():
         raise TrainingError("this process is connected to a Ray already; rearank connects by itself")
     cluster = trainer.cluster
-    given = dict(cluster.runtime_env)
-    runtime = {**given, "env_vars": {**environment, **given.get("env_vars", {})}}
-    settings: dict[str, Any] = {"runtime_env": runtime, "log_to_driver": bool(os.environ.get("REARANK_TRACE"))}
+    runtime = {name: value for name, value in cluster.runtime_env.items() if name != "env_vars"}
+    settings: dict[str, Any] = {"log_to_driver": bool(os.environ.get("REARANK_TRACE"))}
     if cluster.address is None:
         # A Ray that is there already is somebody else's: "local" never joins one. CPUs are only counted: verl's actors
         # ask for more than they use, and would wait for ever on a machine of few cores. Without a GPU cores are handed
@@ -120,16 +123,35 @@ def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> 
         settings |= {"num_gpus": cluster.gpus} if trainer.on_cpu else {}
     else:
         settings |= {"address": cluster.address}
+        runtime["env_vars"] = dict(environment)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         _knock(cluster.address)
-        ray.init(logging_level=logging.ERROR, **settings)
+        # A Ray of our own inherits it all, its own processes too: that keeps values out of Ray's logs.
+        with _exported(environment if cluster.address is None else {}):
+            ray.init(logging_level=logging.ERROR, runtime_env=runtime, **settings)
     except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as error:
+        said = without_values(str(error).splitlines()[0], cluster.environment().values())
         raise TrainingError(
-            f"cluster.address={cluster.address}: no Ray can be reached ({str(error).splitlines()[0]}); start one with "
+            f"cluster.address={cluster.address}: no Ray can be reached ({said}); start one with "
             "`ray start --head`, or leave cluster.address=null for a Ray of this run's own"
-        ) from error
+        ) from None  # Ray's own words may repeat the environment
+
+
+@contextmanager
+def _exported(environment: Mapping[str, str]) -> Iterator[None]:
+    """Part of this process's own environment for the length of a block: what it starts there inherits it."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _knock(address: str | None) -> None:
@@ -142,11 +164,7 @@ def _knock(address: str | None) -> None:
 def _check_cluster(ray: Any, trainer: VerlTrainer) -> None:
     """Raises ``TrainingError`` where verl would wait for ever for what the cluster doesn't have, or isn't free."""
     cluster = trainer.cluster
-    try:
-        ray.get_actor(*_TRANSFER_QUEUE)
-    except ValueError:
-        pass
-    else:
+    if not _queue_is_gone(ray):  # a killed run's takes some seconds to go
         raise TrainingError(
             "another training of verl's is under way in this Ray cluster, and two would mix their answers "
             "(they share an actor by name); wait for it, or use a cluster of your own"
@@ -173,14 +191,20 @@ def _check_cluster(ray: Any, trainer: VerlTrainer) -> None:
 def _disconnect(ray: Any, ours: bool) -> None:
     """Leave, and where Ray is not ours wait until the actors of this run are gone from it."""
     if not ours:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                ray.get_actor(*_TRANSFER_QUEUE)
-            except Exception:  # gone, or the cluster is
-                break
-            time.sleep(0.2)
+        _queue_is_gone(ray)
     ray.shutdown()
+
+
+def _queue_is_gone(ray: Any) -> bool:
+    """Whether no training of verl's is under way; one that is gets ``_PATIENCE`` seconds to end."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            ray.get_actor(*_TRANSFER_QUEUE)
+        except Exception:  # gone, or the cluster is
+            return True
+        time.sleep(_EVERY)
+    return False
 
 
 @contextmanager

@@ -1,0 +1,106 @@
+"""``cluster.env``: names are written down, values are not, whatever file or config they come from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.end_to_end.pipeline import ROOT, environment
+
+from rearank.training.base import TrainingError
+from rearank.training.verl import Cluster
+from rearank.training.verl.hiding import without_values
+
+SECRETS = ("first-secret-value", "second-secret-value", "third-secret-value")
+SMALL = (
+    *("experiment=quickstart", "task=prepare", "tracking=wandb", "name=run", "prepare.validation_windows=4"),
+    *("dataset.collection.query_count=12", "validation.collection.query_count=4"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")], ids=["run", "sweep"])
+def test_no_value_is_written_anywhere(sweep: tuple[str, ...], tmp_path: Path) -> None:
+    """On the command line, in a mapping there, and in a config file: nothing in the output folder or W&B's file."""
+    config = tmp_path / "conf" / "experiment" / "mine.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        "# @package _global_\ndefaults:\n  - quickstart\ncluster:\n  env:\n    IN_A_FILE: third-secret-value\n"
+    )
+    outputs = tmp_path / "outputs"
+    command = [sys.executable, str(ROOT / "run.py"), *sweep, *SMALL, f"paths.outputs={outputs}", "experiment=mine"]
+    command += [f"hydra.searchpath=[file://{config.parent.parent}]", "+cluster.env.HF_TOKEN=first-secret-value"]
+    command += ["+cluster.runtime_env={env_vars:{OTHER_TOKEN:second-secret-value},working_dir:'a place'}"]
+    clean = {key: value for key, value in environment().items() if key != "WANDB_API_KEY"}
+    done = subprocess.run(
+        [word for word in command if word != "experiment=quickstart"],
+        cwd=ROOT, env=clean, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    texts = {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
+    assert any(path.suffix == ".wandb" for path in texts)
+    assert [path for path, text in texts.items() if any(secret.encode() in text for secret in SECRETS)] == []
+    assert not [path for path in outputs.rglob("*") if any(secret in str(path) for secret in SECRETS)]
+    written = b"".join(text for path, text in texts.items() if path.name == "config.yaml")
+    for name in (b"HF_TOKEN: null", b"OTHER_TOKEN: null", b"IN_A_FILE: null"):
+        assert name in written, "names stay"
+    said = b"".join(texts.values())
+    assert b"+cluster.env.HF_TOKEN=null" in said
+    assert not sweep or len(list(outputs.glob("*-sweep/seed=*/prepared/summary.json"))) == 2
+
+
+def test_a_value_reaches_the_cluster_from_where_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the config, this process's own for null, and what was moved away; numbers as text."""
+    monkeypatch.setenv("HF_HOME", "/models")
+    monkeypatch.setenv("HF_TOKEN", "of this process")
+    monkeypatch.setenv("REARANK_ENV_HF_TOKEN", "of the command line")
+    cluster = Cluster(env={"NCCL_IB_DISABLE": 1, "HF_HOME": None}, runtime_env={"env_vars": {"HF_TOKEN": None}})
+    expected = {"NCCL_IB_DISABLE": "1", "HF_HOME": "/models", "HF_TOKEN": "of the command line"}
+    assert cluster.environment() == expected
+    assert "models" not in repr(cluster)
+    monkeypatch.delenv("HF_HOME")
+    (problem,) = cluster.preflight()
+    assert "HF_HOME" in problem
+    with pytest.raises(TrainingError, match="export it"):
+        cluster.environment()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"env": {"NCCL_IB_DISABLE": True}}, r"env\.NCCL_IB_DISABLE must be a text, a number or null"),
+        ({"env": {"A": ["secret"]}}, r"env\.A must be a text"),
+        ({"env": {"no name": "secret"}}, "'no name' is no name"),
+        ({"env": {"WORLD_SIZE": "2"}}, r"env\.WORLD_SIZE: .* set it themselves"),
+        ({"env": {"A": "x"}, "runtime_env": {"env_vars": {"A": "y"}}}, r"env\.A: runtime_env\.env_vars has it, too"),
+        ({"runtime_env": {"env_vars": ["secret"]}}, r"runtime_env\.env_vars must be a mapping"),
+    ],
+)
+def test_what_is_no_variable_is_refused_without_its_value(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as refused:
+        Cluster(**settings)  # type: ignore[arg-type]
+    assert "secret" not in str(refused.value)
+
+
+def test_a_sweep_over_values_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *SMALL, f"paths.outputs={tmp_path}"]
+    done = subprocess.run(
+        [*command, "+cluster.env.HF_TOKEN=first-secret-value,second-secret-value"],
+        cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "cluster.env.HF_TOKEN can't be swept" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.lists(st.text(min_size=6), max_size=4), st.lists(st.text(), max_size=4))
+def test_no_value_of_six_characters_stays_in_a_text(values: list[str], words: list[str]) -> None:
+    text = " ".join([*words, *values, *words])
+    hidden = without_values(text, values)
+    assert not any(value in hidden for value in values if "*" not in value)
+    assert without_values(text, []) == text
