@@ -1,0 +1,70 @@
+"""Choices of precision, kernels and routing, each in a real run of two ranks or with adapters. Minutes each."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from tests.cluster.runs import SMALL, curves, run
+
+from rearank.training import tiny
+from rearank.training.rows import read_rows
+
+pytestmark = [pytest.mark.full, pytest.mark.slow, pytest.mark.timeout(1500)]
+BLOCK = 32
+GROUP = 4
+
+
+def untied(folder: Path) -> str:
+    """The tiny model with an output layer of its own, as most models of 7B have."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny.ASSETS)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny.ASSETS).save_pretrained(folder)
+    return str(folder)
+
+
+def test_fused_kernels_where_the_output_layer_is_sharded(tmp_path: Path) -> None:
+    """What two ranks compute without holding the logits is what they compute with them."""
+    model = (f"model.path={untied(tmp_path / 'untied')}", "cluster.gpus_per_node=2", "algorithm.minibatches=2")
+    run(tmp_path, SMALL, *model, "name=fused", "trainer.fused_kernels=true")
+    run(tmp_path, SMALL, *model, "name=plain")
+    for fused, plain in zip(curves(tmp_path / "fused"), curves(tmp_path / "plain"), strict=True):
+        for name in ("train/loss", "train/entropy", "train/grad_norm", "val/ndcg@10"):
+            assert fused.get(name) == pytest.approx(plain.get(name), rel=1e-3, abs=1e-5), name
+
+
+def test_adapters_over_a_base_in_bfloat16(tmp_path: Path) -> None:
+    """They are trained in float32: steps far below bfloat16's spacing add up."""
+    import torch
+
+    adapters = ("trainer.lora={_target_: rearank.training.base.Lora, rank: 4}", "trainer.lora_base=bfloat16")
+    run(tmp_path, SMALL, *adapters, "trainer.layered_summon=true", "algorithm.learning_rate=1e-5")
+    shard = tmp_path / "run" / "training" / "checkpoints" / "global_step_2" / "actor" / "model_world_size_1_rank_0.pt"
+    weights = torch.load(shard, weights_only=False)
+    kinds = {"lora_" in name: value.dtype for name, value in weights.items() if value.is_floating_point()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+    largest = max(float(abs(value.to_local()).max()) for name, value in weights.items() if "lora_B" in name)
+    assert 0 < largest < 1e-3, "it moved, by less than bfloat16 could follow from where lora_A stands"
+
+
+def test_a_group_reads_its_prompt_once(tmp_path: Path) -> None:
+    """Two rollout engines, blocks of 32 tokens: every answer but a group's first finds the prompt's whole blocks."""
+    block = f"+trainer.verl.actor_rollout_ref.rollout.engine_kwargs.vllm.block_size={BLOCK}"
+    run(tmp_path, SMALL, "cluster.gpus_per_node=2", "augmentation.size=9", "model.max_tokens=128", block)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.ASSETS)
+    rows = read_rows(tmp_path / "run" / "training" / "rows" / "train.parquet")
+    lengths = {len(tokenizer.apply_chat_template([asdict(m) for m in row.prompt], add_generation_prompt=True))
+               for row in rows}  # fmt: skip
+    assert min(lengths) >= 4 * BLOCK, "prompts of four blocks or more"
+    # The least that any mixture of these prompts can share.
+    least = min((GROUP - 1) * ((length - 1) // BLOCK) * BLOCK / (GROUP * length) for length in lengths)
+    shares = [line["rollout/prefill_shared"] for line in curves(tmp_path / "run") if "train/loss" in line]
+    assert all(share >= least for share in shares), (shares, least)
