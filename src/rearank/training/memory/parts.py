@@ -275,12 +275,13 @@ def host_phases(a: Architecture, workload: Workload, state: State) -> dict[str, 
     reference = workload.reference and workload.lora_rank is None
     held = {"reference": _gib(_FLOAT * a.parameters * workload.replicas)} if reference else {}
     # Whole, by one process of each group of GPUs; by every one where embeddings are tied (init without meta tensors).
-    copies = workload.gpus if a.tied_embeddings else workload.replicas
+    who, copies = ("each process", workload.gpus) if a.tied_embeddings else ("one process", workload.replicas)
+    loaded = {f"loaded by {who}": _gib(workload.weight_bytes * a.parameters * copies)}
     training = {"offloaded": workload.gpus * state.offloaded(), **held}
     if workload.lora_rank is not None:
         # Asleep, vLLM forgets its weights; under LoRA, where only adapters are sent again, it moves them here.
         training["vllm asleep"] = _gib(_HALF * a.parameters * workload.gpus / workload.tensor_parallel)
-    phases = {"loading": {"copies": _gib(workload.weight_bytes * a.parameters * copies), **held}, "training": training}
+    phases = {"loading": {**loaded, **held}, "training": training}
     return {phase: {name: gib for name, gib in parts.items() if gib} for phase, parts in phases.items()}
 
 

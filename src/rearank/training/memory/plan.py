@@ -25,7 +25,7 @@ MACHINE = 8
 
 _PASSES = (32768, 24576, 16384, 12288, 10240, 8192, 7168, 6144)  # tokens, where memory is plenty
 _CAREFUL_PASSES = (16384, 8192)  # and where it isn't: the GPU is busy with these, longer ones only save gathers
-_ROOM, _LITTLE_ROOM = 0.1, 0.03  # of what a GPU can give stays free: for speed's sake, otherwise where it can
+_ROOMS = (0.1, 0.03, 0.0)  # of what a GPU can give, to stay free
 # verl advises .5 to .7, and waking up has run out of memory above (NVIDIA-NeMo/RL#3280): what the trainer's allocator
 # still holds then is known to it alone. More is the user's to set.
 _SHARES = tuple(percent / 100 for percent in range(70, 15, -5))
@@ -159,8 +159,8 @@ def recommend(architecture: Architecture, given: Workload, fixed: Mapping[str, A
     5. long passes: fewer gathers, and less of a pass left empty. Without flash-attention short ones: each token is then
        compared with every other of its pass.
 
-    4 and passes above 16,384 tokens are only taken where a tenth of the GPU stays free; everything else leaves a
-    thirtieth free where that costs no answers. These times are estimates; nobody has measured them.
+    4 and passes above 16,384 tokens are only taken where training leaves a tenth of the GPU free. So does everything
+    else where that costs no answers, or at least a thirtieth. These times are estimates; nobody has measured them.
 
     Args:
         architecture: the model's sizes.
@@ -179,8 +179,8 @@ def describe(parts: Parts) -> str:
 def _fastest(architecture: Architecture, given: Workload, fixed: Mapping[str, Any]) -> MemoryPlan:
     bold, careful = (list(_candidates(architecture, given, fixed, careful=careful)) for careful in (False, True))
     for answers in _ANSWERS:
-        for plans, room in ((bold, _ROOM), (careful, _LITTLE_ROOM), (careful, 0.0)):
-            for plan in plans:
+        for room in _ROOMS:
+            for plan in (*bold, *careful):
                 if plan.kv_answers >= answers and plan.peak <= plan.capacity * (1 - room) and plan.fits:
                     return plan
     return min(careful, key=lambda plan: (len(plan._faults()), plan.peak))
@@ -212,7 +212,7 @@ def _candidates(
                     tokens_per_pass=tokens,
                 )
                 plan = estimate(architecture, work)
-                if careful or _takes(plan.training) <= plan.capacity * (1 - _ROOM):
+                if careful or _takes(plan.training) <= plan.capacity * (1 - _ROOMS[0]):
                     shares = choices("rollout_memory", _SHARES)
                     yield from sorted((_with_share(plan, share) for share in shares), key=_idle)
 

@@ -30,7 +30,7 @@ _STATE = 12  # bytes a trained parameter in a checkpoint: float32 weights and Ad
 _FLOAT32, _BFLOAT16 = 4, 2
 _PLANNED = ("tensor_parallel", "tokens_per_pass", "offload", "rollout_memory", "gradient_checkpointing")
 _HOST_CURES = {  # part of the machine's memory -> what makes it smaller
-    "copies": "use fewer of its GPUs (cluster.gpus_per_node): each process loads a model of tied embeddings whole",
+    "loaded by each process": "use fewer of its GPUs (cluster.gpus_per_node)",
     "reference": "do without the reference (algorithm.kl=0)",
     "offloaded": "set trainer.offload=none",
     "vllm asleep": "set trainer.tensor_parallel higher",
@@ -181,14 +181,11 @@ def _examine_memory(
     phase, parts = max(plan.host.items(), key=lambda item: sum(item[1].values()))
     needed, here = sum(parts.values()) / nodes, host_gib() if trainer.cluster.address is None else None
     report.notes.append(
-        f"memory a machine, computed: {needed:.0f} GiB{f' of {here:.0f}' if here else ''} for weights and optimiser, "
+        f"memory a machine, computed: {needed:.0f}{f' of {here:.0f}' if here else ''} GiB, "
         f"most in {phase} ({describe({name: gib / nodes for name, gib in parts.items()})})"
     )
     if here and needed > here:
-        cures = [
-            cure for part, cure in _HOST_CURES.items() if part in parts and (part != "copies" or sizes.tied_embeddings)
-        ]
-        cures.append("take a smaller model (model=...)")
+        cures = [cure for part, cure in _HOST_CURES.items() if part in parts] + ["take a smaller model (model=...)"]
         report.problems.append(
             f"this machine has {here:.0f} GiB of memory and {phase} takes {needed:.0f}: {', or '.join(cures)}"
         )
