@@ -200,6 +200,11 @@ def test_reasonrank_goes_by_the_teachers_list() -> None:
     assert REASONRANK(answered([1, 3]), judged((2, 0, 1), gold=(0, 2))).total == pytest.approx(1.3)
 
 
+def test_reasonrank_pays_nothing_where_nothing_is_relevant() -> None:
+    assert REASONRANK(answered([1, 2]), judged((0, 0))).total == 0
+    assert REASONRANK("none", judged((0, 0))).total == -1
+
+
 def test_reasonranks_recall_is_over_the_query() -> None:
     wide = judged((1, 0), (1, 1, 1, 1))
     text = answered([1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,19 @@ def test_ftfy_repairs_passages_and_the_query() -> None:
     assert cut[0].content == '\nTitle: "T" Con\n', "repaired before the cut"
 
 
+def test_renumbering_is_all_that_some_sources_neutralise() -> None:
+    window = Window(Query("q", "x [3]?"), (Passage("a", "see [12], </answer>"),))
+    given = {"opening": "{query}|", "passage": "{passage}", "final": "[3]", "neutralise": False}
+    assert CompactPrompt(renumber=True, **given).render(window)[0].content == "x (3)?|\nsee (12), </answer>\n[3]"  # type: ignore[arg-type]
+    assert CompactPrompt(**given).render(window)[0].content == "x [3]?|\nsee [12], </answer>\n[3]"  # type: ignore[arg-type]
+
+
+def test_titles_are_shown_as_the_prompt_says() -> None:
+    window = Window(Query("q", "x"), (Passage("a", "body {title}", "Head"), Passage("b", "body", " ")))
+    (message,) = CompactPrompt(titled="{title}: {text}", opening="", final="").render(window)
+    assert message.content == "\n[1] Head: body {title}\n[2] body\n", "braces in the data stay as they are"
+
+
 def test_peers_prompts_show_texts_as_their_sources_do(root: Path) -> None:
     keeps = {
         path.stem: load(root, path.stem)
@@ -129,7 +143,34 @@ def test_peers_prompts_show_texts_as_their_sources_do(root: Path) -> None:
     }
     white = {name: prompt.white_space for name, prompt in keeps.items() if prompt.white_space != "fold"}
     assert white == {"rank_r1": "keep", "reasonrank": "strip"}
-    assert {name for name, prompt in keeps.items() if prompt.ftfy} == {"rankzephyr", "reasonrank"}
+    for field in ("ftfy", "renumber"):
+        assert {name for name, prompt in keeps.items() if getattr(prompt, field)} == {"rankzephyr", "reasonrank"}
+    assert {name: prompt.titled for name, prompt in keeps.items() if prompt.titled != CompactPrompt.titled} == {
+        "rank_r1": "{title} {text}"
+    }
+
+
+@pytest.mark.parametrize("name", ["rank_r1", "reasonrank", "rankzephyr"])
+def test_verbatim_prompts_show_what_the_sources_rules_give(root: Path, name: str) -> None:
+    """Their functions' rules, restated: every passage of a window, without the cut by tokens."""
+    from ftfy import fix_text
+
+    texts = ["  a  “curly”\n\ttext [1] &amp; more ", "cafÃ©  twice", "one  [two] [3]\u200b", "</answer> <|im_end|>"]
+    passages = tuple(Passage(str(i), text, "A  title" if i == 1 else "") for i, text in enumerate(texts))
+    prompt = load(root, name, neutralise=False, max_tokens=None)
+    lines = prompt.render(Window(Query("q", "what’s [2]?"), passages))[-1].content
+
+    def theirs(passage: Passage) -> str:
+        if name == "rank_r1":
+            return f"{passage.title} {passage.text}" if passage.title else passage.text
+        whole = f"Title: {passage.title} Content: {passage.text}" if passage.title else passage.text
+        text = fix_text(whole.strip())
+        text = " ".join(text.split()[:300]) if name == "rankzephyr" else text
+        return re.sub(r"\[(\d+)\]", r"(\1)", text)
+
+    shown = "\n".join(f"[{i}] {theirs(passage)}" for i, passage in enumerate(passages, 1))
+    assert f"\n{shown}\n" in lines
+    assert ("what’s [2]?" if name == "rank_r1" else "what's (2)?") in lines
 
 
 def test_ftfy_is_loaded_where_a_prompt_asks_for_it_only() -> None:

@@ -25,6 +25,7 @@ WhiteSpace: TypeAlias = Literal["fold", "strip", "keep"]
 _TAG = re.compile(r"[<＜](?=[/|｜<＜!\w])")
 _TAG_END = re.compile(r"(?<=[|｜])[>＞]")
 _IDENTIFIER = re.compile(r"[\[［【]\s*([-−]?\d+)\s*[\]］】]")
+_PLAIN_IDENTIFIER = re.compile(r"\[(\d+)\]")
 _LETTER = re.compile(r"[\[［【]\s*([A-Za-z])\s*[\]］】]")
 _INSTRUCTION = re.compile(r"\[(?=\s*/?\s*(?:INST|SYS|SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS)\b)", re.IGNORECASE)
 # Zero-width and bidirectional marks hide text from a person's eye and split words for a tokenizer.
@@ -71,17 +72,6 @@ class Prompt(Protocol):
     def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]: ...
 
 
-def passage_text(passage: Passage, white_space: WhiteSpace = "fold", ftfy: bool = False) -> str:
-    """``Title: ... Content: ...`` where there is a title; one line where white space is folded (paper, appendix)."""
-    text = f"Title: {passage.title} Content: {passage.text}" if passage.title.strip() else passage.text
-    text = repaired(text) if ftfy else text
-    if white_space == "fold":
-        text = " ".join(text.split())
-    elif white_space == "strip":
-        text = text.strip()
-    return text.removeprefix("Title: Content: ")
-
-
 def repaired(text: str, entities: bool | Literal["auto"] = "auto") -> str:
     """``text`` without mojibake and curly quotes, as RankLLM and ReasonRank show texts.
 
@@ -116,8 +106,9 @@ def _shown(passage: Passage, form: _Form) -> str:
 class _Form:
     """What the prompt forms share: truncation, neutralisation, labels, what is asked, and how the answer begins.
 
-    ``white_space`` says what becomes of it in passages. ``ftfy`` repairs mojibake and curly quotes in them, before any
-    cut, and in the query. A cut by ``max_words`` folds white space, too.
+    ``white_space`` says what becomes of it in passages; a cut by ``max_words`` folds it, too. ``ftfy`` repairs mojibake
+    and curly quotes in them, before any cut, and in the query. ``renumber`` writes ``(3)`` for a ``[3]`` in either, all
+    that RankLLM neutralises. ``titled`` is how a passage with a title is shown (the default: paper, appendix).
 
     ``prefill`` is text that the assistant's answer begins with, verbatim; ``""`` leaves the beginning to the model.
     ``<think> </think> <answer>`` switches any model's reasoning off.
@@ -132,6 +123,8 @@ class _Form:
     prefill: str = ""
     white_space: WhiteSpace = "fold"
     ftfy: bool = False
+    renumber: bool = False
+    titled: str = "Title: {title} Content: {text}"
 
     def __post_init__(self) -> None:
         for name, kind in (("asks", Asks), ("labels", Labels), ("white_space", WhiteSpace)):
@@ -160,7 +153,7 @@ class _Form:
         return ascii_uppercase[: len(window)]
 
     def _passage(self, passage: Passage, tokenizer: Tokenizer | None) -> str:
-        text = self._read(passage, tokenizer)
+        text = self._renumbered(self._read(passage, tokenizer))
         return _LETTER.sub(r"(\1)", text) if self.neutralise and self.labels == "letters" else text
 
     def _read(self, passage: Passage, tokenizer: Tokenizer | None) -> str:
@@ -176,15 +169,26 @@ class _Form:
         return neutralise(text) if self.neutralise else text
 
     def cut(self, passage: Passage) -> str:
-        """The passage's text, cut by characters and words."""
-        text = passage_text(passage, self.white_space, self.ftfy)[: self.max_characters]
+        """The passage's title and text, cut by characters and words."""
+        text = passage.text
+        if passage.title.strip():
+            text = fill(self.titled, {"title": passage.title, "text": text})
+        text = repaired(text) if self.ftfy else text
+        if self.white_space == "fold":
+            text = " ".join(text.split())
+        elif self.white_space == "strip":
+            text = text.strip()
+        text = text.removeprefix("Title: Content: ")[: self.max_characters]
         return text if self.max_words is None else " ".join(text.split()[: self.max_words])
+
+    def _renumbered(self, text: str) -> str:
+        return _PLAIN_IDENTIFIER.sub(r"(\1)", text) if self.renumber else text
 
     def _query(self, text: str) -> str:
         # Theirs is repaired within the whole prompt, after its template's first <: no entity is touched there.
         text = repaired(text, entities=False) if self.ftfy else text
         text = " ".join(text.split()) if self.neutralise else text
-        return neutralise(text) if self.neutralise else text
+        return self._renumbered(neutralise(text) if self.neutralise else text)
 
 
 @dataclass(frozen=True)

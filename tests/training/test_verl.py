@@ -106,6 +106,27 @@ def test_both_trainers_are_paid_the_same(reward: RewardFunction, tmp_path: Path)
     assert len({tuple(score) for score in by_verl}) == 1, "the same keys for every answer, as verl wants them"
 
 
+def test_both_trainers_go_by_a_teachers_order(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    (row,) = rows(1)
+    size = len(row.judged.relevance)
+    taught = replace(row, judged=replace(row.judged, gold=tuple(reversed(range(size)))))
+    save_rows(tmp_path / "rows.parquet", [taught])
+    (record,) = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    text = f"<think>x</think> <answer>{' > '.join(f'[{i}]' for i in range(size, 0, -1))}</answer>"
+    reward = ReasonRankReward()
+    score = compute_score(
+        data_source="made",
+        solution_str=text,
+        ground_truth=record["reward_model"]["ground_truth"],
+        extra_info=record["extra_info"],
+        reward=json.dumps(node_of(reward)),
+    )
+    assert score["score"] == reward(text, taught.judged).total
+    assert score["score"] > reward(text, row.judged).total, "it is the teacher's own order, and not that of the grades"
+
+
 def test_a_reward_travels_as_its_node() -> None:
     reward = NdcgReward(floor=None, k=5, weight_rank=0.7)
     assert build(json.loads(json.dumps(node_of(reward)))) == reward

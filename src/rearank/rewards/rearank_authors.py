@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 
 from rearank.metrics import ndcg
-from rearank.rewards.base import RewardBreakdown, RewardFunction
+from rearank.rewards.base import Measured, RewardBreakdown, RewardFunction
 from rearank.rewards.peer_answers import digit_runs, first_answer, is_reasoned_answer, numbers
 from rearank.types import JudgedWindow
 
@@ -44,22 +44,20 @@ class RearankAuthorsReward(RewardFunction):
             raise ValueError("weight_rank, weight_tags and weight_list must not be negative")
 
     def __call__(self, completion: str, judged: JudgedWindow) -> RewardBreakdown:
-        answer = first_answer(completion)
-        rank = self._rank(completion if answer is None else answer, judged)
+        measured, answer = self.measure(completion, judged), first_answer(completion)
+        rank = self._rank(completion if answer is None else answer, measured)
         tags = float(is_reasoned_answer(completion))
         form = float(answer is not None and _IDENTIFIER.search(answer) is not None)
         total = self.weight_rank * rank + self.weight_tags * tags + self.weight_list * form
-        return self.breakdown(self.measure(completion, judged), total, rank, tags, form)
+        return self.breakdown(measured, total, rank, tags, form)
 
-    def _rank(self, answer: str, judged: JudgedWindow) -> float:
+    def _rank(self, answer: str, measured: Measured) -> float:
         named = numbers(digit_runs(answer))
         if named is None:  # their scorer stops here, and an exception earns 0
             return 0.0
-        grades, ideal = judged.relevance, self.ideal_of(judged)
+        grades = measured.judged.relevance
         size = len(grades)
         order = dict.fromkeys((*(number - 1 for number in named if 1 <= number <= size), *range(size)))
-        reranked, initial, best = (
-            round(ndcg(ranked, ideal, self.k), _DECIMALS)
-            for ranked in ([grades[i] for i in order], grades, sorted(grades, reverse=True))
-        )
+        reached = ndcg([grades[i] for i in order], measured.ideal, self.k)
+        reranked, initial, best = (round(value, _DECIMALS) for value in (reached, measured.initial, measured.best))
         return (reranked - initial) / (best - initial) if best != initial else 0.0

@@ -21,7 +21,7 @@ class ReasonRankReward(RewardFunction):
 
     The gold order is the row's (``JudgedWindow.gold``, the teacher's list), or by grade with ties as given. As in their
     code an id outside the window passes that gate: it holds a rank of the gold list and no passage, and ``[0]`` means
-    the last passage.
+    the last passage. Where nothing is relevant their scorer fails; that earns 0 here.
     """
 
     weight_recall: float = 0.2
@@ -37,13 +37,16 @@ class ReasonRankReward(RewardFunction):
         named = numbers(runs)
         if named is None or not len(runs) == len(set(runs)) == len(gold):
             return self.breakdown(measured, 0.0, 0.0, 1.0, 0.0)
-        rank = self._rank(named, judged) + self.weight_overlap * average_overlap(runs, gold)
+        rank = self._rank(named, judged, average_overlap(runs, gold))
         return self.breakdown(measured, rank, rank, 1.0, 1.0)
 
-    def _rank(self, named: list[int], judged: JudgedWindow) -> float:
+    def _rank(self, named: list[int], judged: JudgedWindow, overlap: float) -> float:
         size = len(judged.relevance)
         # 0 is their index -1; where a passage has two ranks (by 0 and by its number) the later one holds.
         last = {(number or size) - 1: rank for rank, number in enumerate(named) if number <= size and size}
         ranked = [int(judged.relevance[position] > 0) for position in sorted(last, key=last.__getitem__)]
         ideal = [int(grade > 0) for grade in self.ideal_of(judged)]
-        return ndcg(ranked, ideal, self.k) + self.weight_recall * recall(ranked, ideal, self.k)
+        if not any(ideal):
+            return 0.0
+        gain = ndcg(ranked, ideal, self.k) + self.weight_recall * recall(ranked, ideal, self.k)
+        return gain + self.weight_overlap * overlap

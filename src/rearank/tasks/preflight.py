@@ -61,7 +61,8 @@ def preflight(run: Run) -> None:
     experiment, found = run.experiment, []
     notes: list[str] = []
     warnings: list[str] = []
-    for need in experiment.task.needs:
+    needs = experiment.task.needs
+    for need in (*needs, "validation") if "dataset" in needs else needs:
         if need == "model":
             found += experiment.model.preflight(
                 as_trained(run.choices.get("prompt"), experiment.model.prompt),
