@@ -62,13 +62,11 @@ test-cluster: $(CLUSTER_STAMP)
 test-cluster-full: $(CLUSTER_STAMP)
 	$(CLUSTER)/bin/python -m pytest tests/cluster -m full
 
-# Every package of the GPU path, for Linux x86_64 with Python 3.11 and 3.12: one version each, so no markers are left.
+# Every package of the GPU path. One file for two Pythons: tests/test_extras.py holds it to be complete on both.
 lock: $(STAMP)
-	rm -f $(VENV)/cluster.lock
-	$(BIN)/uv pip compile pyproject.toml --extra cluster --extra wandb --universal --fork-strategy fewest --python-version 3.11 \
-	  --no-annotate --no-header --no-emit-index-url --quiet --output-file $(VENV)/cluster.lock
-	{ grep '^#' constraints/cluster.txt; sed 's/ ;.*//' $(VENV)/cluster.lock; } > $(VENV)/cluster.txt
-	cp $(VENV)/cluster.txt constraints/cluster.txt
+	$(BIN)/uv pip compile pyproject.toml --extra cluster --extra wandb --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --custom-compile-command 'make lock (Linux x86_64, CUDA 13, Python 3.11 and 3.12)' \
+	  --upgrade --no-annotate --no-emit-index-url --quiet --output-file constraints/cluster.txt
 
 perf: $(STAMP)
 	$(BIN)/python experiments/performance/run_all.py

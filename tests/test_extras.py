@@ -4,6 +4,7 @@ complete. uv resolves from the packages' metadata; nothing is installed."""
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -146,3 +147,17 @@ def test_what_the_cluster_imports_is_asked_for_directly() -> None:
         }
         brought = {"peft", "huggingface-hub"}  # verl and transformers cannot do without them
         assert {*PACKAGES.values()} - brought - {"vllm"} <= asked
+
+
+def test_the_image_copies_what_is_there() -> None:
+    """As far as a Dockerfile can be tried without Docker: its files exist and its commands are shell."""
+    text = (ROOT / "docker" / "cluster.Dockerfile").read_text("utf-8")
+    steps = [line.split(maxsplit=1) for line in text.replace("\\\n", "").splitlines() if line and line[0] not in "# "]
+    copied = [words.split()[-2] for step, words in steps if step == "COPY"]
+    assert copied == ["constraints", "."]
+    assert all((ROOT / path).exists() for path in copied)
+    for command in (words for step, words in steps if step == "RUN"):
+        subprocess.run(["bash", "-n", "-c", command], check=True)
+        assert set(re.findall(r"constraints/\S+\.txt", command)) <= {
+            f"constraints/{name}.txt" for name in ("cpu", "cluster")
+        }

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,10 @@ def stored(outputs: Path) -> set[str]:
     """The prompts whose answers are on disk."""
     path = outputs / "run" / "completions.sqlite"
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5) as db:
-            found = {str(row[0]) for row in db.execute("select messages from completions")}
-        db.close()
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as db:
+            return {str(row[0]) for row in db.execute("select messages from completions")}
     except sqlite3.OperationalError:  # killed before the file was made
         return set()
-    return found
 
 
 def results(outputs: Path) -> dict[str, bytes]:

@@ -110,10 +110,10 @@ def _missing(trainer: VerlTrainer, have: Mapping[str, str]) -> list[str]:
     extra = lock_of(trainer)
     lacking = [name for name, package in _needed(trainer).items() if package not in have]
     if lacking:
-        return [
-            f"trainer=verl: missing packages: {', '.join(lacking)}; pip install --constraint constraints/{extra}.txt "
-            f"--editable '.[{extra},wandb]'; {HERE}"
-        ]
+        remedy = f"pip install --constraint constraints/{extra}.txt --editable '.[{extra},wandb]'"
+        if trainer.on_cpu:  # the lock leaves packages out, and torch's CPU build has an index of its own
+            remedy = "`make .venv-cluster/.installed` makes an environment with them"
+        return [f"trainer=verl: missing packages: {', '.join(lacking)}; {remedy}; {HERE}"]
     ours, here = read_lock(extra)["verl"], have.get("verl")
     if here is not None and here != ours:
         return [f"trainer=verl uses the insides of verl {ours} and {here} is installed: pip install verl=={ours}"]
