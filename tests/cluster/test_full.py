@@ -7,9 +7,7 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -208,25 +206,8 @@ def test_a_sweep_of_two_jobs(tmp_path: Path) -> None:
     assert cluster_processes(patience=40) == []
 
 
-@pytest.fixture
-def ray_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A Ray that was there before: two machines (both this one) of a "GPU" each."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # a token in the user's home is nothing for a test
-    ray = str(Path(sys.executable).parent / "ray")
-    address = "127.0.0.1:26379"
-    size = ["--num-gpus=1", "--num-cpus=48"]
-    try:
-        for role in (["--head", "--port=26379", "--include-dashboard=false"], [f"--address={address}"]):
-            subprocess.run(
-                [ray, "start", *role, *size], check=True, capture_output=True, timeout=120, env=environment()
-            )
-        yield address
-    finally:
-        subprocess.run([ray, "stop", "--force"], check=False, capture_output=True, timeout=120)
-
-
-def test_an_existing_cluster_of_two_nodes_is_left_as_it_was(ray_of_somebody_else: str, tmp_path: Path) -> None:
-    there = f"cluster.address={ray_of_somebody_else}"
+def test_an_existing_cluster_of_two_nodes_is_left_as_it_was(two_nodes: str, tmp_path: Path) -> None:
+    there = f"cluster.address={two_nodes}"
     run(tmp_path, SMALL, there, "cluster.nodes=2", "cluster.gpus_per_node=1")
     assert losses(tmp_path / "run") == [1, 2]
     assert len(pids(r"raylet/raylet")) == 2, "still there"
