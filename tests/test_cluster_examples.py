@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from tests.end_to_end.pipeline import ROOT
 
 EXAMPLES = ROOT / "examples" / "cluster"
