@@ -156,12 +156,11 @@ def _explain_override(error: Exception, overrides: Iterable[str], conf: Path) ->
         return f"{key}: there is no such group or key; {_closest(key, [*groups, *(_keys(conf, '', overrides) or ())])}"
     parent, _, name = key.rpartition(".")
     siblings = _keys(conf, parent, overrides)
-    if (
-        parent.startswith(("cluster.", "trainer.")) and siblings == []
-    ):  # cluster.env, trainer.verl: whatever is put there
+    if siblings is None:
+        known = [*groups, *(_keys(conf, "", overrides) or ())]
+        return f"{key}: there is no such key; {_closest(key.split('.')[0], known)}"
+    if not siblings:  # cluster.env, trainer.verl: whatever is put there
         return f"{key}: {parent} has no key yet; write +{key}=... to add one"
-    if not siblings:
-        return f"{key}: there is no such key; {_closest(key.split('.')[0], [*groups, *(_keys(conf, '', overrides) or ())])}"
     return f"{key}: {parent} has no such key; {_closest(name, siblings)}"
 
 
