@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tests.end_to_end.pipeline import environment
 
 MISSING = [name for name in ("verl", "ray", "vllm") if find_spec(name) is None]
 
@@ -22,10 +25,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"the cluster's packages are missing: {', '.join(MISSING)}"))
 
 
-@pytest.fixture
-def no_ray_left() -> Iterator[None]:
-    """After the test no process of Ray's or vLLM's is left, however the run ended."""
-    yield
-    from tests.cluster.runs import cluster_processes
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray that was there before: two machines (both this one) of a "GPU" each. Its address."""
+    from tests.cluster.runs import has_machines
 
-    assert cluster_processes(patience=40) == []
+    ray, address = str(Path(sys.executable).parent / "ray"), "127.0.0.1:26379"
+    said = tmp_path_factory.mktemp("ray") / "said.log"
+    # A token in the user's home is nothing for a test.
+    without_token = pytest.MonkeyPatch()
+    without_token.setenv("RAY_AUTH_MODE", "disabled")
+    nodes = []
+    try:
+        for role in (["--head", "--port=26379", "--include-dashboard=false"], [f"--address={address}"]):
+            command = [ray, "start", *role, "--num-gpus=1", "--num-cpus=48", "--block"]
+            with said.open("a") as log:
+                nodes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment()))
+            assert has_machines(address, len(nodes)), said.read_text()
+        yield address
+    finally:
+        for node in nodes:  # and no other Ray's, as `ray stop` would
+            node.terminate()
+        for node in nodes:
+            node.wait(timeout=60)
+        without_token.undo()

@@ -116,6 +116,13 @@ def _processes(pattern: re.Pattern[str]) -> list[str]:
     return found
 
 
+def has_machines(address: str, wanted: int) -> bool:
+    """Whether a Ray cluster comes to have so many machines."""
+    script = ROOT / "examples" / "cluster" / "wait_for_machines.py"
+    words = [sys.executable, str(script), address, str(wanted), "120"]
+    return subprocess.run(words, env=environment(), timeout=200, check=False).returncode == 0
+
+
 def pids(pattern: str) -> list[int]:
     """Of the processes whose command line has ``pattern``."""
     return [int(line.partition(":")[0]) for line in _processes(re.compile(pattern))]

@@ -7,9 +7,7 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,7 +69,7 @@ def test_other_gpus_are_refused_on_resume(tmp_path: Path) -> None:
     started = Started(tmp_path, SMALL, "algorithm.steps=50")
     started.wait_until(step_reached(tmp_path / "run", 2))
     assert started.stop(signal.SIGKILL) == -signal.SIGKILL
-    cluster_processes(patience=40)
+    cluster_processes(patience=30)
     said = run(tmp_path, SMALL, "algorithm.steps=50", "cluster.gpus_per_node=2", expect=1)
     assert re.search(r"was written by 1 GPUs and this run has 2: go on with .* = 1", said)
 
@@ -115,7 +113,7 @@ def test_what_else_is_resumed(what: str, tmp_path: Path) -> None:
     started.wait_until(lambda: any(checkpoints.glob("global_step_*/complete")))
     started.process.kill()
     started.process.wait()
-    cluster_processes(patience=120)
+    cluster_processes(patience=30)
     said = run(tmp_path, SMALL, *settings, "trainer.guard.patience=null")
     assert re.search(r"continued from step [1-5]", said)
     logged = lines(tmp_path / "run" / name / ("sft.jsonl" if what == "sft" else "train.jsonl"))
@@ -132,7 +130,7 @@ def test_a_killed_worker_ends_the_run_and_the_same_command_goes_on(tmp_path: Pat
     assert "training failed: a process of the cluster" in last[0]
     assert "failure.txt" in last[1]
     assert "Traceback" not in started.said
-    assert cluster_processes(patience=40) == []
+    assert cluster_processes(patience=30) == []
     done = max(losses(tmp_path / "run"))
     run(tmp_path, SMALL, f"algorithm.steps={done + 2}", "trainer.guard.patience=null", expect=0)
 
@@ -146,7 +144,7 @@ def test_a_dead_rollout_engine_ends_the_run_in_time(tmp_path: Path) -> None:
     assert started.process.wait(timeout=150) == 1
     assert time.monotonic() - began < 90
     assert "training failed: " in started.said
-    assert cluster_processes(patience=40) == []
+    assert cluster_processes(patience=30) == []
 
 
 def test_a_killed_ray_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -155,7 +153,7 @@ def test_a_killed_ray_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) 
     for pid in pids(r"raylet/raylet|/raylet "):
         os.kill(pid, signal.SIGKILL)
     assert started.process.wait(timeout=200) != 0
-    assert cluster_processes(patience=60) == []
+    assert cluster_processes(patience=30) == []
     run(tmp_path, SMALL, "algorithm.steps=3", "trainer.validate_every=3")
     assert losses(tmp_path / "run") == [1, 2, 3]
 
@@ -170,7 +168,7 @@ def test_ctrl_c(when: str, tmp_path: Path) -> None:
         started.wait_until(step_reached(tmp_path / "run", 2))
     assert started.stop(signal.SIGINT) == 130
     assert "interrupted; the same command goes on from here" in started.said
-    assert cluster_processes(patience=40) == []
+    assert cluster_processes(patience=30) == []
     if when == "training":
         assert {path.name for path in Path("/dev/shm").glob("psm_*")} <= before, "shared memory is put away"
 
@@ -196,7 +194,7 @@ def test_a_reward_that_raises_ends_the_run_with_its_message(tmp_path: Path) -> N
     assert "ArithmeticError: the moon is in the wrong house" in said.strip().splitlines()[-2]
     assert "Traceback" not in said
     assert "Traceback" in (tmp_path / "run" / "training" / "failure.txt").read_text()
-    assert cluster_processes(patience=40) == []
+    assert cluster_processes(patience=30) == []
 
 
 def test_a_sweep_of_two_jobs(tmp_path: Path) -> None:
@@ -205,28 +203,11 @@ def test_a_sweep_of_two_jobs(tmp_path: Path) -> None:
     assert len(found) == 2, "each in its own folder"
     jobs = [json.loads((path.parent / "settings.json").read_text())["reward"]["_target_"] for path in found]
     assert sorted(name.rpartition(".")[2] for name in jobs) == ["AbsoluteReward", "NdcgReward"]
-    assert cluster_processes(patience=40) == []
+    assert cluster_processes(patience=30) == []
 
 
-@pytest.fixture
-def ray_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A Ray that was there before: two machines (both this one) of a "GPU" each."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # a token in the user's home is nothing for a test
-    ray = str(Path(sys.executable).parent / "ray")
-    address = "127.0.0.1:26379"
-    size = ["--num-gpus=1", "--num-cpus=48"]
-    try:
-        for role in (["--head", "--port=26379", "--include-dashboard=false"], [f"--address={address}"]):
-            subprocess.run(
-                [ray, "start", *role, *size], check=True, capture_output=True, timeout=120, env=environment()
-            )
-        yield address
-    finally:
-        subprocess.run([ray, "stop", "--force"], check=False, capture_output=True, timeout=120)
-
-
-def test_an_existing_cluster_of_two_nodes_is_left_as_it_was(ray_of_somebody_else: str, tmp_path: Path) -> None:
-    there = f"cluster.address={ray_of_somebody_else}"
+def test_an_existing_cluster_of_two_nodes_is_left_as_it_was(two_nodes: str, tmp_path: Path) -> None:
+    there = f"cluster.address={two_nodes}"
     run(tmp_path, SMALL, there, "cluster.nodes=2", "cluster.gpus_per_node=1")
     assert losses(tmp_path / "run") == [1, 2]
     assert len(pids(r"raylet/raylet")) == 2, "still there"

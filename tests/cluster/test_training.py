@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     started.wait_until(step_reached(folder, KILLED_AFTER))
     assert started.stop(signal.SIGKILL) == -signal.SIGKILL
     before = curves(folder)
-    left_over = cluster_processes(patience=120)
+    left_over = cluster_processes(patience=30)
     said = run(outputs, SETTINGS)
     return Run(folder, started.said, before, left_over, said, curves(folder))
 
@@ -95,7 +95,7 @@ def test_a_killed_run_continues(whole: Run) -> None:
 
 def test_nothing_is_left_behind(whole: Run) -> None:
     assert whole.left_over == [], "a killed driver takes its Ray with it"
-    assert cluster_processes(patience=40) == []
+    assert cluster_processes(patience=10) == []
 
 
 def test_scoring_takes_no_time(whole: Run) -> None:

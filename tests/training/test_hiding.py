@@ -98,6 +98,16 @@ def test_a_sweep_over_values_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_variable_is_added_with_a_plus(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "run.py"), *SMALL, f"paths.outputs={tmp_path}"]
+    done = subprocess.run(
+        [*command, "cluster.env.HF_TOKEN=first-secret-value"], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("write +cluster.env.HF_TOKEN=... to add one")
+    assert "secret" not in done.stderr
+
+
 @given(st.lists(st.text(min_size=6), max_size=4), st.lists(st.text(), max_size=4))
 def test_no_value_of_six_characters_stays_in_a_text(values: list[str], words: list[str]) -> None:
     text = " ".join([*words, *values, *words])

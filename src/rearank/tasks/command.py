@@ -153,16 +153,21 @@ def _explain_override(error: Exception, overrides: Iterable[str], conf: Path) ->
     key = found.group(1)
     groups = sorted(path.name for path in conf.iterdir() if path.is_dir())
     if "." not in key:
-        return f"{key}: there is no such group or key; {_closest(key, [*groups, *_keys(conf, '', overrides)])}"
+        return f"{key}: there is no such group or key; {_closest(key, [*groups, *(_keys(conf, '', overrides) or ())])}"
     parent, _, name = key.rpartition(".")
     siblings = _keys(conf, parent, overrides)
-    if not siblings:
-        return f"{key}: there is no such key; {_closest(key.split('.')[0], [*groups, *_keys(conf, '', overrides)])}"
+    if siblings is None:
+        known = [*groups, *(_keys(conf, "", overrides) or ())]
+        return f"{key}: there is no such key; {_closest(key.split('.')[0], known)}"
+    if not siblings:  # cluster.env, trainer.verl: whatever is put there
+        return f"{key}: {parent} has no key yet; write +{key}=... to add one"
     return f"{key}: {parent} has no such key; {_closest(name, siblings)}"
 
 
-def _keys(conf: Path, parent: str, overrides: Iterable[str]) -> list[str]:
-    """The keys under ``parent`` in the config composed of the groups alone that ``overrides`` choose."""
+def _keys(conf: Path, parent: str, overrides: Iterable[str]) -> list[str] | None:
+    """The keys under ``parent`` in the config composed of the groups alone that ``overrides`` choose; ``None`` where
+    there is no such mapping.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -172,8 +177,8 @@ def _keys(conf: Path, parent: str, overrides: Iterable[str]) -> list[str]:
         with initialize_config_dir(str(conf), version_base="1.3"):
             node = OmegaConf.select(compose("config", choices), parent) if parent else compose("config", choices)
     except Exception:  # another error in the same command line: it will be named next
-        return []
-    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+        return None
+    return [str(key) for key in node] if isinstance(node, DictConfig) else None
 
 
 def _closest(wanted: str, options: Iterable[str]) -> str:

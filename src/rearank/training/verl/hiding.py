@@ -89,9 +89,14 @@ def _move(config: DictConfig, files: bool) -> None:
     task, job = config.hydra.overrides.task, config.hydra.job
     given = _parsed(task)
     hidden = {str(override.input_line): _line(override) for override in given}
-    for line in (line for arm in (OmegaConf.select(config, "hydra.sweeper.arms") or {}).values() for line in arm or ()):
-        if _place(key := _parsed([line])[0].key_or_group) is not None:
-            raise SystemExit(f"rearank: {key}: no study's arms differ in it; set it for all of them")
+    arms = OmegaConf.select(config, "hydra.sweeper.arms") or {}
+    swept = [
+        *(OmegaConf.select(config, "hydra.sweeper.params") or {}),
+        *(line for arm in arms.values() for line in arm),
+    ]
+    for line in swept:
+        if _place(key := str(line).lstrip("+~").partition("=")[0]) is not None:
+            raise SystemExit(f"rearank: {key} can't be swept: a study's files keep its values; set one for all")
     keys = [key for place in _PLACES for root in _ROOTS for key in _moved(config, ".".join((root, *place)))]
     lines = [hidden[line] for line in task]
     if files:

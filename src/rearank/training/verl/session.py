@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -33,6 +34,8 @@ _PATIENCE = 30.0  # seconds that an interrupted run gets to put its processes aw
 _KNOCK = 10.0  # seconds for a connection to an existing Ray
 _CPUS_A_GPU = 10  # that verl's placement groups ask for at most (RayResourcePool, max_colocate_count)
 _CPUS_BESIDE = 16  # of the queue's, the reward's and our own actors
+_OF_MACHINES = re.compile(r"(NCCL|GLOO)_|HF_(HOME|HUB_CACHE)$")  # what is exported for training on several of them
+_log = logging.getLogger(__name__)
 _TRANSFER_QUEUE = ("TransferQueueController", "transfer_queue")
 
 
@@ -124,6 +127,11 @@ def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> 
     else:
         settings |= {"address": cluster.address}
         runtime["env_vars"] = dict(environment)
+        if unsent := sorted(name for name in os.environ if _OF_MACHINES.match(name) and name not in environment):
+            _log.warning(
+                "%s: set here, and not sent to the machines of this Ray, which may have their own; cluster.env.%s=null "
+                "sends it", ", ".join(unsent), unsent[0],
+            )  # fmt: skip
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
