@@ -132,6 +132,7 @@ def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> 
                 "%s: set here, and not sent to the machines of this Ray, which may have their own; cluster.env.%s=null "
                 "sends it", ", ".join(unsent), unsent[0],
             )  # fmt: skip
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves a run on a machine where others work, too
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
