@@ -310,11 +310,12 @@ def test_fused_kernels_save_the_logits_of_a_long_pass() -> None:
         assert plain.gib(phase) - fused.gib(phase) == pytest.approx(saved)
 
 
-def test_a_base_in_half_precision_halves_what_is_trained_on_it() -> None:
+def test_a_base_in_half_precision_halves_the_frozen_weights_alone() -> None:
     whole, half = (estimate(QWEN7B, Workload(gpus=1, lora_rank=32, lora_base=b)) for b in ("float32", "bfloat16"))
-    for part in ("weights", "gradients", "optimiser", "step"):
-        assert half.phases["optimiser step"][part] == pytest.approx(whole.phases["optimiser step"][part] / 2)
-    assert whole.gib("optimiser step") - half.gib("optimiser step") == pytest.approx(14.9, abs=0.1)
+    for part in ("gradients", "optimiser", "step"):
+        assert half.phases["optimiser step"][part] == whole.phases["optimiser step"][part], "adapters stay float32"
+    saved = whole.gib("optimiser step") - half.gib("optimiser step")
+    assert saved == pytest.approx(2 * QWEN7B.parameters / 2**30)
     assert half.host_peak < whole.host_peak
     assert sum(half.host["loading"].values()) == pytest.approx(sum(whole.host["loading"].values()) / 2)
     everything = Workload(lora_base="bfloat16")

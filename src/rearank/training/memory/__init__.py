@@ -9,8 +9,7 @@ inside its package; ``transformer_impl.py`` is ``workers/engine/fsdp/transformer
 - Weights are sharded float32, the frozen ones under LoRA too (``model_dtype: fp32`` in
   ``trainer/config/engine/fsdp.yaml``): 4 bytes a parameter over all GPUs, 4 for a trained one's gradient, 8 for Adam's
   moments, and 4 more during the step, because torch's foreach AdamW takes the square roots of all second moments at
-  once. Adapters are cast to the precision of what they lie on (``_build_lora_module`` in ``transformer_impl.py``), so
-  a bfloat16 base halves theirs too, moments included.
+  once. A bfloat16 base under LoRA takes half; the adapters over it stay float32 (the patch "float32 adapters").
 - With ``fsdp_size`` below the number of GPUs the state is split over that many, and each such group has all of it.
 - Gradients are summed over the GPUs after each pass: ``use_no_sync_for_gradient_accumulation`` is false in verl's files
   (not in its dataclass). Set to true they stay whole, float32, on every GPU until the update's last pass.
@@ -27,7 +26,7 @@ inside its package; ``transformer_impl.py`` is ``workers/engine/fsdp/transformer
 - Fused kernels (``FusedLinearForPPO`` in ``utils/experimental/torch_functional.py``) make 512 tokens' logits at a time
   and make them again in the backward pass: 12 and 20 bytes an entry of such a slice, measured on a CPU. The output
   layer they read stays gathered (the patch "output layer with the root"). Liger (``use_liger``) leaves the logits as
-  they are; what its kernels keep of a layer is read from their documentation, not measured.
+  they are; what its kernels keep of a layer is taken from their design, not verified.
 - A reference model takes nothing of the GPU: FSDP2 keeps a model that only runs forward on the host
   (``CPUOffloadPolicy`` where ``forward_only``). Under LoRA the policy without its adapters is the reference.
 - A critic trains all its weights, also beside LoRA.

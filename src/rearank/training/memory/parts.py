@@ -46,7 +46,7 @@ class Workload:
         answer_tokens: of the longest answer.
         tokens_per_pass: of one forward and backward pass on one GPU (verl's ``ppo_max_token_len_per_gpu``).
         lora_rank: of the adapters; ``None`` trains all weights.
-        lora_base: precision of the frozen weights under them; verl then casts the adapters to it.
+        lora_base: precision of the frozen weights under them.
         reference: a reference model is held for the KL; under LoRA none is.
         critic: a value model is trained as well (PPO).
         offload: what moves to the host while vLLM generates: ``none``, the ``optimizer`` state, or ``all``.
@@ -115,7 +115,7 @@ class Workload:
 
     @property
     def weight_bytes(self) -> int:
-        """Of one of the policy's parameters, its gradient, and each of Adam's moments."""
+        """Of one of the policy's parameters; under LoRA, of the frozen ones."""
         return _HALF if self.lora_rank is not None and self.lora_base == "bfloat16" else _FLOAT
 
 
@@ -157,8 +157,8 @@ class State:
         self.lora = workload.lora_rank is not None
         self.offload = workload.offload
         size, split = workload.weight_bytes, workload.split
-        self.weights = _gib(size * (architecture.parameters + adapters) / split)
-        self.gradients = _gib(size * trained / split)
+        self.weights = _gib((size * architecture.parameters + _FLOAT * adapters) / split)
+        self.gradients = _gib(_FLOAT * trained / split)  # adapters are float32 over any base
         self.critic_weights = _gib(_FLOAT * valued / split)
         # torch sums them in the precision they are reduced in, whatever the weights' is.
         self.whole_gradients = _gib(_FLOAT * trained) if workload.whole_gradients else 0.0
