@@ -110,7 +110,8 @@ NAMES: tuple[Name, ...] = (
     Name("sweep/<benchmark>/<arm>", "0 to 1", "the main measure, mean over seeds and queries"),
     Name("time/<part>", "s", "of a step: rollouts, old_log_prob, update, weight_sync, validation, step...", "verl"),
     Name("perf/memory_gib", "GiB", "the most that PyTorch held on a GPU so far", always=False),
-    Name("perf/<figure>", "", "tokens_per_second_per_gpu, mfu", "verl", always=False),
+    Name("perf/tokens_per_second_per_gpu", "tokens/s", "of the whole step, prompts included", "verl", always=False),
+    Name("perf/mfu", "", "model FLOPs utilisation of the update", "verl", always=False),
     Name("verl/<name>", "", "verl's own figures under its own names: those of its version, not stable", "verl"),
 )
 RENAMED = {f"rollout/{figure}": f"train/{figure}" for figure in _REWARD}
