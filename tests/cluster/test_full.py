@@ -27,8 +27,10 @@ def test_algorithms(algorithm: str, tmp_path: Path) -> None:
     group = "1" if algorithm in ("ppo", "reinforce_pp") else "4"
     prompts = "8" if group == "1" else "4"
     kl = ["algorithm.kl=0.01"] if algorithm in ("ppo", "rloo", "reinforce_pp") else []
+    # Their own, without which no clip matters; the quickstart sets 1.
+    clipped = ["algorithm.minibatches=4"] if algorithm in ("dapo", "gspo") else []
     run(tmp_path, SMALL, f"algorithm={algorithm}", f"algorithm.group_size={group}",
-        f"algorithm.prompts_per_step={prompts}", *kl)  # fmt: skip
+        f"algorithm.prompts_per_step={prompts}", *kl, *clipped)  # fmt: skip
     assert losses(tmp_path / "run") == [1, 2]
     last = curves(tmp_path / "run")[-1]
     if algorithm == "ppo":

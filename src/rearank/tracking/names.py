@@ -2,8 +2,8 @@
 
 ``train/`` what the optimiser is given and does · ``rollout/`` the answers it samples · ``val/`` greedy answers to the
 held-out windows · ``test/`` benchmarks · ``data/`` the rows · ``sweep/`` a sweep's arms · ``time/``, ``perf/`` and
-``verl/`` the cluster's own. ``step`` counts optimiser steps. Stable: a name that changes is read under its new one
-(``RENAMED``).
+``verl/`` mostly the cluster's own. ``step`` counts batches of rollouts. Stable: a name that changes is read under its
+new one (``RENAMED``).
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ NAMES: tuple[Name, ...] = (
     Name("data/dropped/<reason>", "windows", "left out by the filter", always=False),
     Name("sweep/<benchmark>/<arm>", "0 to 1", "the main measure, mean over seeds and queries"),
     Name("time/<part>", "s", "of a step: rollouts, old_log_prob, update, weight_sync, validation, step...", "verl"),
-    Name("perf/<figure>", "", "tokens_per_second_per_gpu, mfu, memory_gib", "verl", always=False),
+    Name("perf/memory_gib", "GiB", "the most that PyTorch held on a GPU so far", always=False),
+    Name("perf/tokens_per_second_per_gpu", "tokens/s", "of the whole step, prompts included", "verl", always=False),
+    Name("perf/mfu", "", "model FLOPs utilisation of the update", "verl", always=False),
     Name("verl/<name>", "", "verl's own figures under its own names: those of its version, not stable", "verl"),
 )
 RENAMED = {f"rollout/{figure}": f"train/{figure}" for figure in _REWARD}

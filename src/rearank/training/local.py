@@ -98,6 +98,14 @@ def device_settings(device: str, revision: str | None) -> dict[str, Any]:
     return {"use_cpu": not gpu, "bf16": gpu, "model_init_kwargs": {"dtype": dtype, "revision": revision or "main"}}
 
 
+def memory_used() -> dict[str, float]:
+    """The peak so far, of the GPU if one is used."""
+    import torch
+
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {"perf/memory_gib": peak / 2**30} if peak else {}
+
+
 def lora_config(lora: Lora) -> Any:
     """peft's form of ``lora``."""
     from peft import LoraConfig

@@ -28,7 +28,14 @@ from rearank.training.base import (
 )
 from rearank.training.fit import Made, fit
 from rearank.training.guard import Guard
-from rearank.training.local import complete_checkpoint, device_settings, lora_config, missing_packages, step_of
+from rearank.training.local import (
+    complete_checkpoint,
+    device_settings,
+    lora_config,
+    memory_used,
+    missing_packages,
+    step_of,
+)
 from rearank.training.rows import TrainingRow
 
 # TRL's names -> ours, which are the same for every trainer.
@@ -256,7 +263,7 @@ def _figures(logs: Mapping[str, Any], updates: int = 1) -> dict[str, float]:
     figures = {n: float(v) for n, v in named.items() if v is not None}
     if "train/seconds" in figures:
         figures["train/seconds"] *= updates  # the mean of an update's
-    return figures
+    return figures | memory_used()
 
 
 def _write_rollouts(job: TrainingJob, scored: Sequence[tuple[TrainingRow, str, RewardBreakdown]], step: int) -> None:
