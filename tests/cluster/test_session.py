@@ -53,7 +53,7 @@ class Driver:
         with self.said.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", DRIVER, str(folder), address],
-                cwd=ROOT, env={**environment(), "HF_HOME": "/models"}, stdout=log, stderr=log,
+                cwd=ROOT, env={**environment(), "HF_HOME": "/models", "NCCL_IB_HCA": "mlx5_0"}, stdout=log, stderr=log,
             )  # fmt: skip
 
     def wait_for(self, name: str) -> str:
@@ -92,11 +92,12 @@ def test_the_environment_reaches_every_machine_of_an_existing_ray(foreign: tuple
     finally:
         seconds = driver.kill()
     assert seconds < 30, "our actors end with us"
+    assert "NCCL_IB_HCA: set here, and not sent" in driver.said.read_text()
     # The same folder again: the dead run's name is gone from that Ray, or waited for.
     again = Driver(tmp_path / "again", foreign[0])
     again.wait_for("seen")
     again.process.send_signal(signal.SIGTERM)
-    assert again.process.wait(timeout=60) != 0
+    assert again.process.wait(timeout=60) == -signal.SIGINT, "as Ctrl-C does"
     assert not (again.folder / UNDER_WAY).exists()
 
 

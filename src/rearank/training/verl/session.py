@@ -95,18 +95,19 @@ def session(trainer: VerlTrainer, folder: Path) -> Iterator[Session]:
 
     cluster = trainer.cluster
     ours = cluster.address is None
-    with _interruptible(), watched(folder) as mark:
+    with watched(folder) as mark:
         run = {NAME: f"rearank-events-{uuid4().hex[:12]}", MARK: mark}
         environment = {**_environment(trainer), **(given := cluster.environment()), **run}
         with progress("starting Ray" if ours else f"joining Ray at {cluster.address}"):
             _connect(ray, trainer, environment)
         try:
             _check_cluster(ray, trainer)
-            opened = Session(ray, folder, environment, given.values())
-            try:
-                yield opened
-            finally:
-                opened.close()
+            with _interruptible():  # not before: ray.init handles SIGTERM in its own way
+                opened = Session(ray, folder, environment, given.values())
+                try:
+                    yield opened
+                finally:
+                    opened.close()
         finally:
             _disconnect(ray, ours)
 
