@@ -130,7 +130,8 @@ def _wording_misfits(run: Run) -> list[str]:
     sources = {"dataset": experiment.dataset, "dataset@validation": experiment.validation}
     rendered = [key for key, node in sources.items() if node is not None and not isinstance(node, HoldsRows)]
     rendered += ["benchmark"] if "benchmark" in needs else []
-    chosen = run.choices.get("prompt")
+    if (chosen := run.choices.get("prompt")) is None:
+        return []
     return [
         f"{key}={node.name} shows its own prompts, worded as prompt={node.prompt}, and {' and '.join(rendered)} would "
         f"show prompt={chosen}: set prompt={node.prompt}, or {key.removeprefix('dataset@')}.prompt=null to mix them"
