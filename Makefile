@@ -45,9 +45,10 @@ test-newest: $(STAMP)
 	  httpx hypothesis pytest pytest-timeout pytest-xdist
 	$(NEWEST)/bin/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
 
-# The lock file is complete, so nothing is resolved and nothing it leaves out (torchvision, CUDA) can come in. uv installs
+# The lock file is complete, so nothing is resolved and nothing it leaves out (torchvision, say) can come in. uv installs
 # it in a minute and compiles it, which every process of Ray's would do again otherwise.
-# Python 3.12 where there is one, as on GPUs, whose flash-attention has wheels for it alone; PYTHON=... says otherwise.
+# Python 3.12 where there is one, as on GPUs, whose flash-attention has wheels for it alone; PYTHON=... says otherwise. Where no
+# index has torch's CPU build for it, pip takes the CUDA one with its libraries, 3 GB: that works on a CPU, too.
 CLUSTER_PYTHON = $(if $(filter file,$(origin PYTHON)),$(or $(call find,3.12),$(PYTHON)),$(PYTHON))
 $(CLUSTER_STAMP): pyproject.toml constraints/cluster-cpu.txt
 	test -x $(CLUSTER)/bin/python || $(CLUSTER_PYTHON) -m venv $(CLUSTER)

@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A case may take long on a loaded machine; pytest-timeout ends what hangs.
+hypothesis.settings.register_profile("rearank", deadline=None)
+hypothesis.settings.load_profile("rearank")
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT = [name for name in ("torch", "transformers") if find_spec(name) is None]
