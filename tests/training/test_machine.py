@@ -87,6 +87,12 @@ def test_verl_is_the_one_whose_insides_are_used() -> None:
     )
 
 
+def test_verl_fails_beside_a_new_trl() -> None:
+    assert of._missing(trainer(), LOCK | {"trl": "0.27.0"}) == []
+    (said,) = of._missing(trainer(), LOCK | {"trl": "1.16.0"})
+    assert "verl 0.9.1 fails beside TRL 1.16.0: pip uninstall trl" in said
+
+
 @given(st.sets(st.sampled_from(sorted(LOCK))), st.sets(st.sampled_from(sorted(LOCK))))
 def test_what_differs_from_the_lock_is_counted(other: set[str], absent: set[str]) -> None:
     have = {name: "0" if name in other else version for name, version in LOCK.items() if name not in absent}

@@ -38,6 +38,7 @@ _BFLOAT16 = 8.0  # compute capability: Ampere
 _RAY_STORE = 10**10  # bytes that Ray wants in /dev/shm, or 30% of the memory where that is less
 _BUSY_GIB = 1.0  # of a GPU that others hold: a driver's own share is less
 _NEWEST = (3, 12)
+_NO_VALUE_HEAD = [1, 16]  # TRL without AutoModelForCausalLMWithValueHead, which verl imports from any TRL that it finds
 WHEEL = "pip install --no-deps --index-url https://verl-project.github.io/verl-wheelhouse/simple/ flash-attn==2.8.3"
 """flash-attention for CUDA 13, torch 2.11 and Python 3.12; its own project has no such wheel."""
 
@@ -117,6 +118,11 @@ def _missing(trainer: VerlTrainer, have: Mapping[str, str]) -> list[str]:
     ours, here = read_lock(extra)["verl"], have.get("verl")
     if here is not None and here != ours:
         return [f"trainer=verl uses the insides of verl {ours} and {here} is installed: pip install verl=={ours}"]
+    trl = have.get("trl", "0")
+    if [int(part) for part in re.findall(r"\d+", trl)[:2]] >= _NO_VALUE_HEAD:
+        return [
+            f"trainer=verl: verl {ours} fails beside TRL {trl}: pip uninstall trl; trainer=trl in another environment"
+        ]
     return []
 
 
