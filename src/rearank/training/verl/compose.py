@@ -84,7 +84,7 @@ def verl_tree(name: str = "ppo_trainer") -> DictConfig:
 
     spec = find_spec("verl")
     if spec is None or not spec.submodule_search_locations:
-        raise TrainingError("trainer=verl: the package verl is missing; pip install -e '.[cluster]' (GPUs)")
+        raise TrainingError("trainer=verl: the package verl is missing; see task=preflight")
     folder = Path(spec.submodule_search_locations[0]) / "trainer" / "config"
     overrides = ["model_engine=dp"] if name == "ppo_trainer" else []
     state = Singleton.get_state()  # run.py's own Hydra
