@@ -133,7 +133,7 @@ class VerlTrainer:
     rollout_memory: float | None = None
     gradient_checkpointing: bool | None = None
     max_sequences: int = 256
-    max_prompt_tokens: int = 4096
+    max_prompt_tokens: int = 3072
     fused_kernels: bool = False
     liger: bool = False
     lora_base: Literal["float32", "bfloat16"] = "float32"
