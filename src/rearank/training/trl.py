@@ -227,7 +227,7 @@ def _trainer_class(minibatches: int, epochs: int) -> Any:
     """TRL's trainer, but for two orders.
 
     It deals the answers of a step out to its minibatches at random: here they stay as they were sampled, so that each
-    takes whole groups, as verl's do. And it begins again with the first epoch's order of the windows in a run that goes
+    takes whole groups. And it begins again with the first epoch's order of the windows in a run that goes
     on after ``epochs``: here the orders before are drawn first.
     """
     import torch
