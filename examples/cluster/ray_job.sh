@@ -9,7 +9,7 @@ OUTPUTS=$1 MACHINES=$2
 shift 2
 cd "$(dirname "$0")/../.."
 # Ray writes down what a job's runtime environment says: no secrets in it. What is exported before `ray start` on the
-# machines, and cluster.env.NAME=..., reaches every process, too.
+# machines, and +cluster.env.NAME=..., reaches every process, too.
 exec "${RAY:-ray}" job submit --no-wait --working-dir . \
   --runtime-env-json '{"excludes": [".git", ".venv*", "outputs", "tests", "data"], "env_vars": {"PYTHONPATH": "src"}}' \
   -- python run.py "$@" paths.outputs="$OUTPUTS" cluster.address=auto cluster.nodes="$MACHINES"

@@ -47,8 +47,8 @@ def test_adapters_over_a_base_in_bfloat16(tmp_path: Path) -> None:
     run(tmp_path, SMALL, *adapters, "trainer.layered_summon=true", "algorithm.learning_rate=1e-5")
     shard = tmp_path / "run" / "training" / "checkpoints" / "global_step_2" / "actor" / "model_world_size_1_rank_0.pt"
     weights = torch.load(shard, weights_only=False)
-    kinds = {"lora_" in name: value.dtype for name, value in weights.items() if value.is_floating_point()}
-    assert kinds == {True: torch.float32, False: torch.bfloat16}
+    kinds = {("lora_" in name, value.dtype) for name, value in weights.items() if value.is_floating_point()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
     largest = max(float(abs(value.to_local()).max()) for name, value in weights.items() if "lora_B" in name)
     assert 0 < largest < 1e-3, "it moved, by less than bfloat16 could follow from where lora_A stands"
 

@@ -28,7 +28,10 @@ MODELS = sorted(
 )
 ALGORITHMS = sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml"))
 FILES = Files(Path("/rows/train.parquet"), Path("/rows/validation.parquet"), Path("/checkpoints"))
-MANAGER = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"  # of a class, not of verl's files
+OF_CLASSES = {  # of verl's classes, not of its files
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
+    "actor_rollout_ref.actor.checkpoint.save_lora_only",
+}
 WEIGHTS = Weights("owner/model", Lengths(4096, 1024), "{}", 7)
 
 
@@ -71,7 +74,7 @@ def test_every_model_with_every_algorithm(model: str, algorithm: str) -> None:
     ("algorithm", "expected"),
     [
         ("grpo", {"algorithm.adv_estimator": "grpo", "algorithm.norm_adv_by_std_in_grpo": True,
-                  "actor_rollout_ref.actor.use_kl_loss": True, "actor_rollout_ref.actor.kl_loss_coef": 0.001,
+                  "actor_rollout_ref.actor.use_kl_loss": True, "actor_rollout_ref.actor.kl_loss_coef": 0.01,
                   "actor_rollout_ref.actor.loss_agg_mode": "token-mean"}),
         ("dr_grpo", {"algorithm.norm_adv_by_std_in_grpo": False, "actor_rollout_ref.actor.use_kl_loss": False,
                      "actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum-norm",
@@ -157,6 +160,11 @@ def test_any_key_of_verls_can_be_set() -> None:
             r"bypass_mode=True can't be served, only False: .* no entropy.* set algorithm\.correction=token",
         ),
         ({"actor_rollout_ref": {"actor": {"use_prefix_grouper": True}}}, r"use_prefix_grouper=True .* never reads it"),
+        (
+            {"actor_rollout_ref": {"rollout": {"calculate_log_probs": False}}},
+            "calculate_log_probs=False can't be served",
+        ),
+        ({"actor_rollout_ref": {"model": {"lora_rank": 8}}}, r"lora_rank is rearank's to decide: set trainer\.lora"),
         ({"trainer": {"n_gpus_per_node": 4}}, r"n_gpus_per_node is rearank's to decide: set cluster\.gpus_per_node"),
     ],
 )
@@ -179,7 +187,7 @@ def test_every_key_that_is_refused_is_one_of_verls(tree: DictConfig) -> None:
     """A name that verl doesn't have would refuse nothing."""
     trees = [tree, compose.verl_tree("sft_trainer_engine")]
     for key in (*keys.REFUSED, *keys.OURS):
-        assert any(keys._has(one, key) for one in trees) or key == MANAGER, key
+        assert any(keys._has(one, key) for one in trees) or key in OF_CLASSES, key
 
 
 @pytest.mark.usefixtures("_one_tree")
@@ -237,6 +245,8 @@ def test_kernels_and_precision() -> None:
     ).actor_rollout_ref
     assert (chosen.model.use_fused_kernels, chosen.model.use_liger, chosen.rollout.layered_summon) == (True, True, True)
     assert chosen.actor.fsdp_config.model_dtype == "bf16"
+    ppo = ppo_config(trainer(lora=Lora(), lora_base="bfloat16"), Ppo(), WEIGHTS, FILES, 5)
+    assert ppo.critic.fsdp.model_dtype == "fp32", "all of its weights are trained"
 
 
 @pytest.mark.usefixtures("_one_tree")

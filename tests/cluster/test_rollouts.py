@@ -51,7 +51,7 @@ def ask(ray: Any, client_class: Any, *, full_determinism: bool = False) -> dict[
     servers = {f"engine-{i}": ray.remote(engine()).remote() for i in range(ENGINES)}
     rollout = {"name": "vllm", "full_determinism": full_determinism}
     config = OmegaConf.create({"actor_rollout_ref": {"rollout": rollout}})
-    client = client_class(config, get_router_handle(servers))
+    client = client_class(config, get_router_handle(servers, full_determinism=full_determinism))
 
     async def answer(group: int, sample: int) -> None:
         rollouts._group.set(f"group-{group}")
@@ -78,7 +78,8 @@ def test_one_engine_a_group(ray: Any, full_determinism: bool) -> None:
 
     asked = ask(ray, GroupClient, full_determinism=full_determinism)
     assert all(len(engines) == 1 for engines in engines_of(asked).values())
-    assert {engine for engines in engines_of(asked).values() for engine in engines} == asked.keys(), "none is idle"
+    if not full_determinism:  # verl then hashes the id, which may leave an engine out
+        assert {engine for engines in engines_of(asked).values() for engine in engines} == asked.keys(), "none is idle"
     names = [request for calls in asked.values() for request, _ in calls]
     assert len(set(names)) == GROUPS * ANSWERS, "what vLLM calls a request is unique"
 

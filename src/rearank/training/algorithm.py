@@ -23,7 +23,8 @@ class PolicyGradient:
         epochs: used where ``steps`` is null.
         prompts_per_step: windows a step.
         group_size: sampled answers a window.
-        minibatches: parts that a step's rollouts are split into, by windows, one optimiser update each; 1 is on-policy.
+        minibatches: equal parts that a step's rollouts are split into, one optimiser update each; 1 is on-policy. TRL's
+            are whole groups; verl deals answers out so that every GPU has as many tokens, and may split a group.
         updates: passes over a step's rollouts.
         learning_rate: peak, then constant.
         warmup_steps: linear.
@@ -80,8 +81,8 @@ class PolicyGradient:
             raise ValueError(f"group_size must be at least 2: an answer is judged beside others; not {self.group_size}")
         if self.prompts_per_step % self.minibatches:
             raise ValueError(
-                f"minibatches ({self.minibatches}) must divide prompts_per_step ({self.prompts_per_step}): each takes "
-                "whole windows; minibatches=1 makes one update a step"
+                f"minibatches ({self.minibatches}) must divide prompts_per_step ({self.prompts_per_step}): all are of "
+                "one size; minibatches=1 makes one update a step"
             )
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate must lie between 0 and 1 (1e-6 is usual), not {self.learning_rate}")

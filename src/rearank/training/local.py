@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -146,14 +146,15 @@ def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | N
     return found.get(last)
 
 
-def prune(folder: Path, pattern: str, keep: int, best: int) -> None:
-    """Remove checkpoints but that of step ``best`` and the last ``keep`` to go on from.
+def prune(folder: Path, pattern: str, keep: int, best: Collection[int]) -> None:
+    """Remove checkpoints but those of the steps in ``best`` and the last ``keep`` to go on from.
 
-    Folders are named by ``pattern`` and step.
+    Folders are named by ``pattern`` and step. ``best`` holds the best step, and the one that was best at the last
+    checkpoint to go on from: a run that is killed falls back to both.
     """
     found = _by_step(folder, pattern)
     whole = [step for step, path in found.items() if (path / _COMPLETE).is_file()]
-    for step in found.keys() - {best, *whole[-keep:]}:
+    for step in found.keys() - {*best, *whole[-keep:]}:
         shutil.rmtree(found[step])
 
 

@@ -154,7 +154,7 @@ def sft_config(trainer: VerlTrainer, sft: Sft, weights: Weights, files: Files, s
         "optim.weight_decay": 0.0,
         "engine.strategy": "fsdp2",
         "engine.seed": weights.seed,
-        **_under("engine", _sharding(trainer)),
+        **_under("engine", _sharding(trainer) | _precision(trainer)),
         "checkpoint.save_contents": ["model", "optimizer", "extra"],
         "trainer.nnodes": trainer.cluster.nodes,
         "trainer.n_gpus_per_node": trainer.cluster.gpus_per_node,
@@ -220,14 +220,16 @@ def _backbone(trainer: VerlTrainer, weights: Weights) -> dict[str, Any]:
 
 def _sharding(trainer: VerlTrainer) -> dict[str, Any]:
     """Where a trained model's state lies."""
-    keys: dict[str, Any] = {
+    return {
         "fsdp_size": trainer.cluster.shards,
         "param_offload": trainer.offload == "all",
         "optimizer_offload": trainer.offload != "none",
     }
-    if trainer.lora is not None and trainer.lora_base == "bfloat16":
-        keys["model_dtype"] = "bf16"  # the adapters stay float32: see the patch of that name
-    return keys
+
+
+def _precision(trainer: VerlTrainer) -> dict[str, str]:
+    """Of the frozen weights under adapters, which stay float32 (the patch of that name)."""
+    return {"model_dtype": "bf16"} if trainer.lora is not None and trainer.lora_base == "bfloat16" else {}
 
 
 def _actor(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
@@ -257,7 +259,7 @@ def _actor(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) ->
         # loop over slices is traced anew for every number of tokens, until torch gives up after eight.
         "entropy_from_logits_with_chunking": True,
         "fsdp_config.use_torch_compile": False,
-        **_under("fsdp_config", _sharding(trainer)),
+        **_under("fsdp_config", _sharding(trainer) | _precision(trainer)),
         "fsdp_config.seed": weights.seed,
         "checkpoint.save_contents": ["model", "optimizer", "extra"],
     }

@@ -2,7 +2,8 @@
 
 Hydra, W&B and our own files write a run's config and command line down. So before anything is written each value moves
 to this process's environment, under a name of ours, and ``null`` stands in its place (``HideValues``); what starts the
-cluster takes it from there. A sweep's jobs in other processes inherit it.
+cluster takes it from there. A sweep's jobs in other processes inherit it. ``--cfg job`` runs nothing and prints what it
+was given.
 """
 
 from __future__ import annotations

@@ -38,6 +38,12 @@ REFUSED: Mapping[str, tuple[Any, str]] = {
     "engine.strategy": ("fsdp2", _FSDP2),  # of fine-tuning
     f"{_ROLE}.rollout.name": ("vllm", "seeds, routing and shutdown of the rollout engines are written for vLLM"),
     f"{_ROLE}.actor.checkpoint.async_save": (False, "a checkpoint counts once it is whole on disk"),
+    f"{_ROLE}.actor.checkpoint.save_lora_only": (False, "the export puts adapters and their base together"),
+    f"{_ROLE}.rollout.calculate_log_probs": (
+        True,
+        "the gap between rollout engine and trainer is logged at every step",
+    ),
+    "trainer.use_v1": (True, "rearank runs verl's V1 trainer"),
 }
 """Key -> the one value that works, and why no other does."""
 
@@ -57,6 +63,14 @@ OURS: Mapping[str, str] = {
     "trainer.max_critic_ckpt_to_keep": "set trainer.keep",
     f"{_ROLE}.actor.checkpoint.save_contents": "a checkpoint holds what a resumed run needs",
     "checkpoint.save_contents": "a checkpoint holds what a resumed run needs",
+    f"{_ROLE}.model.lora_rank": "set trainer.lora",
+    f"{_ROLE}.model.lora_alpha": "set trainer.lora",
+    f"{_ROLE}.model.target_modules": "set trainer.lora",
+    "model.lora_rank": "set trainer.lora",
+    "model.lora_alpha": "set trainer.lora",
+    "model.target_modules": "set trainer.lora",
+    "reward.custom_reward_function.path": "set reward=...",
+    "reward.custom_reward_function.name": "set reward=...",
     f"{_ROLE}.rollout.agent.agent_loop_manager_class": "a failed answer ends the run through it",
 }
 """Keys that rearank decides, and what to set instead."""

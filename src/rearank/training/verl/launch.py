@@ -67,6 +67,7 @@ def fine_tune(trainer: VerlTrainer, job: TrainingJob, sft: Sft, *, tags: bool) -
     """See ``VerlTrainer.fine_tune``."""
     if (finished := result_of(job.folder)) is not None:
         return finished
+    trainer.check_model()
     if sft.batch % trainer.cluster.gpus:
         raise TrainingError(f"sft.batch ({sft.batch}) must divide over the GPUs ({trainer.cluster.gpus})")
     lengths = Lengths(trainer.max_prompt_tokens, job.max_tokens)

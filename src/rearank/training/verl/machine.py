@@ -63,10 +63,13 @@ def warnings(trainer: VerlTrainer) -> list[str]:
     if trainer.on_cpu:
         return found
     if find_spec("flash_attn") is None:
+        rows = (
+            "log-probabilities row by row, 230 to 280 s a step of the paper's size (computed, not measured; "
+            "trainer.fused_kernels=true spares them), and "
+        )
         found.append(
-            "flash-attention is missing: torch's attention and log-probabilities row by row instead, 230 to 280 s a "
-            "step of the paper's size (computed, not measured) and a mask of tokens x tokens a pass; for Python 3.12: "
-            f"{WHEEL}"
+            f"flash-attention is missing: {'' if trainer.fused_kernels else rows}torch's attention with a mask of "
+            f"tokens x tokens a pass; for Python 3.12: {WHEEL}"
         )
     if trainer.cluster.address is None:
         found += [*_cores(trainer), *_others(), *_shared_memory()]
@@ -87,7 +90,8 @@ def read_lock(name: str) -> dict[str, str]:
 
 def installed() -> dict[str, str]:
     """Version of each package here, by its normalised name and without its build (``+cu130``)."""
-    return {_normal(one.name): one.version.partition("+")[0] for one in distributions()}
+    # A folder that an interrupted installation left has no name.
+    return {_normal(one.name): one.version.partition("+")[0] for one in distributions() if one.name}
 
 
 def _normal(package: str) -> str:

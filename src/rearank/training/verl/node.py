@@ -76,7 +76,7 @@ class Cluster:
         """Variables that are to be taken from this process's environment, and aren't in it."""
         return [
             f"cluster: the environment variable {name} is to have this process's own value (null), and there is none "
-            f"here; export it, or give a value (cluster.env.{name}=...)"
+            f"here; export it, or give a value (+cluster.env.{name}=...)"
             for name, value in values_of(self.env, self.runtime_env).items()
             if value is None
         ]
@@ -110,7 +110,8 @@ class VerlTrainer:
         fused_kernels: compute log-probabilities and entropy without holding the logits (verl's ``use_fused_kernels``).
         liger: Liger's kernels for norms, rotation and MLP (package liger-kernel; GPUs only).
         lora_base: precision of the frozen weights under ``lora``; adapters are trained in float32.
-        layered_summon: under ``lora``, give vLLM the adapters a layer at a time: less memory, slower.
+        layered_summon: under ``lora``, gather adapters a layer at a time (verl's ``rollout.layered_summon``). FSDP2
+            gathers each by itself anyway, so that little is saved.
         attention: ``auto``: flash-attention where it is installed, torch's own otherwise.
         save_every: steps between two checkpoints to resume from; at a validation between them only weights are written.
         keep: how many of them stay, the best one aside.
@@ -215,8 +216,8 @@ class VerlTrainer:
             if some:
                 examine_lengths(report, prompt_lengths(tokenizer, some, what), what, lengths)
 
-    def check(self, algorithm: PolicyGradient) -> None:
-        """Whether verl can run it and the batch divides over the GPUs; raises ``TrainingError`` naming the keys."""
+    def check_model(self) -> None:
+        """Whether verl can train with these adapters and kernels; raises ``TrainingError`` naming the keys."""
         if self.liger and (self.on_cpu or find_spec("liger_kernel") is None):
             raise TrainingError(
                 "trainer.liger=true needs a GPU and the package liger-kernel (pip install liger-kernel): install it or "
@@ -226,6 +227,10 @@ class VerlTrainer:
             raise TrainingError(
                 f"trainer=verl has no dropout in adapters: set trainer.lora.dropout=0, not {self.lora.dropout}"
             )
+
+    def check(self, algorithm: PolicyGradient) -> None:
+        """Whether verl can run it and the batch divides over the GPUs; raises ``TrainingError`` naming the keys."""
+        self.check_model()
         gpus = self.cluster.gpus
         update = algorithm.answers_per_step // algorithm.minibatches
         if update % gpus:

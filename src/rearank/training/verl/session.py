@@ -130,7 +130,7 @@ def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> 
         runtime["env_vars"] = dict(environment)
         if unsent := sorted(name for name in os.environ if _OF_MACHINES.match(name) and name not in environment):
             _log.warning(
-                "%s: set here, and not sent to the machines of this Ray, which may have their own; cluster.env.%s=null "
+                "%s: set here, and not sent to this Ray's machines, which may have their own; +cluster.env.%s=null "
                 "sends it", ", ".join(unsent), unsent[0],
             )  # fmt: skip
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves a run on a machine where others work, too

@@ -83,7 +83,7 @@ class _Progress:
                 (place / "data_0.pt").unlink()
             self._reporter.wait_for_driver(self._logged)
             mark_complete(place)
-            prune(place.parent, "global_step_*", self._keep, self.best_step)
+            prune(place.parent, "global_step_*", self._keep, [self.best_step])
 
         trainer.ckpt_handler.save_checkpoint = save_and_mark
         self._reporter.put("begin", None)

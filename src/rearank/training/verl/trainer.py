@@ -115,6 +115,7 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         self._dog = Watchdog(watch.guard)
         self._rows = {row.index: row for row in read_rows(watch.rows)}
         self._best_step, self._best_ndcg = -1, float("-inf")
+        self._best_when_whole = -1  # the best step at the last checkpoint to go on from
         self._validation: dict[str, float] = {}
         self._validation_length = 0.0
         self._scores: dict[str, dict[str, Any]] = {}
@@ -123,6 +124,7 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         self._replaced = 0
         self.stopped: str | None = None
         self._remember(watch.history)
+        self._best_when_whole = self._best_step
         super().__init__(config)
 
     @property
@@ -252,7 +254,10 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         if self._saved is not None:
             self._reporter.wait_for_driver(number)
             mark_complete(self._saved.path, weights_only=self._saved.weights_only)
-            prune(self._saved.path.parent, "global_step_*", self._watch.keep, self._best_step)
+            if not self._saved.weights_only:
+                self._best_when_whole = self._best_step
+            best = (self._best_step, self._best_when_whole)
+            prune(self._saved.path.parent, "global_step_*", self._watch.keep, best)
             self._saved = None
         if reason is not None:
             self.stopped = reason

@@ -1,4 +1,4 @@
-"""The places where verl 0.9.1 takes an accelerator for granted, each mended after its module is imported.
+"""The places where verl 0.9.1 takes an accelerator for granted, or fails on one; mended after a module is imported.
 
 Nothing in site-packages is touched. Every patch says why, and where upstream; ``needed`` tells whether the installed
 upstream still has the problem, which a test asserts: once it doesn't, the patch goes.
