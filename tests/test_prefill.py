@@ -264,6 +264,7 @@ def test_the_command_refuses_it_for_openai(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_library_takes_it_by_name_and_as_an_object() -> None:
+    pytest.importorskip("torch")
     own = Reranker("tiny", engine="transformers").parts.prompt
     assert isinstance(own, CompactPrompt)
     assert Reranker("tiny", prompt=replace(own, prefill="<answer>"), engine="transformers").parts.model.name == "tiny"

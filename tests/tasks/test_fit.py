@@ -56,6 +56,7 @@ RANK_R1 = ("task=train", "trainer=trl", "dataset=synthetic", "reward=rank_r1")
 
 
 def test_a_reward_for_the_best_alone_goes_with_a_prompt_that_asks_for_it(root: Path) -> None:
+    pytest.importorskip("trl")
     preflight(made(root, *RANK_R1, "prompt=setwise"))
     with pytest.raises(PreflightError, match=r"training grades the best passage alone.*\(asks: ranking\).*asks: best"):
         preflight(made(root, *RANK_R1, "prompt=compact"))

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from rearank.augmentation import MultiSample, WindowFilter
 from rearank.data import Source
@@ -30,6 +28,9 @@ from rearank.training.rows import read_rows, write_rows
 from rearank.training.sft import Sft, ideal_answer
 from rearank.training.trl import TrlTrainer, _RewardFunction
 from rearank.types import JudgedWindow, Passage, Query, Window
+
+torch = pytest.importorskip("torch")
+load_file = pytest.importorskip("safetensors.torch").load_file
 
 pytestmark = [
     pytest.mark.slow,
