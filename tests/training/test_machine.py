@@ -180,7 +180,8 @@ def test_what_costs_much_is_a_warning(machine: Machine, monkeypatch: pytest.Monk
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=64 << 20))
     flash, cores, busy, shared = of.warnings(trainer())
     assert "230 to 280 s a step" in flash
-    assert "(computed, not measured)" in flash
+    assert "(computed, not measured;" in flash
+    assert "row by row" not in of.warnings(trainer(fused_kernels=True))[0], "fused kernels have no such loop"
     assert cores.startswith(
         "8 CPU cores for 8 trainers, 8 processes of rollout engines, 8 rollout and 8 reward workers"
     )
