@@ -24,6 +24,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests start first: begun last they would leave the other cores with nothing to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @contextmanager
 def _torch_may_be_missing() -> Iterator[None]:
     """The core has no torch (``make test-newest``): a test that comes to need it is skipped, saying so."""
