@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,11 +31,9 @@ def engine() -> Any:
             self._asked: list[tuple[str, int]] = []
 
         async def generate(self, *, request_id: str, prompt_ids: list[int], **_: Any) -> Any:
-            from verl.workers.rollout.replica import TokenOutput
-
             self._asked.append((request_id, prompt_ids[0]))
             await asyncio.sleep(0.05)  # others arrive meanwhile, as they do
-            return TokenOutput(token_ids=[1], log_probs=[0.0], num_preempted=0)
+            return SimpleNamespace(extra_fields={})  # verl's own type would have each engine import verl
 
         def asked(self) -> list[tuple[str, int]]:
             return self._asked
