@@ -91,7 +91,7 @@ def test_what_a_killed_program_leaves_ends_and_nothing_else(
 def test_a_run_that_ends_by_itself_leaves_nothing(tmp_path: Path) -> None:
     with watched(tmp_path) as mark:
         worker = subprocess.Popen([sys.executable, "-c", "input()"], env={**os.environ, MARK: mark}, stdin=-1)
-        assert marked(mark) == [worker.pid]
+        assert within(10, lambda: marked(mark) == [worker.pid]), "it has its environment once it has begun"
     assert worker.wait(timeout=10) == -signal.SIGKILL
     assert worker.stdin is not None
     worker.stdin.close()
