@@ -102,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt-tokens", type=int, help="of the longest prompt; trainer=verl's, where not given")
     parser.add_argument("--into", type=Path, help="a Markdown file: put the table in place of the one at its end")
     chosen = parser.parse_args(arguments)
+    if chosen.into is not None and not chosen.into.is_file():
+        parser.error(f"--into {chosen.into}: no such file; it must hold the text above the table")
     try:
         found = models(chosen.models)
         prompt = chosen.prompt_tokens or _longest_prompt(chosen.models.parent / "trainer" / "verl.yaml")
