@@ -102,7 +102,10 @@ path, name = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
 store, seen = CompletionStore(path), {}
-for number in random.Random(name).sample(range(300), 300):
+for place, number in enumerate(random.Random(name).sample(range(300), 300)):
+    if place == 150:
+        print("half", flush=True)
+        sys.stdin.readline()
     key = f"k{number}"
     answer = store.put(key, (Message("user", key),), Completion(f"{name} says {number}", cost=0.5))
     store.annotate(key, "ok", Permutation((1, 0)))
@@ -118,15 +121,17 @@ def test_two_processes_on_one_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HAMMER, str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([*command, name], **pipes) for name in ("a", "b")]  # type: ignore[call-overload]
-    for process in both:
-        assert process.stdout.readline() == "ready\n"
-    for process in both:  # they open, and make, the file in the same moment
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    # They open, and make, the file in the same moment; neither ends before the other is half done.
+    for word in ("ready", "half"):
+        for process in both:
+            assert process.stdout.readline() == f"{word}\n"
+        for process in both:
+            process.stdin.write("go\n")
+            process.stdin.flush()
     first, second = (json.loads(process.communicate(timeout=60)[0]) for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert first == second, "whoever came first, both read the same"
-    assert {text[0] for text in first.values()} == {"a", "b"}, "they did work at the same time"
+    assert {text[0] for text in first.values()} == {"a", "b"}, "each was first with some"
     store = CompletionStore(path)
     assert (len(store), store.cost()) == (300, 150.0)
     assert store._db.execute("pragma integrity_check").fetchall() == [("ok",)]
