@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Shared cores: idle OpenMP threads must sleep, not spin.
 export OMP_WAIT_POLICY := PASSIVE
+# Every process compiles every module anew where a shell or an image sets this: 2 s of each start.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The cluster's packages (verl, Ray, vLLM's CPU build) live apart: their pins are not the others'.
 CLUSTER ?= .venv-cluster

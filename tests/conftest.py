@@ -19,6 +19,9 @@ hypothesis.settings.load_profile("rearank")
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT = [name for name in ("torch", "transformers") if find_spec(name) is None]
 
+# Several processes share the cores, and the models are tiny: more threads each only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job (`make test &`) ignores Ctrl-C, and so would the runs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -22,7 +22,7 @@ SMALL = (
     "tracking=none",
     "dataset.collection.query_count=24",
     "validation.collection.query_count=8",
-    "benchmark.collection.query_count=12",
+    "benchmark.collection.query_count=6",
     "prepare.validation_windows=12",
     "evaluation.samples=1",
     f"algorithm.steps={STEPS}",
@@ -30,6 +30,7 @@ SMALL = (
     "algorithm.group_size=4",
     "trainer.save_every=2",
     "trainer.validate_every=3",
+    "report.write=false",
 )
 
 

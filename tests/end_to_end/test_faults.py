@@ -86,7 +86,7 @@ def test_no_room_for_weights(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     failed = subprocess.run(
-        command(tmp_path, "task=train"),
+        command(tmp_path, "task=train", "algorithm.steps=2"),
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -97,7 +97,7 @@ def test_no_room_for_weights(tmp_path: Path) -> None:
     )
     assert failed.returncode == 1, failed.stderr[-2000:]
     assert "run the same command again" in failed.stderr
-    run(tmp_path, "task=train")
+    run(tmp_path, "task=train", "algorithm.steps=2")
     assert (tmp_path / "run" / "training" / "model" / "model.safetensors").is_file()
 
 

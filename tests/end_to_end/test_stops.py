@@ -34,7 +34,7 @@ def moment(where: str, folder: Path) -> Callable[[], bool]:
 
 def test_an_uninterrupted_run(whole: Path) -> None:
     summary = json.loads((whole / "summary.json").read_text())
-    assert summary["queries"] == 12
+    assert summary["queries"] == 6
     assert 0 < summary["bm25"] < summary["ideal"] <= 1
     assert {"base", "base_sampled", "grpo", "p_value", "seed"} <= summary.keys()
     steps = [line["step"] for line in curves(whole) if "train/loss" in line]

@@ -23,6 +23,7 @@ SMALL = (
     *("experiment=quickstart", "task=evaluate", "engine=scripted", "tracking=none", "name=run"),
     "benchmark.collection.query_count=6",
     "benchmark.collection.passage_count=1000",
+    "report.write=false",
 )
 
 
