@@ -11,14 +11,15 @@ import difflib
 import importlib
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 TARGET = "_target_"
-_LITERAL = Literal
 _VALUE = "value"
+_SIMPLE = {bool, int, float, str, NoneType}
 
 
 class ConfigError(ValueError):
@@ -115,13 +116,16 @@ def _check_types(cls: type[Any], values: Mapping[str, Any], key: str) -> dict[st
     checked: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints[name]
-        choices = getattr(hint, "__args__", ()) if getattr(hint, "__origin__", None) is _LITERAL else None
+        choices = get_args(hint) if get_origin(hint) is Literal else None
         if choices is not None:
             if value not in choices:
                 close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
                 hint_text = f"; did you mean {close[0]}?" if close else ""
                 raise ConfigError(f"{_join(key, name)}: {value!r} is none of {', '.join(map(str, choices))}{hint_text}")
             checked[name] = value
+            continue
+        if type(value) in _SIMPLE & set(_alternatives(hint)):
+            checked[name] = value  # of the very type: nothing to convert
             continue
         schema = _schema(hint)
         if schema is None:
@@ -133,8 +137,12 @@ def _check_types(cls: type[Any], values: Mapping[str, Any], key: str) -> dict[st
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{_join(key, name)}: {reason} (expected {_type_name(hint)})") from error
         converted = OmegaConf.to_container(merged)[_VALUE]  # type: ignore[call-overload,index]
-        checked[name] = tuple(converted) if getattr(hint, "__origin__", None) is tuple else converted
+        checked[name] = tuple(converted) if get_origin(hint) is tuple else converted
     return checked
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 @cache
