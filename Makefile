@@ -47,20 +47,21 @@ test-newest: $(STAMP)
 	  httpx hypothesis pytest pytest-timeout pytest-xdist
 	$(NEWEST)/bin/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
 
-# The lock file is complete, so nothing is resolved and nothing it leaves out (torchvision, say) can come in. uv installs
-# it in a minute and compiles it, which every process of Ray's would do again otherwise.
+# The lock file is complete, so nothing is resolved and nothing it leaves out (torchvision, say) can come in.
 # Python 3.12 where there is one, as on GPUs, whose flash-attention has wheels for it alone; PYTHON=... says otherwise. Where no
-# index has torch's CPU build for it, pip takes the CUDA one with its libraries, 3 GB: that works on a CPU, too.
+# index has torch's CPU build for it, this takes the CUDA one with its libraries, 3 GB: that works on a CPU, too.
 CLUSTER_PYTHON = $(if $(filter file,$(origin PYTHON)),$(or $(call find,3.12),$(PYTHON)),$(PYTHON))
 $(CLUSTER_STAMP): pyproject.toml constraints/cluster-cpu.txt
 	test -x $(CLUSTER)/bin/python || $(CLUSTER_PYTHON) -m venv $(CLUSTER)
-	$(CLUSTER)/bin/python -m pip install --quiet --constraint constraints/cluster-cpu.txt "torch==2.13.0" uv
-	$(CLUSTER)/bin/uv pip install --quiet --python $(CLUSTER)/bin/python --no-deps --compile-bytecode --requirement constraints/cluster-cpu.txt
+	$(CLUSTER)/bin/python -m pip install --quiet --constraint constraints/cluster-cpu.txt uv
+	$(CLUSTER)/bin/uv pip install --quiet --python $(CLUSTER)/bin/python --constraint constraints/cluster-cpu.txt "torch==2.13.0"
+	$(CLUSTER)/bin/uv pip install --quiet --python $(CLUSTER)/bin/python --no-deps --requirement constraints/cluster-cpu.txt
 	$(CLUSTER)/bin/uv pip install --quiet --python $(CLUSTER)/bin/python --no-deps --editable .
 	touch $@
 
+# Starting the cluster's processes is one core's work most of the time; the other one tests the rest.
 test-cluster: $(CLUSTER_STAMP)
-	$(CLUSTER)/bin/python -m pytest tests/cluster -m "not full"
+	$(CLUSTER)/bin/python -m pytest tests/cluster -m "not full" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-cluster-full: $(CLUSTER_STAMP)
 	$(CLUSTER)/bin/python -m pytest tests/cluster -m full

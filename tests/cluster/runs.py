@@ -94,7 +94,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def cluster_processes(patience: float = 0.0, pattern: re.Pattern[str] = _OURS) -> list[str]:
-    """Ray's and vLLM's processes on this machine, once they had ``patience`` seconds to go."""
+    """Ray's and vLLM's processes that this pytest process began, once they had ``patience`` seconds to go."""
     deadline = time.monotonic() + patience
     while (found := _processes(pattern)) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -102,16 +102,20 @@ def cluster_processes(patience: float = 0.0, pattern: re.Pattern[str] = _OURS) -
 
 
 def _processes(pattern: re.Pattern[str]) -> list[str]:
+    # Other files' tests may run beside: pytest-xdist leaves its worker's name to every process below.
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    mark = f"PYTEST_XDIST_WORKER={worker}".encode() if worker else b""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
         try:
             words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            mine = mark in (folder / "environ").read_bytes()
             dead = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except OSError:
             continue
-        if not dead and pattern.search(words) and "pytest" not in words and "run.py" not in words:
+        if mine and not dead and pattern.search(words) and "pytest" not in words and "run.py" not in words:
             found.append(f"{folder.name}: {words[:100]}")
     return found
 

@@ -7,13 +7,21 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.runs import SMALL, curves, run
+from tests.data.rearank_rows import rows as miniature
+from tests.data.rearank_rows import write_parquet, write_qrels
 
 from rearank.training import tiny
-from rearank.training.rows import read_rows
+from rearank.training.rows import TrainingRow, read_rows
+from rearank.training.verl.export import sharded_over
 
 pytestmark = [pytest.mark.full, pytest.mark.slow, pytest.mark.timeout(1500)]
 BLOCK = 32
 GROUP = 4
+
+
+def rows_of(folder: Path) -> list[TrainingRow]:
+    """What was trained on."""
+    return read_rows(folder / "training" / "rows" / "train.parquet")
 
 
 def untied(folder: Path) -> str:
@@ -53,6 +61,38 @@ def test_adapters_over_a_base_in_bfloat16(tmp_path: Path) -> None:
     assert 0 < largest < 1e-3, "it moved, by less than bfloat16 could follow from where lora_A stands"
 
 
+def test_each_machine_holds_a_whole_copy(two_nodes: str, tmp_path: Path) -> None:
+    """HSDP on two machines of two ranks: what it trains is what one rank trains, but for the order of sums."""
+    import torch
+    from safetensors.torch import load_file
+
+    where = (f"cluster.address={two_nodes}", "cluster.nodes=2", "cluster.gpus_per_node=2")
+    run(tmp_path, SMALL, *where, "cluster.shard_within_node=true", "name=four")
+    run(tmp_path, SMALL, "cluster.gpus_per_node=1", "name=one")
+    checkpoint = tmp_path / "four" / "training" / "checkpoints" / "global_step_2" / "actor"
+    assert sharded_over(checkpoint) == 2
+    assert len(list(checkpoint.glob("model_world_size_4_rank_*.pt"))) == 4
+    four, one = (load_file(tmp_path / name / "training" / "model" / "model.safetensors") for name in ("four", "one"))
+    assert four.keys() == one.keys()
+    assert all(torch.allclose(four[name], one[name], atol=2e-3) for name in four)
+
+
+def test_rows_that_a_dataset_holds(tmp_path: Path) -> None:
+    """The authors' rows, prompts and reward as they are, in small."""
+    some, qrels = miniature(tmp_path / "cache", queries=8, sets=2)
+    held = (f"dataset.path={write_parquet(tmp_path / 'held.parquet', some)}", "dataset.prompt=compact")
+    held += (f"dataset.qrels=[{write_qrels(tmp_path / 'held.qrels', qrels)}]",)
+    # Without what shapes windows of a collection, which these rows are already.
+    mine = tuple(setting for setting in SMALL if not setting.startswith("dataset."))
+    run(tmp_path, mine, "dataset=rearank_12k", *held, "~dataset@validation", "reward=rearank_authors")
+    prompts = [[asdict(message) for message in row.prompt] for row in rows_of(tmp_path / "run")]
+    assert prompts
+    assert all(prompt in [row["prompt"] for row in some] for prompt in prompts)
+    rewards = [line["train/reward/total"] for line in curves(tmp_path / "run") if "train/loss" in line]
+    assert len(rewards) == 2
+    assert all(reward <= 1 for reward in rewards)
+
+
 def test_a_group_reads_its_prompt_once(tmp_path: Path) -> None:
     """Two rollout engines, blocks of 32 tokens: every answer but a group's first finds the prompt's whole blocks."""
     block = f"+trainer.verl.actor_rollout_ref.rollout.engine_kwargs.vllm.block_size={BLOCK}"
@@ -60,7 +100,7 @@ def test_a_group_reads_its_prompt_once(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny.ASSETS)
-    rows = read_rows(tmp_path / "run" / "training" / "rows" / "train.parquet")
+    rows = rows_of(tmp_path / "run")
     lengths = {len(tokenizer.apply_chat_template([asdict(m) for m in row.prompt], add_generation_prompt=True))
                for row in rows}  # fmt: skip
     assert min(lengths) >= 4 * BLOCK, "prompts of four blocks or more"
