@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -16,6 +17,7 @@ from rearank.data import Collection, Retriever
 from rearank.tasks.benchmark import Benchmark, BenchmarkList
 from rearank.tasks.experiment import Experiment, Run, make_run
 from rearank.training.algorithm import PolicyGradient
+from tests.golden import config_keys
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PUBLISHED = CONF.parent / "src" / "rearank" / "evaluation" / "published.json"
@@ -49,11 +51,15 @@ def _hydra() -> Iterator[None]:
         yield
 
 
-def made(*overrides: str) -> Run:
+def composed(*overrides: str) -> dict[str, Any]:
     settled = ["name=test", "output_dir=outputs/test", *overrides]
     config = OmegaConf.to_container(compose("config", settled), resolve=True)
     assert isinstance(config, dict)
-    return make_run({str(key): value for key, value in config.items()}, {})
+    return {str(key): value for key, value in config.items()}
+
+
+def made(*overrides: str) -> Run:
+    return make_run(composed(*overrides), {})
 
 
 def test_every_group_of_the_design_is_there() -> None:
@@ -72,23 +78,36 @@ PLUGINS = {
 def test_every_option_composes_and_builds(option: str) -> None:
     if option in PLUGINS:
         pytest.importorskip(f"hydra_plugins.{PLUGINS[option]}", reason=f"{option} needs {PLUGINS[option]}")
-    needed = GIVEN.get(option, [])
-    assert isinstance(made(option, *needed).experiment, Experiment)
+    config = composed(option, *GIVEN.get(option, []))
+    assert isinstance(make_run(config, {}).experiment, Experiment)
+    node = config.get(option.partition("=")[0])
+    assert not config_keys.gone(option, node if isinstance(node, dict) else {})
 
 
-def benchmark_of(name: str, *overrides: str) -> Benchmark | BenchmarkList:
+def test_no_option_and_no_key_has_gone() -> None:
+    assert not set(config_keys.recorded()) - {"", *OPTIONS, *(f"benchmark={name}" for name in BENCHMARKS)}
+    assert not config_keys.gone("", composed())
+
+
+def benchmark_node(name: str, *overrides: str) -> dict[str, Any]:
     """Without the rest of an experiment."""
     paths = ["+paths.cache=outputs/cache", "+paths.data=data"]
     config = OmegaConf.to_container(compose(overrides=[f"+benchmark={name}", *paths, *overrides]), resolve=True)
     assert isinstance(config, dict)
-    built = build(config["benchmark"], "benchmark")
+    return dict(config["benchmark"])
+
+
+def benchmark_of(name: str, *overrides: str) -> Benchmark | BenchmarkList:
+    built = build(benchmark_node(name, *overrides), "benchmark")
     assert isinstance(built, Benchmark | BenchmarkList)
     return built
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_composes_and_builds(name: str) -> None:
-    built = benchmark_of(name, *GIVEN.get(name, []))
+    node = benchmark_node(name, *GIVEN.get(name, []))
+    assert not config_keys.gone(f"benchmark={name}", node)
+    built = build(node, "benchmark")
     assert built.name == name or name == "bright_archive_split"
     for one in built.benchmarks:
         assert isinstance(one.collection, Collection)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.end_to_end.pipeline import ROOT, environment
+from tests.golden import quickstart
 from tests.wandb_file import read_offline
 
 from rearank.tracking import read_jsonl
@@ -54,10 +55,25 @@ def test_the_quickstart(tmp_path: Path) -> None:
         ranked.setdefault(query, []).append(passage)
     assert len(ranked) == summary["queries"]
     assert all(len(set(ids)) == len(ids) for ids in ranked.values())
+    check_golden(folder)
     check_offline(folder / "training")
     assert (folder / "training" / "figures" / "reward.png").stat().st_size > 5_000
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # GiB; Linux counts in KiB
     assert peak < 4
+
+
+def check_golden(folder: Path) -> None:
+    """The figures that are written down: all of them on the recorded processor, near them on another."""
+    now, then = quickstart.facts(folder), quickstart.recorded()
+    assert not set(then["files"]) - set(now["files"]), "a file that users know has gone"
+    if now["cpu"] == then["cpu"]:
+        for part in ("summary", "metrics", "curves", "digests"):
+            assert now[part] == then[part], part
+        return
+    rows = [name for name in then["digests"] if name.startswith("prepared/")]
+    assert [now["digests"][name] for name in rows] == [then["digests"][name] for name in rows]
+    for name, system in then["metrics"].items():
+        assert now["metrics"][name]["mean"] == pytest.approx(system["mean"], abs=quickstart.NEAR), name
 
 
 def check_offline(folder: Path) -> None:
