@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,14 +32,17 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray that was there before: two machines (both this one) of two "GPUs" each. Its address."""
     from tests.cluster.runs import has_machines
 
-    ray, address = str(Path(sys.executable).parent / "ray"), "127.0.0.1:26379"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray, address = str(Path(sys.executable).parent / "ray"), f"127.0.0.1:{port}"
     said = tmp_path_factory.mktemp("ray") / "said.log"
     # A token in the user's home is nothing for a test.
     without_token = pytest.MonkeyPatch()
     without_token.setenv("RAY_AUTH_MODE", "disabled")
     nodes = []
     try:
-        for role in (["--head", "--port=26379", "--include-dashboard=false"], [f"--address={address}"]):
+        for role in (["--head", f"--port={port}", "--include-dashboard=false"], [f"--address={address}"]):
             command = [ray, "start", *role, "--num-gpus=2", "--num-cpus=48", "--block"]
             with said.open("a") as log:
                 nodes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment()))

@@ -96,13 +96,13 @@ def test_rows_that_a_dataset_holds(tmp_path: Path) -> None:
 def test_a_group_reads_its_prompt_once(tmp_path: Path) -> None:
     """Two rollout engines, blocks of 32 tokens: every answer but a group's first finds the prompt's whole blocks."""
     block = f"+trainer.verl.actor_rollout_ref.rollout.engine_kwargs.vllm.block_size={BLOCK}"
-    run(tmp_path, SMALL, "cluster.gpus_per_node=2", "augmentation.size=9", "model.max_tokens=128", block)
+    run(tmp_path, SMALL, "cluster.gpus_per_node=2", "augmentation.size=10", "model.max_tokens=128", block)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny.ASSETS)
-    rows = rows_of(tmp_path / "run")
-    lengths = {len(tokenizer.apply_chat_template([asdict(m) for m in row.prompt], add_generation_prompt=True))
-               for row in rows}  # fmt: skip
+    prompts = [[asdict(message) for message in row.prompt] for row in rows_of(tmp_path / "run")]
+    whole = {"add_generation_prompt": True, "return_dict": False}
+    lengths = {len(tokenizer.apply_chat_template(prompt, **whole)) for prompt in prompts}
     assert min(lengths) >= 4 * BLOCK, "prompts of four blocks or more"
     # The least that any mixture of these prompts can share.
     least = min((GROUP - 1) * ((length - 1) // BLOCK) * BLOCK / (GROUP * length) for length in lengths)
