@@ -65,6 +65,19 @@ def node_of(built: Any) -> dict[str, Any]:
     return {TARGET: f"{cls.__module__}.{cls.__qualname__}", **values}
 
 
+def is_default(node: Mapping[str, Any], name: str) -> bool:
+    """Whether a node's field has the value that its class gives it by itself."""
+    try:
+        fields = {field.name: field for field in dataclasses.fields(_resolve(str(node.get(TARGET, "")), ""))}
+    except ConfigError:
+        return False
+    field = fields.get(name)
+    if field is None:
+        return False
+    made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    return made is not dataclasses.MISSING and _plain(made) == node.get(name)
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return node_of(value)

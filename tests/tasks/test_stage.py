@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rearank.rewards import NdcgReward
 from rearank.tasks.environment import environment
 from rearank.tasks.figures import draw_curves
 from rearank.tasks.sharing import fingerprint
@@ -36,6 +37,47 @@ def test_an_index_kept_elsewhere_is_no_other_setting(tmp_path: Path) -> None:
     other = {"dataset": {"retriever": {"k1": 1.2, "cache_dir": "outputs/cache"}}, "seed": 1}
     assert fingerprint(made) != fingerprint(other)
     assert not (open_stage(tmp_path / "training", other) / "result.json").exists()
+
+
+def test_changed_code_moves_the_old_result_aside_unless_it_is_accepted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "stage"
+
+    def opened(code: dict[str, str], *, accept: bool = False, a: int = 1) -> bool:
+        """Whether the folder's result is there still."""
+        open_stage(folder, {"a": a, "code": code}, accept_changed_code=accept)
+        there = (folder / "result").exists()
+        (folder / "result").touch()
+        return there
+
+    assert not opened({"own": "1", "own.help": "1"})
+    assert opened({"own": "1", "own.help": "1"})
+    assert opened({"own": "1", "own.help": "2"}, accept=True)
+    assert opened({"own": "1", "own.help": "2"}), "what was accepted once is accepted"
+    stored = json.loads((folder / "settings.json").read_text())
+    assert stored["code_accepted"] == [{"own": "1", "own.help": "1"}]
+    assert changed_settings(folder, {"a": 1, "code": {"own": "3", "new": "1"}}) == (
+        "code of new, code of own, code of own.help"
+    )
+    assert not opened({"own": "1", "own.help": "3"})
+    assert "other settings or code (code of own.help): kept as" in caplog.text
+    assert "code_accepted" not in json.loads((folder / "settings.json").read_text())
+    assert not opened({"own": "2", "own.help": "3"}, accept=True, a=2), "other settings are another matter"
+
+
+def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It kept no code, and its classes had fewer fields: those have their defaults."""
+    reward = {"_target_": "rearank.rewards.NdcgReward", "k": 10}
+    folder = open_stage(tmp_path / "stage", {"reward": reward})
+    (folder / "result").touch()
+    now = {"reward": {**reward, "partial": NdcgReward().partial}, "code": {"rearank.rewards.ndcg": "1"}}
+    assert (open_stage(folder, now) / "result").exists()
+    assert caplog.text.count("did not keep its code: taken as unchanged") == 1
+    assert (open_stage(folder, now) / "result").exists()
+    assert caplog.text.count("did not keep its code: taken as unchanged") == 1, "once"
+    other = {"score": "unparsed", "unparsed": "score"}[NdcgReward().partial]
+    assert not (open_stage(folder, {**now, "reward": {**reward, "partial": other}}) / "result").exists()
 
 
 def test_differences() -> None:

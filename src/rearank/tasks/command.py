@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rearank.choices import CONF
 from rearank.config import ConfigError
 from rearank.tasks.environment import environment
-from rearank.tasks.experiment import make_run
+from rearank.tasks.experiment import DECIDED_BY, make_run
 from rearank.tasks.preflight import preflight
 from rearank.tasks.stage import locked
 from rearank.tasks.sweep import JobUnderWay, close_sweep, refuse_study, score_of, sweep_under_way
@@ -40,7 +40,17 @@ def run_task(config: DictConfig) -> float | None:
     job = JobUnderWay.current()
     if job is None:
         return _run(plain, None)
-    return job.carry_out(plain, lambda: _run(plain, job.sweep), lambda error: explain(error, sys.argv[1:]))
+    return job.carry_out(
+        plain, lambda: _run(plain, job.sweep), lambda error: explain(error, sys.argv[1:]), _code_behind(plain)
+    )
+
+
+def _code_behind(config: Mapping[str, Any]) -> dict[str, str]:
+    """Of all that a job chooses; empty where the config can't be built, which the job itself will say."""
+    try:
+        return make_run(config, {}).code(*DECIDED_BY)
+    except ConfigError:
+        return {}
 
 
 def _run(config: Mapping[str, Any], sweep: Path | None) -> float | None:

@@ -44,11 +44,11 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, ``-dirty`` where files differ from it; ``None`` outside a checkout."""
+    """The checkout's commit, ``-dirty`` where files differ from it or are new; ``None`` outside a checkout."""
     folder = Path(__file__).resolve().parent
     try:
         head = _git(folder, "rev-parse", "HEAD")
-        return head + ("-dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        return head + ("-dirty" if _git(folder, "status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -16,6 +16,7 @@ from rearank.prompts import Prompt
 from rearank.ranking import Strategy
 from rearank.report import Report
 from rearank.rewards import RewardFunction
+from rearank.runs import code_of
 from rearank.serving import Serving
 from rearank.tasks.benchmark import Benchmark, BenchmarkList
 from rearank.tasks.settings import Compare, Evaluation, Preparation
@@ -42,6 +43,8 @@ class Experiment:
         seed: of everything random.
         arm: of a study, which arm this run is; it changes no result.
         retriever: a first stage for dataset and benchmark alike, ``null`` for each collection's own.
+        accept_changed_code: go on with what a stage made before its code changed, instead of making it again; the
+            stage's settings then keep the former code's digests.
         validation: a dataset for the held-out windows, ``null`` for a share of the training queries.
     """
 
@@ -72,6 +75,7 @@ class Experiment:
     cluster: Any
     serve: Any
     report: Any
+    accept_changed_code: bool = False
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -104,6 +108,13 @@ _EXPECTED: Mapping[str, Any] = {
 }
 
 
+DECIDED_BY = (
+    *("dataset", "validation", "retriever", "augmentation", "prompt", "reward", "algorithm", "trainer", "strategy"),
+    "benchmark",
+)
+"""Whose code decides a result. An engine's doesn't: its answers are recorded under its own identity."""
+
+
 @dataclass(frozen=True)
 class Run:
     """An experiment under way: its object, its plain config, the options chosen, and its folder."""
@@ -113,6 +124,10 @@ class Run:
     choices: Mapping[str, str]
     sweep: Path | None = None
     """The sweep's folder, where this is one of its jobs."""
+
+    def code(self, *keys: str) -> dict[str, str]:
+        """Digests of the code behind what was chosen for these keys, where users change it; see ``code_of``."""
+        return code_of(*(getattr(self.experiment, key) for key in keys if key in DECIDED_BY))
 
     @property
     def folder(self) -> Path:

@@ -16,7 +16,7 @@ from rearank.data import DataError, HoldsRows, JudgedCandidates, PromptedWindow
 from rearank.progress import counted, progress
 from rearank.tasks.experiment import Run
 from rearank.tasks.sharing import SHARED, shared
-from rearank.tasks.stage import open_stage
+from rearank.tasks.stage import CODE, open_stage
 from rearank.tasks.tracked import rows_artefact, tracker
 from rearank.training.base import write_json
 from rearank.training.rows import VERSION, write_rows
@@ -41,8 +41,13 @@ class PrepareTask:
 
 def prepared_settings(run: Run) -> dict[str, Any]:
     """What the rows depend on."""
-    drawn = ("retriever", "augmentation", "prompt") if draws_windows(run) else ()
-    return {**run.settings("dataset", "validation", *drawn, "prepare", "seed"), "version": VERSION}
+    keys = rows_depend_on(run)
+    return {**run.settings(*keys, "prepare", "seed"), "version": VERSION, CODE: run.code(*keys)}
+
+
+def rows_depend_on(run: Run) -> tuple[str, ...]:
+    """The groups whose options make the rows."""
+    return ("dataset", "validation", *(("retriever", "augmentation", "prompt") if draws_windows(run) else ()))
 
 
 def draws_windows(run: Run) -> bool:
@@ -57,7 +62,8 @@ def prepare(run: Run) -> Path:
     Raises ``DataError`` where no window is left to train on.
     """
     settings = prepared_settings(run)
-    folder = open_stage(run.folder / "prepared", settings)
+    accept = run.experiment.accept_changed_code
+    folder = open_stage(run.folder / "prepared", settings, accept_changed_code=accept)
     if (folder / SUMMARY).is_file():
         _log.info("prepared rows found in %s", folder)
         return folder

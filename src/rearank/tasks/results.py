@@ -22,7 +22,7 @@ from rearank.tasks.benchmark import Benchmark
 from rearank.tasks.beside import Beside
 from rearank.tasks.environment import environment
 from rearank.tasks.experiment import Run
-from rearank.tasks.stage import open_stage
+from rearank.tasks.stage import CODE, open_stage
 from rearank.training.base import write_json
 
 RUN, METRICS, ENVIRONMENT = "run.trec", "metrics.json", "environment.json"
@@ -78,7 +78,9 @@ def open_place(run: Run, benchmark: Benchmark, name: str) -> Path:
     settings: dict[str, Any] = run.settings(*_DEPENDS_ON)
     settings["benchmark"] = node_of(benchmark)
     kept = {key: _without(value, _INCIDENTAL.get(key, set())) for key, value in settings.items()}
-    return open_stage(run.folder / "evaluation" / benchmark.name / name, kept)
+    kept[CODE] = run.code("prompt", "strategy", "retriever", "benchmark")
+    accept = run.experiment.accept_changed_code
+    return open_stage(run.folder / "evaluation" / benchmark.name / name, kept, accept_changed_code=accept)
 
 
 def keep(

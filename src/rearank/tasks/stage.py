@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rearank.config import is_default
 from rearank.tasks.sharing import without_places
 from rearank.training.base import write_json
 
-_SETTINGS = "settings.json"
+CODE = "code"
+_SETTINGS, _ACCEPTED, _CODE_OF = "settings.json", "code_accepted", "code of "
 _SHOWN = 5
 _log = logging.getLogger(__name__)
 
@@ -23,32 +25,66 @@ class FolderInUseError(RuntimeError):
     """Another process is at work in the output folder."""
 
 
-def open_stage(folder: Path, settings: Mapping[str, Any]) -> Path:
-    """``folder``, holding what these settings made so far, or nothing.
+def open_stage(folder: Path, settings: Mapping[str, Any], *, accept_changed_code: bool = False) -> Path:
+    """``folder``, holding what these settings and this code made so far, or nothing.
 
-    What other settings made there is moved aside (``<folder>.1``, ``.2``...), never overwritten.
+    What others made there is moved aside (``<folder>.1``, ``.2``...), never overwritten. A folder of a version that
+    kept no code goes on with a warning.
+
+    Args:
+        folder: of the stage.
+        settings: what the result follows from; ``code`` is the code behind it (``rearank.runs.code_of``).
+        accept_changed_code: go on where the code alone has changed; the settings then keep what it was before.
     """
-    if changed := changed_settings(folder, settings):
+    old, new = _stored(folder), json.loads(json.dumps(settings))
+    changed = _changed(old, new)
+    if old and CODE in new and CODE not in old and not changed:
+        _log.warning("%s was made by a version that did not keep its code: taken as unchanged", folder)
+    if changed and accept_changed_code and all(line.startswith(_CODE_OF) for line in changed):
+        _log.warning("%s goes on although its code has changed (%s)", folder, _listed(changed))
+        new[_ACCEPTED] = [*old.get(_ACCEPTED, []), old[CODE]]
+    elif changed:
         aside = _free_name(folder)
         folder.rename(aside)
-        _log.warning("%s was made with other settings (%s): kept as %s", folder, changed, aside)
-    write_json(folder / _SETTINGS, settings)
+        _log.warning("%s was made with other settings or code (%s): kept as %s", folder, _listed(changed), aside)
+    elif _ACCEPTED in old:
+        new[_ACCEPTED] = old[_ACCEPTED]
+    write_json(folder / _SETTINGS, new)
     return folder
 
 
 def changed_settings(folder: Path, settings: Mapping[str, Any]) -> str:
-    """How ``settings`` differ from those that ``folder`` was made with; empty if they don't, or nothing is there."""
+    """How these differ from what ``folder`` was made with; empty if they don't, or nothing is there."""
+    return _listed(_changed(_stored(folder), json.loads(json.dumps(settings))))
+
+
+def _stored(folder: Path) -> dict[str, Any]:
     path = folder / _SETTINGS
-    if not path.is_file():
-        return ""
-    lines = differences(*map(without_places, (json.loads(path.read_text()), json.loads(json.dumps(settings)))))
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    if not old:
+        return []
+    apart = {CODE, _ACCEPTED}
+    plain = ({key: value for key, value in one.items() if key not in apart} for one in (old, new))
+    before, now = old.get(CODE, new.get(CODE, {})), new.get(CODE, {})
+    modules = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return [*differences(*map(without_places, plain)), *(f"{_CODE_OF}{name}" for name in modules)]
+
+
+def _listed(lines: list[str]) -> str:
     return ", ".join(lines[:_SHOWN]) + (f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """``key: old -> new`` of every place where two configs differ."""
+    """``key: old -> new`` of every place where two configs differ.
+
+    A field that a class has gained since, with its default, is no difference.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        names = dict.fromkeys((*old, *new))
+        names = (name for name in dict.fromkeys((*old, *new)) if name in old or not is_default(new, str(name)))
         return [
             line
             for name in names

@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rearank.tasks.sharing import fingerprint, made, take_over
+from rearank.tasks.stage import CODE
 from rearank.training.base import write_json
 
 JOB, SWEEP, FAILURE = "job.json", "sweep.json", "failure.txt"
@@ -34,7 +35,10 @@ LONGEST = 200
 """Bytes of a job's folder name; file systems end at 255, and W&B at 128 characters of a label that is cut anyway."""
 
 ARM, SEED = "arm", "seed"
-_INCIDENTAL = {"name", "arm", "output_dir", "paths", "tracking", "compare", "serve", "report"}  # change no result
+# Change no result.
+_INCIDENTAL = {
+    *("name", "arm", "output_dir", "paths", "tracking", "compare", "serve", "report", "accept_changed_code"),
+}
 _RESULTS = ("summary.json", "training/result.json", "sft/result.json", "prepared/summary.json")
 _WORKS = {"prepare", "train", "sft", "evaluate", "pipeline", "analyse"}  # tasks that do a job's work
 _log = logging.getLogger(__name__)
@@ -252,9 +256,10 @@ def _parsed(overrides: Iterable[str]) -> list[tuple[str, str]]:
     return [(one.key_or_group, one.input_line.partition("=")[2] if one.input_line else "") for one in found]
 
 
-def settings_of(config: Mapping[str, Any]) -> str:
-    """By which equal jobs are known: a fingerprint of what their results follow from."""
-    return fingerprint({key: value for key, value in config.items() if key not in _INCIDENTAL})
+def settings_of(config: Mapping[str, Any], code: Mapping[str, str] | None = None) -> str:
+    """By which equal jobs are known: a fingerprint of what their results follow from, settings and code."""
+    settings = {key: value for key, value in config.items() if key not in _INCIDENTAL}
+    return fingerprint(settings | ({CODE: dict(code)} if code else {}))
 
 
 @dataclass(frozen=True)
@@ -287,6 +292,7 @@ class JobUnderWay:
         config: Mapping[str, Any],
         work: Callable[[], float | None],
         explain: Callable[[BaseException], str | None],
+        code: Mapping[str, str] | None = None,
     ) -> float | None:
         """Do ``work`` unless it was done with these settings; its failure is written down, and ``None`` returned.
 
@@ -294,8 +300,9 @@ class JobUnderWay:
             config: of the job, plain.
             work: returns the job's score.
             explain: an error in a few lines, ``None`` for one that its traceback explains best.
+            code: behind what the job uses: once it has changed, the job is no longer finished.
         """
-        settings = settings_of(config)
+        settings = settings_of(config, code)
         done, score = self._done(settings)
         if done:
             _log.info("%s: finished before", self.folder.name)

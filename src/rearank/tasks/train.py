@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from rearank.tasks.experiment import Run
 from rearank.tasks.figures import draw_curves
-from rearank.tasks.prepare import TRAIN, VALIDATION, prepare, prepared_settings
-from rearank.tasks.stage import open_stage
+from rearank.tasks.prepare import TRAIN, VALIDATION, prepare, prepared_settings, rows_depend_on
+from rearank.tasks.stage import CODE, open_stage
 from rearank.tasks.tracked import model_artefact, rows_artefact, tracker
 from rearank.training.base import TrainingJob, TrainingResult, result_of
 from rearank.training.rows import RowError, read_rows
@@ -57,6 +57,7 @@ def training_folder(run: Run) -> Path:
 def stage_settings(run: Run, *keys: str) -> dict[str, Any]:
     """What a training's result depends on: the rows' settings and those of ``keys``."""
     settings: dict[str, Any] = {**prepared_settings(run), **run.settings(*keys)}
+    settings[CODE] = run.code(*rows_depend_on(run), *keys)
     settings["trainer"] = {k: v for k, v in settings["trainer"].items() if k not in _INCIDENTAL}
     return settings
 
@@ -102,7 +103,8 @@ def sft(run: Run) -> TrainingResult:
 def _stage(run: Run, name: str, keys: tuple[str, ...], work: Callable[[TrainingJob], TrainingResult]) -> TrainingResult:
     experiment = run.experiment
     rows = prepare(run)
-    folder = open_stage(run.folder / name, stage_settings(run, *keys))
+    accept = experiment.accept_changed_code
+    folder = open_stage(run.folder / name, stage_settings(run, *keys), accept_changed_code=accept)
     if (finished := result_of(folder)) is not None:
         _log.info("a finished %s found in %s: %s", name, folder, json.dumps(vars(finished)))
         return finished
