@@ -73,9 +73,9 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, caplog: pytest.L
     (folder / "result").touch()
     now = {"reward": {**reward, "partial": NdcgReward().partial}, "code": {"rearank.rewards.ndcg": "1"}}
     assert (open_stage(folder, now) / "result").exists()
-    assert caplog.text.count("did not keep its code: taken as unchanged") == 1
+    assert caplog.text.count("kept no digests of code: taken as unchanged") == 1
     assert (open_stage(folder, now) / "result").exists()
-    assert caplog.text.count("did not keep its code: taken as unchanged") == 1, "once"
+    assert caplog.text.count("kept no digests of code: taken as unchanged") == 1, "once"
     other = {"score": "unparsed", "unparsed": "score"}[NdcgReward().partial]
     assert not (open_stage(folder, {**now, "reward": {**reward, "partial": other}}) / "result").exists()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from rearank.data.base import DataError, lookup
 from rearank.data.files import content_hash, require_file
 from rearank.data.trec import read_documents, read_qrels, read_topics
+from rearank.runs import CONTENT
 from rearank.types import Passage, Query
 
 
@@ -20,7 +21,7 @@ class BeirFolder:
     ``obtain`` is said where a file is missing: who gives the collection out.
     """
 
-    path: str
+    path: str = field(metadata=CONTENT)
     split: str = "test"
     name: str = "beir"
     obtain: str = ""

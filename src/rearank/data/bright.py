@@ -9,13 +9,14 @@ lie in a folder ``data`` of their own, as the archive's makers keep them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from rearank.data.base import Collection, DataError
 from rearank.data.files import require_file
 from rearank.data.trec import RunFile, TrecFiles
+from rearank.runs import CONTENT
 from rearank.types import Candidates, Passage, Query
 
 _HOW = (
@@ -33,7 +34,7 @@ def _find(folder: str, *parts: str) -> str:
 class BrightArchive:
     """One split of the archive as a collection."""
 
-    path: str
+    path: str = field(metadata=CONTENT)
     split: str
 
     @property

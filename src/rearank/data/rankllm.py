@@ -11,12 +11,14 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from typing import Any
 
 from rearank.data.base import Collection, DataError, check_depth, lookup
 from rearank.data.files import content_hash, field, passage_of, read_json_lines, read_lines, require_file, unique
 from rearank.data.trec import read_qrels
+from rearank.runs import CONTENT
 from rearank.types import Candidates, Passage, Query
 
 _DOCID = ("docid", "doc_id", "_id", "id", "pid")
@@ -92,8 +94,8 @@ def read_candidates(path: str) -> dict[str, Candidates]:
 class RankLlmFile:
     """The texts of a candidates file as a collection, with judgements from a TREC file of their own."""
 
-    path: str
-    qrels_file: str = ""
+    path: str = dataclass_field(metadata=CONTENT)
+    qrels_file: str = dataclass_field(default="", metadata=CONTENT)
     name: str = "rankllm"
 
     @cached_property
@@ -132,7 +134,7 @@ class RankLlmFile:
 class RankLlmCandidates:
     """First stage: the lists of a candidates file, with the texts that it carries. The collection isn't asked."""
 
-    path: str
+    path: str = dataclass_field(metadata=CONTENT)
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         check_depth(depth)

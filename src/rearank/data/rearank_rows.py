@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from importlib.util import find_spec
 from itertools import pairwise
@@ -25,6 +26,7 @@ from rearank.data.irds import Irds
 from rearank.data.source import HeldRows, PromptedWindow
 from rearank.data.trec import read_qrels
 from rearank.metrics import ndcg
+from rearank.runs import CONTENT
 from rearank.types import Message, Passage, Query, Role, Window
 
 _COLUMNS = ("prompt", "query", "hits", "metrics", "best_metrics")
@@ -58,8 +60,8 @@ class RearankRows:
     """
 
     name: str
-    path: str
-    qrels: tuple[str, ...]
+    path: str = dataclass_field(metadata=CONTENT)
+    qrels: tuple[str, ...] = dataclass_field(metadata=CONTENT)
     revision: str | None = None
     prompt: str | None = None
     on_unjudged: Literal["error", "skip"] = "error"

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from rearank.data.files import (
     require_file,
     unique,
 )
+from rearank.runs import CONTENT
 from rearank.types import Candidates, Passage, Query
 
 _DOCNO = re.compile(r"<DOCNO>\s*(.*?)\s*</DOCNO>", re.I | re.S)
@@ -251,9 +253,9 @@ class TrecFiles:
     for a part of one. ``qrels`` may be empty where only reranking is wanted.
     """
 
-    docs: str
-    topics: str
-    qrels_file: str = ""
+    docs: str = dataclass_field(metadata=CONTENT)
+    topics: str = dataclass_field(metadata=CONTENT)
+    qrels_file: str = dataclass_field(default="", metadata=CONTENT)
     name: str = "trec"
     check_qrels: bool = True
 
@@ -301,7 +303,7 @@ class TrecFiles:
 class RunFile:
     """A first stage that was run elsewhere: a TREC run."""
 
-    path: str
+    path: str = dataclass_field(metadata=CONTENT)
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         check_depth(depth)

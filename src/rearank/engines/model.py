@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Model:
     """
 
     name: str
-    path: str
+    path: str = field(metadata={"content": "location"})
     revision: str | None = None
     prompt: str | None = None
     max_tokens: int = 2048

@@ -25,7 +25,7 @@ from rearank.tasks.benchmark import Benchmark
 from rearank.tasks.experiment import Run
 from rearank.tasks.findings import Findings, SystemAnswers
 from rearank.tasks.questions import Questions, choose_queries
-from rearank.tasks.stage import CODE, open_stage
+from rearank.tasks.stage import CODE, FILES, open_stage
 from rearank.tasks.systems import System, systems
 from rearank.training.base import write_json
 from rearank.types import Sampling
@@ -63,6 +63,7 @@ def analyse(run: Run) -> dict[str, Any]:
     chosen = _chosen(run)
     evaluated = {key: run.config["evaluation"][key] for key in ("depth", "measures")}
     settings = {**run.settings(*_DEPENDS_ON), "evaluation": evaluated, CODE: run.code(*_DEPENDS_ON)}
+    settings[FILES] = run.files(*_DEPENDS_ON)
     folder = open_stage(run.folder / "analysis", settings, accept_changed_code=experiment.accept_changed_code)
     failures: list[Failure] = []
     parts: dict[str, Any] = {}

@@ -41,15 +41,16 @@ def run_task(config: DictConfig) -> float | None:
     if job is None:
         return _run(plain, None)
     return job.carry_out(
-        plain, lambda: _run(plain, job.sweep), lambda error: explain(error, sys.argv[1:]), _code_behind(plain)
+        plain, lambda: _run(plain, job.sweep), lambda error: explain(error, sys.argv[1:]), _behind(plain)
     )
 
 
-def _code_behind(config: Mapping[str, Any]) -> dict[str, str]:
-    """Of all that a job chooses; empty where the config can't be built, which the job itself will say."""
+def _behind(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of all code and files that a job uses; empty where the config can't be built: the job will say so."""
     try:
-        return make_run(config, {}).code(*DECIDED_BY)
-    except ConfigError:
+        run = make_run(config, {})
+        return run.code(*DECIDED_BY) | run.files(*DECIDED_BY, "model")
+    except (ConfigError, OSError):
         return {}
 
 

@@ -16,7 +16,7 @@ from rearank.prompts import Prompt
 from rearank.ranking import Strategy
 from rearank.report import Report
 from rearank.rewards import RewardFunction
-from rearank.runs import code_of
+from rearank.runs import code_of, files_of
 from rearank.serving import Serving
 from rearank.tasks.benchmark import Benchmark, BenchmarkList
 from rearank.tasks.settings import Compare, Evaluation, Preparation
@@ -125,9 +125,18 @@ class Run:
     sweep: Path | None = None
     """The sweep's folder, where this is one of its jobs."""
 
+    @property
+    def cache(self) -> Path | None:
+        """``paths.cache``."""
+        return Path(self.experiment.paths["cache"]) if "cache" in self.experiment.paths else None
+
     def code(self, *keys: str) -> dict[str, str]:
         """Digests of the code behind what was chosen for these keys, where users change it; see ``code_of``."""
         return code_of(*(getattr(self.experiment, key) for key in keys if key in DECIDED_BY))
+
+    def files(self, *keys: str) -> dict[str, str]:
+        """Digests of the local files and folders that what was chosen for these keys reads; see ``files_of``."""
+        return files_of(self.cache, **{key: getattr(self.experiment, key) for key in keys})
 
     @property
     def folder(self) -> Path:

@@ -13,7 +13,7 @@ from rearank.config import TARGET
 from rearank.report import RunFolder
 
 # Shown by their names elsewhere on the page; a line for each field of a collection would say little.
-_APART = {"benchmark", "dataset", "validation", "retriever", "version", "seed", "code", "code_accepted"}
+_APART = {"benchmark", "dataset", "validation", "retriever", "version", "seed", "code", "code_accepted", "files"}
 _LONGEST = 300  # characters of a value
 
 

@@ -17,7 +17,7 @@ from rearank.tasks.benchmark import Benchmark
 from rearank.tasks.beside import beside_first_stage, beside_system, first_stage_row
 from rearank.tasks.experiment import Run
 from rearank.tasks.reranking import Outcome, rerank
-from rearank.tasks.results import FIRST, IDEAL, SYSTEM, Measured, keep, open_place
+from rearank.tasks.results import FIRST, IDEAL, SYSTEM, Measured, Weights, keep, open_place
 from rearank.tasks.systems import System, systems
 from rearank.training.base import write_json
 from rearank.types import Ranking
@@ -75,7 +75,7 @@ def _measure_system(
     failed: list[str],
 ) -> Measured:
     experiment = run.experiment
-    place = open_place(run, benchmark, system.name)
+    place = open_place(run, benchmark, system.name, Weights(system.model))
     qrels = {item.candidates.query.id: item.grades for item in judged}
     with progress(f"{benchmark.name}: loading {system.label}"):
         engine = experiment.engine.create(

@@ -16,7 +16,7 @@ from rearank.data import DataError, HoldsRows, JudgedCandidates, PromptedWindow
 from rearank.progress import counted, progress
 from rearank.tasks.experiment import Run
 from rearank.tasks.sharing import SHARED, shared
-from rearank.tasks.stage import CODE, open_stage
+from rearank.tasks.stage import CODE, FILES, open_stage
 from rearank.tasks.tracked import rows_artefact, tracker
 from rearank.training.base import write_json
 from rearank.training.rows import VERSION, write_rows
@@ -42,7 +42,12 @@ class PrepareTask:
 def prepared_settings(run: Run) -> dict[str, Any]:
     """What the rows depend on."""
     keys = rows_depend_on(run)
-    return {**run.settings(*keys, "prepare", "seed"), "version": VERSION, CODE: run.code(*keys)}
+    return {
+        **run.settings(*keys, "prepare", "seed"),
+        "version": VERSION,
+        CODE: run.code(*keys),
+        FILES: run.files(*keys),
+    }
 
 
 def rows_depend_on(run: Run) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ the same bytes as an undisturbed one. What is of one command (time, machine, cal
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import Any
 from rearank.config import TARGET, node_of
 from rearank.data.trec import write_run
 from rearank.evaluation import bootstrap_interval
+from rearank.runs import CONTENT, files_of
 from rearank.tasks.benchmark import Benchmark
 from rearank.tasks.beside import Beside
 from rearank.tasks.environment import environment
 from rearank.tasks.experiment import Run
-from rearank.tasks.stage import CODE, open_stage
+from rearank.tasks.stage import CODE, FILES, open_stage
 from rearank.training.base import write_json
 
 RUN, METRICS, ENVIRONMENT = "run.trec", "metrics.json", "environment.json"
@@ -73,12 +74,20 @@ class Measured:
         return fmean(self.values.values())
 
 
-def open_place(run: Run, benchmark: Benchmark, name: str) -> Path:
-    """``<output_dir>/evaluation/<benchmark>/<name>``; what other settings left there is moved aside."""
+@dataclass(frozen=True)
+class Weights:
+    """Where a system's model lies."""
+
+    path: str = field(metadata=CONTENT)
+
+
+def open_place(run: Run, benchmark: Benchmark, name: str, weights: Weights | None = None) -> Path:
+    """``<output_dir>/evaluation/<benchmark>/<name>``; what other settings, code or files left there is moved aside."""
     settings: dict[str, Any] = run.settings(*_DEPENDS_ON)
     settings["benchmark"] = node_of(benchmark)
     kept = {key: _without(value, _INCIDENTAL.get(key, set())) for key, value in settings.items()}
     kept[CODE] = run.code("prompt", "strategy", "retriever", "benchmark")
+    kept[FILES] = files_of(run.cache, retriever=run.experiment.retriever, benchmark=benchmark, weights=weights)
     accept = run.experiment.accept_changed_code
     return open_stage(run.folder / "evaluation" / benchmark.name / name, kept, accept_changed_code=accept)
 

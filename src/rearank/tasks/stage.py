@@ -15,8 +15,10 @@ from rearank.config import is_default
 from rearank.tasks.sharing import without_places
 from rearank.training.base import write_json
 
-CODE = "code"
+CODE, FILES = "code", "files"
 _SETTINGS, _ACCEPTED, _CODE_OF = "settings.json", "code_accepted", "code of "
+_APART = {CODE: _CODE_OF, FILES: "content of "}
+"""Digests by name; a folder of a version that kept none goes on."""
 _SHOWN = 5
 _log = logging.getLogger(__name__)
 
@@ -33,13 +35,15 @@ def open_stage(folder: Path, settings: Mapping[str, Any], *, accept_changed_code
 
     Args:
         folder: of the stage.
-        settings: what the result follows from; ``code`` is the code behind it (``rearank.runs.code_of``).
+        settings: what the result follows from; ``code`` and ``files`` are digests (``rearank.runs``).
         accept_changed_code: go on where the code alone has changed; the settings then keep what it was before.
     """
     old, new = _stored(folder), json.loads(json.dumps(settings))
     changed = _changed(old, new)
-    if old and CODE in new and CODE not in old and not changed:
-        _log.warning("%s was made by a version that did not keep its code: taken as unchanged", folder)
+    if old and not changed and (missing := [part for part in _APART if part in new and part not in old]):
+        _log.warning(
+            "%s was made by a version that kept no digests of %s: taken as unchanged", folder, " and ".join(missing)
+        )
     if changed and accept_changed_code and all(line.startswith(_CODE_OF) for line in changed):
         _log.warning("%s goes on although its code has changed (%s)", folder, _listed(changed))
         new[_ACCEPTED] = [*old.get(_ACCEPTED, []), old[CODE]]
@@ -67,11 +71,13 @@ def _stored(folder: Path) -> dict[str, Any]:
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if not old:
         return []
-    apart = {CODE, _ACCEPTED}
-    plain = ({key: value for key, value in one.items() if key not in apart} for one in (old, new))
-    before, now = old.get(CODE, new.get(CODE, {})), new.get(CODE, {})
-    modules = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    return [*differences(*map(without_places, plain)), *(f"{_CODE_OF}{name}" for name in modules)]
+    plain = ({key: value for key, value in one.items() if key not in {*_APART, _ACCEPTED}} for one in (old, new))
+    found = differences(*map(without_places, plain))
+    for part, words in _APART.items():
+        now = new.get(part, {})
+        before = old.get(part, now)
+        found += [f"{words}{name}" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return found
 
 
 def _listed(lines: list[str]) -> str:

@@ -27,7 +27,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rearank.tasks.sharing import fingerprint, made, take_over
-from rearank.tasks.stage import CODE
 from rearank.training.base import write_json
 
 JOB, SWEEP, FAILURE = "job.json", "sweep.json", "failure.txt"
@@ -256,10 +255,10 @@ def _parsed(overrides: Iterable[str]) -> list[tuple[str, str]]:
     return [(one.key_or_group, one.input_line.partition("=")[2] if one.input_line else "") for one in found]
 
 
-def settings_of(config: Mapping[str, Any], code: Mapping[str, str] | None = None) -> str:
-    """By which equal jobs are known: a fingerprint of what their results follow from, settings and code."""
+def settings_of(config: Mapping[str, Any], behind: Mapping[str, str] | None = None) -> str:
+    """By which equal jobs are known: a fingerprint of what their results follow from: settings, code, files."""
     settings = {key: value for key, value in config.items() if key not in _INCIDENTAL}
-    return fingerprint(settings | ({CODE: dict(code)} if code else {}))
+    return fingerprint(settings | ({"behind": dict(behind)} if behind else {}))
 
 
 @dataclass(frozen=True)
@@ -292,7 +291,7 @@ class JobUnderWay:
         config: Mapping[str, Any],
         work: Callable[[], float | None],
         explain: Callable[[BaseException], str | None],
-        code: Mapping[str, str] | None = None,
+        behind: Mapping[str, str] | None = None,
     ) -> float | None:
         """Do ``work`` unless it was done with these settings; its failure is written down, and ``None`` returned.
 
@@ -300,9 +299,9 @@ class JobUnderWay:
             config: of the job, plain.
             work: returns the job's score.
             explain: an error in a few lines, ``None`` for one that its traceback explains best.
-            code: behind what the job uses: once it has changed, the job is no longer finished.
+            behind: digests of code and files that it uses: once one has changed, the job is no longer finished.
         """
-        settings = settings_of(config, code)
+        settings = settings_of(config, behind)
         done, score = self._done(settings)
         if done:
             _log.info("%s: finished before", self.folder.name)

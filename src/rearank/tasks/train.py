@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from rearank.tasks.experiment import Run
 from rearank.tasks.figures import draw_curves
 from rearank.tasks.prepare import TRAIN, VALIDATION, prepare, prepared_settings, rows_depend_on
-from rearank.tasks.stage import CODE, open_stage
+from rearank.tasks.stage import CODE, FILES, open_stage
 from rearank.tasks.tracked import model_artefact, rows_artefact, tracker
 from rearank.training.base import TrainingJob, TrainingResult, result_of
 from rearank.training.rows import RowError, read_rows
@@ -58,6 +58,7 @@ def stage_settings(run: Run, *keys: str) -> dict[str, Any]:
     """What a training's result depends on: the rows' settings and those of ``keys``."""
     settings: dict[str, Any] = {**prepared_settings(run), **run.settings(*keys)}
     settings[CODE] = run.code(*rows_depend_on(run), *keys)
+    settings[FILES] = run.files(*rows_depend_on(run), *keys)
     settings["trainer"] = {k: v for k, v in settings["trainer"].items() if k not in _INCIDENTAL}
     return settings
 

@@ -1,0 +1,89 @@
+"""Local data and models are known by what is in them, not by where they lie."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from rearank.data.trec import RunFile, TrecFiles
+from rearank.engines.model import Model
+from rearank.runs import CONTENT, files_of
+from rearank.runs.content import REMEMBERED
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> TrecFiles:
+    for name, text in (("docs.tsv", "d1\tcats\n"), ("topics.tsv", "q1\tcat\n"), ("qrels", "q1 0 d1 1\n")):
+        (tmp_path / name).write_text(text)
+    return TrecFiles(*(str(tmp_path / name) for name in ("docs.tsv", "topics.tsv", "qrels")))
+
+
+@pytest.mark.parametrize(("name", "field"), [("docs.tsv", "docs"), ("topics.tsv", "topics"), ("qrels", "qrels_file")])
+def test_a_passage_a_query_and_a_judgement_are_noticed(
+    collection: TrecFiles, tmp_path: Path, name: str, field: str
+) -> None:
+    before = files_of(dataset=collection)
+    assert before.keys() == {"dataset.docs", "dataset.topics", "dataset.qrels_file"}
+    (tmp_path / name).write_text((tmp_path / name).read_text().replace("1", "2"))
+    after = files_of(dataset=collection)
+    assert [key for key in before if before[key] != after[key]] == [f"dataset.{field}"]
+
+
+def test_a_place_and_a_time_are_not(collection: TrecFiles, tmp_path: Path) -> None:
+    before = files_of(dataset=collection)
+    os.utime(tmp_path / "docs.tsv")
+    assert files_of(dataset=collection) == before
+    (tmp_path / "elsewhere").mkdir()
+    moved = (shutil.move(place, tmp_path / "elsewhere") for place in (collection.docs, collection.topics))
+    assert files_of(dataset=TrecFiles(*map(str, moved), collection.qrels_file)) == before
+
+
+def test_any_file_of_a_model_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "model.safetensors").write_bytes(b"1")
+    model = Model(name="own", path=str(tmp_path))
+    before = files_of(model=model)
+    (tmp_path / ".hidden").write_text("not of the model")
+    assert files_of(model=model) == before
+    (tmp_path / "parts" / "model.safetensors").write_bytes(b"2")
+    assert files_of(model=model).keys() == before.keys() == {"model.path"}
+    assert files_of(model=model) != before
+    (tmp_path / "parts" / "model.safetensors").write_bytes(b"1")
+    assert files_of(model=model) == before
+    (tmp_path / "parts" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    assert files_of(model=model) != before
+
+
+def test_what_is_not_here_has_no_digest() -> None:
+    assert files_of(model=Model(name="hub", path="owner/model"), retriever=RunFile("nowhere.trec"), none=None) == {}
+    assert files_of(model=Model(name="tiny", path="pkg://rearank/training/assets/tiny")).keys() == {"model.path"}
+
+
+@dataclass(frozen=True)
+class Large:
+    files: tuple[str, ...] = field(metadata=CONTENT)
+
+
+def test_a_large_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = tmp_path / "large", tmp_path / "small"
+    large.write_bytes(b"x" * (1 << 20))
+    small.write_bytes(b"x")
+    node, cache = {"parts": [Large((str(large), str(small)))]}, tmp_path / "cache"
+    first = files_of(cache, data=node)
+    assert first.keys() == {"data.parts.0.files.0", "data.parts.0.files.1"}
+    assert (cache / REMEMBERED).is_file()
+    opened = []
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *rest, **more: opened.append(path.name) or real(path, *rest, **more))
+    assert files_of(cache, data=node) == first
+    assert "large" not in opened
+    assert "small" in opened
+    large.write_bytes(b"y" * (1 << 20))
+    assert files_of(cache, data=node) != first
+    (cache / REMEMBERED).write_text("not ours")
+    assert files_of(cache, data=node) != first
