@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,18 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, caplog: pytest.L
     assert caplog.text.count("kept no digests of code: taken as unchanged") == 1, "once"
     other = {"score": "unparsed", "unparsed": "score"}[NdcgReward().partial]
     assert not (open_stage(folder, {**now, "reward": {**reward, "partial": other}}) / "result").exists()
+
+
+def test_the_same_content_elsewhere_is_the_same(tmp_path: Path) -> None:
+    def settings(place: str, *digests: str) -> dict[str, Any]:
+        files = {"dataset.docs": digests[0], "dataset.qrels.0": digests[1]}
+        return {"dataset": {"docs": f"{place}/docs", "qrels": [f"{place}/qrels"]}, "files": files}
+
+    folder = open_stage(tmp_path / "stage", settings("here", "1", "2"))
+    assert changed_settings(folder, settings("there", "1", "2")) == ""
+    assert changed_settings(folder, settings("here", "1", "3")) == "content of dataset.qrels.0"
+    changed = changed_settings(folder, settings("there", "3", "2"))
+    assert changed == 'dataset.docs: "here/docs" -> "there/docs", content of dataset.docs'
 
 
 def test_differences() -> None:

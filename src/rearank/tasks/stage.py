@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,10 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if not old:
         return []
     plain = ({key: value for key, value in one.items() if key not in {*_APART, _ACCEPTED}} for one in (old, new))
-    found = differences(*map(without_places, plain))
+    # A place whose content is the same is the same: its digest is under the same name, a list's with a number.
+    kept = old.get(FILES, {})
+    same = {re.sub(r"\.\d+$", "", name) for name, digest in new.get(FILES, {}).items() if digest == kept.get(name)}
+    found = [line for line in differences(*map(without_places, plain)) if line.partition(": ")[0] not in same]
     for part, words in _APART.items():
         now = new.get(part, {})
         before = old.get(part, now)
