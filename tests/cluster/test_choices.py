@@ -38,13 +38,19 @@ def untied(folder: Path) -> str:
 
 
 def test_fused_kernels_where_the_output_layer_is_sharded(tmp_path: Path) -> None:
-    """What two ranks compute without holding the logits is what they compute with them."""
+    """What two ranks compute without holding the logits is what they compute with them; what is sampled afterwards
+    need not be: a digit more or less may draw another token."""
     model = (f"model.path={untied(tmp_path / 'untied')}", "cluster.gpus_per_node=2", "algorithm.minibatches=2")
     run(tmp_path, SMALL, *model, "name=fused", "trainer.fused_kernels=true")
     run(tmp_path, SMALL, *model, "name=plain")
-    for fused, plain in zip(curves(tmp_path / "fused"), curves(tmp_path / "plain"), strict=True):
-        for name in ("train/loss", "train/entropy", "train/grad_norm", "val/ndcg@10"):
-            assert fused.get(name) == pytest.approx(plain.get(name), rel=1e-3, abs=1e-5), name
+    fused, plain = (curves(tmp_path / name) for name in ("fused", "plain"))
+    assert [line["step"] for line in fused] == [line["step"] for line in plain] == [0, 1, 2]
+    compared = {"train/loss", "train/entropy", "train/grad_norm", "val/ndcg@10"}
+    for ours, reference in zip(fused[:2], plain[:2], strict=True):
+        assert (names := compared & ours.keys()) == compared & reference.keys()
+        assert {name: ours[name] for name in names} == pytest.approx(
+            {name: reference[name] for name in names}, rel=1e-3
+        )
 
 
 def test_adapters_over_a_base_in_bfloat16(tmp_path: Path) -> None:
@@ -79,12 +85,13 @@ def test_each_machine_holds_a_whole_copy(two_nodes: str, tmp_path: Path) -> None
 
 def test_rows_that_a_dataset_holds(tmp_path: Path) -> None:
     """The authors' rows, prompts and reward as they are, in small."""
-    some, qrels = miniature(tmp_path / "cache", queries=8, sets=2)
+    some, qrels = miniature(tmp_path / "cache", queries=16, sets=2)
     held = (f"dataset.path={write_parquet(tmp_path / 'held.parquet', some)}", "dataset.prompt=compact")
     held += (f"dataset.qrels=[{write_qrels(tmp_path / 'held.qrels', qrels)}]",)
+    held += ("~dataset@validation", "prepare.validation_share=0.25", "reward=rearank_authors")
     # Without what shapes windows of a collection, which these rows are already.
-    mine = tuple(setting for setting in SMALL if not setting.startswith("dataset."))
-    run(tmp_path, mine, "dataset=rearank_12k", *held, "~dataset@validation", "reward=rearank_authors")
+    mine = tuple(setting for setting in SMALL if not setting.startswith(("dataset.", "validation.")))
+    run(tmp_path, mine, "dataset=rearank_12k", *held)
     prompts = [[asdict(message) for message in row.prompt] for row in rows_of(tmp_path / "run")]
     assert prompts
     assert all(prompt in [row["prompt"] for row in some] for prompt in prompts)
