@@ -239,6 +239,17 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
             reward_extra_infos_dict |= {name: [one[name] for one in scores if one] for name in names}
         super()._dump_generations(reward_extra_infos_dict=reward_extra_infos_dict, **kwargs)
 
+    def _balance_batch(self, batch: Any, *rest: Any, **more: Any) -> Any:
+        """By row and sample first, then as verl spreads it over ranks.
+
+        verl takes answers in the order in which they were ready, so that which of them share a minibatch was chance.
+        """
+        found = tq.kv_batch_get(keys=list(batch.keys), partition_id=batch.partition_id, select_fields=["index"])
+        samples = ([int(number) for number in key.split("_")[1:]] for key in batch.keys)
+        places = list(zip(map(int, _column(found, "index")), samples, strict=True))
+        batch.reorder(sorted(range(len(places)), key=places.__getitem__))
+        return super()._balance_batch(batch, *rest, **more)
+
     def _compute_metrics(self, batch: Any, metrics: Any, timing_raw: Any, global_steps: int, epoch: int) -> None:
         """verl's figures of the step, then ours; then the guard; then the checkpoint counts."""
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
