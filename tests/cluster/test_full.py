@@ -215,8 +215,8 @@ def test_an_existing_cluster_of_two_nodes_is_left_as_it_was(two_nodes: str, tmp_
     assert len(pids(r"raylet/raylet")) == 2, "still there"
     ours = re.compile(r"VLLM::|ray::(WorkerDict|Runner|Reward|Rollout|vLLM|Transfer)")
     assert cluster_processes(patience=40, pattern=ours) == []
-    said = run(tmp_path, SMALL, "name=more", there, "cluster.gpus_per_node=3", expect=1)
-    assert "the Ray cluster's machines have 2, 2 GPUs, and cluster.nodes=1 with cluster.gpus_per_node=3" in said
+    said = run(tmp_path, SMALL, "name=more", there, "cluster.gpus_per_node=4", expect=1)
+    assert "the Ray cluster's machines have 2, 2 GPUs, and cluster.nodes=1 with cluster.gpus_per_node=4" in said
     # A run with a Ray of its own does not touch it.
     run(tmp_path, SMALL, "name=own", "algorithm.steps=1")
     assert len(pids(r"raylet/raylet")) == 2
