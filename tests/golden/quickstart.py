@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def facts(folder: Path) -> Facts:
     """Every figure, every ranking and row by its digest, and where each file lies."""
     systems = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("evaluation/*/*/metrics.json")}
     return {
-        "cpu": cpu(),
+        "made_on": made_on(),
         "summary": json.loads((folder / "summary.json").read_text()),
         "metrics": {
             name: {key: one[key] for key in ("system", "mean", "interval_95", "queries", "calls") if key in one}
@@ -41,13 +42,13 @@ def facts(folder: Path) -> Facts:
     }
 
 
-def cpu() -> str:
-    """The kind of processor: another one may add up in another order, and a sampled word then differs."""
+def made_on() -> str:
+    """The kind of processor and torch's build: others may add up in another order, and a sampled word then differs."""
     wanted = ("vendor_id", "cpu family", "model", "model name")
     lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     pairs = (line.partition(":") for line in lines)
     found = {key.strip(): value.strip() for key, _, value in pairs}
-    return ", ".join(found.get(key, "?") for key in wanted)
+    return ", ".join([*(found.get(key, "?") for key in wanted), f"torch {version('torch')}"])
 
 
 def curves(path: Path) -> list[dict[str, float]]:

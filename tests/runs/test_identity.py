@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -112,6 +113,16 @@ def test_what_it_does_not_use_does_not_count(package: Package, module: str) -> N
     assert f"{package.name}.{module}" not in before
 
 
+def test_modules_that_import_each_other(package: Package) -> None:
+    late = f"\n\ndef all():\n    from {package.name} import HalfReward, Other, half\n"
+    package.edit("helpers", lambda text: text + late)
+    package.edit("__init__", lambda text: text + "from .helpers import half\n")
+    before = code_of(package.reward)
+    assert {f"{package.name}.{name}" for name in ("reward", "helpers", "neighbour")} <= before.keys()
+    package.edit("helpers", lambda text: text + "MORE = 1\n")
+    assert code_of(package.reward) != before
+
+
 def test_a_place_on_disk_is_not_code(package: Package, tmp_path: Path) -> None:
     before = code_of(package.reward)
     other = tmp_path / "elsewhere"
@@ -138,6 +149,22 @@ def test_parts_count_and_plain_values_do_not() -> None:
     assert code_of(1, "text", None, {"a": 2.5}) == {}
 
 
+@pytest.mark.parametrize("name", ["rearank.training.verl", "rearank.training.trl", "rearank.tasks.pipeline"])
+def test_the_largest_of_ours(name: str) -> None:
+    found = code_of(import_module(name))
+    assert len(found) > 10
+    assert NO_SOURCE not in found.values()
+
+
 def test_what_has_no_file_is_said() -> None:
     made = type("Made", (), {"__module__": "nowhere_at_all"})
     assert code_of(made()) == {"nowhere_at_all": NO_SOURCE}
+
+
+def test_nothing_is_imported_to_find_out() -> None:
+    """A module may do anything when it is imported: verl's plugins change verl."""
+    script = "import sys; from rearank.runs import code_of; from rearank.training.verl import VerlTrainer; "
+    script += "before = set(sys.modules); found = code_of(VerlTrainer); assert len(found) > 10, found; "
+    script += "print(sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

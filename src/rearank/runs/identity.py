@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -77,7 +77,11 @@ class _Source:
         self._package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         self._top = name.partition(".")[0]
         self.digest = hashlib.sha256(json.dumps(_plain(self.tree)).encode()).hexdigest()[:16]
-        self.imports = sorted(set(self._own_imports()))
+
+    @cached_property
+    def imports(self) -> list[str]:
+        """Modules of its own top-level package; found when asked for, as two modules may import each other."""
+        return sorted(set(self._own_imports()))
 
     def _own_imports(self) -> Iterator[str]:
         for node in _running(self.tree):
@@ -139,16 +143,32 @@ def _parsed(name: str, path: Path, changed: int, size: int) -> _Source:
 
 
 def _file(name: str) -> Path | None:
-    """The module's file, without importing it; its packages are imported."""
+    """The module's file, found on disk: nothing is imported, for what a module does when it is imported is its own."""
     there = getattr(sys.modules.get(name), "__file__", None)
-    if there is None:
-        try:
-            spec = find_spec(name)
-        except (ImportError, ValueError, AttributeError):
-            return None
-        there = spec.origin if spec is not None and spec.has_location else None
-    path = Path(there) if there else None
-    return path if path is not None and path.suffix == ".py" and path.is_file() else None
+    if there is not None:
+        return path if (path := Path(there)).suffix == ".py" and path.is_file() else None
+    top, *inside = name.split(".")
+    for place in _top(top):
+        path = place.joinpath(*inside)
+        for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+            if file.is_file():
+                return file
+    return None
+
+
+def _top(name: str) -> list[Path]:
+    """Where a top-level package or module lies; a module's own place has no parts."""
+    if (loaded := getattr(sys.modules.get(name), "__path__", None)) is not None:
+        return [Path(place) for place in loaded]
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        return [Path(place) for place in spec.submodule_search_locations]
+    return [Path(spec.origin).with_suffix("")] if spec.has_location and spec.origin else []
 
 
 def _plain(node: Any) -> Any:
