@@ -17,6 +17,7 @@ from rearank.data.beir import BeirFolder
 from rearank.data.trec import read_run
 from rearank.tasks.benchmark import Benchmark, BenchmarkList
 from rearank.tasks.evaluate import evaluate
+from rearank.tasks.results import open_place
 
 MEASURES = "evaluation.measures=[ndcg_cut_10,map,recall_20,recip_rank,P_10]"
 
@@ -202,3 +203,17 @@ def test_nothing_to_measure(tmp_path: Path, place: Path) -> None:
     }
     with pytest.raises(DataError, match="none of the 2 benchmarks"):
         evaluate(with_benchmark(run, BenchmarkList("x", gone)))
+
+
+def test_another_benchmark_of_a_list_leaves_what_was_measured(tmp_path: Path) -> None:
+    """Its collection's code decides nothing about the others."""
+    alone = made(tmp_path, *SMALL)
+    place = open_place(alone, alone.experiment.benchmark, "base")
+    (place / "metrics.json").touch()
+    other = replace(alone.experiment.benchmark, name="other", collection=BeirFolder(path="nowhere"))
+    both = with_benchmark(
+        alone, BenchmarkList(name="both", members={"here": alone.experiment.benchmark, "other": other})
+    )
+    assert open_place(both, alone.experiment.benchmark, "base") == place
+    assert (place / "metrics.json").exists()
+    assert not list(place.parent.glob("base.*"))

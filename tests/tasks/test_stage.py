@@ -89,6 +89,7 @@ def test_the_same_content_elsewhere_is_the_same(tmp_path: Path) -> None:
     folder = open_stage(tmp_path / "stage", settings("here", "1", "2"))
     assert changed_settings(folder, settings("there", "1", "2")) == ""
     assert changed_settings(folder, settings("here", "1", "3")) == "content of dataset.qrels.0"
+    assert changed_settings(folder, {**settings("here", "1", "2"), "files": {}}) == "", "data that are gone"
     changed = changed_settings(folder, settings("there", "3", "2"))
     assert changed == 'dataset.docs: "here/docs" -> "there/docs", content of dataset.docs'
 

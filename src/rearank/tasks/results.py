@@ -18,7 +18,7 @@ from typing import Any
 from rearank.config import TARGET, node_of
 from rearank.data.trec import write_run
 from rearank.evaluation import bootstrap_interval
-from rearank.runs import CONTENT, files_of
+from rearank.runs import CONTENT, code_of, files_of
 from rearank.tasks.benchmark import Benchmark
 from rearank.tasks.beside import Beside
 from rearank.tasks.environment import environment
@@ -86,7 +86,8 @@ def open_place(run: Run, benchmark: Benchmark, name: str, weights: Weights | Non
     settings: dict[str, Any] = run.settings(*_DEPENDS_ON)
     settings["benchmark"] = node_of(benchmark)
     kept = {key: _without(value, _INCIDENTAL.get(key, set())) for key, value in settings.items()}
-    kept[CODE] = run.code("prompt", "strategy", "retriever", "benchmark")
+    # This benchmark's alone: the others of a list decide nothing here.
+    kept[CODE] = run.code("prompt", "strategy", "retriever") | code_of(benchmark)
     kept[FILES] = files_of(run.cache, retriever=run.experiment.retriever, benchmark=benchmark, weights=weights)
     accept = run.experiment.accept_changed_code
     return open_stage(run.folder / "evaluation" / benchmark.name / name, kept, accept_changed_code=accept)

@@ -80,7 +80,9 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for part, words in _APART.items():
         now = new.get(part, {})
         before = old.get(part, now)
-        found += [f"{words}{name}" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        # Data that are no longer here are no other data: what was made from them stays.
+        names = sorted(now if part == FILES else {*before, *now})
+        found += [f"{words}{name}" for name in names if before.get(name) != now.get(name)]
     return found
 
 
