@@ -20,7 +20,7 @@ from results import results_of
 from studies import ROOT, STUDIES, Study, named
 from tables import render
 
-from rearank.training.base import write_json
+from rearank.runs.layout import write_json
 
 
 def main() -> int:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rearank import moved
+
 if TYPE_CHECKING:
     from rearank.reranker import Reranker, RerankResult
 
 __version__ = "0.1.0"
 __all__ = ["RerankResult", "Reranker", "__version__"]
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rearank.moved import current
+
 TARGET = "_target_"
 _VALUE = "value"
 _SIMPLE = {bool, int, float, str, NoneType}
@@ -87,7 +89,7 @@ def _plain(value: Any) -> Any:
 
 
 def _resolve(target: str, key: str) -> type[Any]:
-    module_name, _, name = target.rpartition(".")
+    module_name, _, name = current(target).rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -20,6 +20,7 @@ from rearank.data import DataError
 from rearank.engines import CompletionStore, EngineError, RecordingEngine
 from rearank.progress import progress
 from rearank.ranking import Failure
+from rearank.runs.layout import write_json
 from rearank.tasks.asking import Asker
 from rearank.tasks.benchmark import Benchmark
 from rearank.tasks.experiment import Run
@@ -27,7 +28,6 @@ from rearank.tasks.findings import Findings, SystemAnswers
 from rearank.tasks.questions import Questions, choose_queries
 from rearank.tasks.stage import CODE, FILES, open_stage
 from rearank.tasks.systems import System, systems
-from rearank.training.base import write_json
 from rearank.types import Sampling
 
 RESULT, TABLES = "analysis.json", "tables.md"

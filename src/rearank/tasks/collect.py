@@ -28,10 +28,10 @@ from rearank.evaluation import (
     render_table,
     write_tables,
 )
+from rearank.runs.layout import write_json
 from rearank.tasks.experiment import Run
 from rearank.tasks.stage import differences
 from rearank.tasks.sweep import ARM, UNTRAINED, Job, Sweep, failure_lines, measured_by
-from rearank.training.base import write_json
 
 _ASIDE = re.compile(r"\.\d+$")  # what other settings made, moved aside
 _NO_CHOICE = {"seed", "benchmark"}  # swept, but no arm: seeds are averaged, benchmarks have rows of their own

@@ -62,7 +62,7 @@ def _run(config: Mapping[str, Any], sweep: Path | None) -> float | None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with locked(run.folder):
-        from rearank.training.base import write_json
+        from rearank.runs.layout import write_json
 
         write_json(run.folder / "environment.json", {**environment(), "seed": run.experiment.seed})
         run.experiment.task.run(run)

@@ -23,10 +23,10 @@ from rearank.evaluation import (
     render_table,
     write_tables,
 )
+from rearank.runs.layout import write_json
 from rearank.tasks.compared import CompareError, gather
 from rearank.tasks.experiment import Run
 from rearank.tasks.settings import Compare
-from rearank.training.base import write_json
 
 _TEXT = 100  # characters of a query's text in a table
 

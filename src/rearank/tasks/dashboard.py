@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
+from rearank.runs.layout import write_json
 from rearank.tasks.experiment import Run
 from rearank.tasks.systems import trained_name
 from rearank.tracking import WandbTracking
 from rearank.tracking.dashboard import Dashboard
-from rearank.training.base import write_json
 
 NOBODY = "your-entity"
 """Stands in the specification where neither ``tracking.entity`` nor a login says whose the workspace is."""

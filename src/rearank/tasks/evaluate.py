@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from rearank.data import DataError
 from rearank.engines import CompletionStore
+from rearank.runs.layout import write_json
 from rearank.tasks.benchmark import Benchmark, BenchmarkList
 from rearank.tasks.experiment import Run
 from rearank.tasks.lists import report_list
@@ -25,7 +26,7 @@ from rearank.tasks.tracked import model_artefact
 from rearank.tasks.tracked_results import track_evaluation
 from rearank.tasks.train import training_folder
 from rearank.tracking import Artefact
-from rearank.training.base import result_of, write_json
+from rearank.training.base import result_of
 
 _log = logging.getLogger(__name__)
 

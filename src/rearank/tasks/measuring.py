@@ -13,13 +13,13 @@ from rearank.data import JudgedCandidates
 from rearank.engines import CompletionStore, EngineError, RecordingEngine
 from rearank.progress import progress
 from rearank.ranking import Failure
+from rearank.runs.layout import write_json
 from rearank.tasks.benchmark import Benchmark
 from rearank.tasks.beside import beside_first_stage, beside_system, first_stage_row
 from rearank.tasks.experiment import Run
 from rearank.tasks.reranking import Outcome, rerank
 from rearank.tasks.results import FIRST, IDEAL, SYSTEM, Measured, Weights, keep, open_place
 from rearank.tasks.systems import System, systems
-from rearank.training.base import write_json
 from rearank.types import Ranking
 
 _MANY = 0.1  # share of answers without an order from which on a user is warned

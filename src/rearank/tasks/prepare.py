@@ -14,11 +14,11 @@ from typing import Any, ClassVar, TypeAlias
 
 from rearank.data import DataError, HoldsRows, JudgedCandidates, PromptedWindow
 from rearank.progress import counted, progress
+from rearank.runs.layout import write_json
 from rearank.tasks.experiment import Run
 from rearank.tasks.sharing import SHARED, shared
 from rearank.tasks.stage import CODE, FILES, open_stage
 from rearank.tasks.tracked import rows_artefact, tracker
-from rearank.training.base import write_json
 from rearank.training.rows import VERSION, write_rows
 from rearank.types import JudgedWindow
 

@@ -19,12 +19,12 @@ from rearank.config import TARGET, node_of
 from rearank.data.trec import write_run
 from rearank.evaluation import bootstrap_interval
 from rearank.runs import CONTENT, code_of, files_of
+from rearank.runs.layout import write_json
 from rearank.tasks.benchmark import Benchmark
 from rearank.tasks.beside import Beside
 from rearank.tasks.environment import environment
 from rearank.tasks.experiment import Run
 from rearank.tasks.stage import CODE, FILES, open_stage
-from rearank.training.base import write_json
 
 RUN, METRICS, ENVIRONMENT = "run.trec", "metrics.json", "environment.json"
 FIRST, SYSTEM, IDEAL = "first stage", "system", "ideal"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rearank.config import is_default
+from rearank.runs.layout import write_json
 from rearank.tasks.sharing import without_places
-from rearank.training.base import write_json
 
 CODE, FILES = "code", "files"
 _SETTINGS, _ACCEPTED, _CODE_OF = "settings.json", "code_accepted", "code of "

@@ -26,8 +26,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from rearank.runs.layout import write_json
 from rearank.tasks.sharing import fingerprint, made, take_over
-from rearank.training.base import write_json
 
 JOB, SWEEP, FAILURE = "job.json", "sweep.json", "failure.txt"
 LONGEST = 200

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from rearank.engines.model import Architecture
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.rewards import RewardBreakdown, RewardFunction
+from rearank.runs.layout import write_json
 from rearank.tracking import Trackers, transcript
 from rearank.training.rows import TrainingRow
 
@@ -129,14 +130,6 @@ class Best:
         """Remember, on disk."""
         self.step, self.ndcg = step, ndcg
         write_json(self.path, {"step": step, "ndcg": ndcg})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(json.dumps(value, indent=2) + "\n")
-    scratch.replace(path)
 
 
 def result_of(folder: Path) -> TrainingResult | None:

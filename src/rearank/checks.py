@@ -1,0 +1,92 @@
+"""Ranges of a dataclass's fields, stated where the field is: ``depth: Annotated[int, Ge(2)] = 100``.
+
+The words are those of the package annotated-types. ``Literal`` fields are held to their values, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+
+def check_fields(one: Any) -> None:
+    """Raise ``ValueError`` naming the first field of a dataclass that is out of its range; ``None`` is in any.
+
+    Meant for ``__post_init__``. Of a tuple each item is held to the range of the items' type.
+    """
+    for name, hint in _constrained(type(one)):
+        _check(name, getattr(one, name), hint)
+
+
+@cache
+def _constrained(cls: type) -> tuple[tuple[str, Any], ...]:
+    """(field, type) of those that something is said about."""
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple((name, hint) for name, hint in hints.items() if name in cls.__dataclass_fields__ and _says(hint))
+
+
+def _says(hint: Any) -> bool:
+    return get_origin(hint) in (Annotated, Literal) or any(map(_says, get_args(hint)))
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    if value is None:
+        return
+    if get_origin(hint) is Annotated:
+        inner, *said = get_args(hint)
+        bounds = [bound for one in said for bound in (one if isinstance(one, Interval) else (one,))]
+        if not all(_within(value, bound) for bound in bounds):
+            raise ValueError(f"{name} must {_words(bounds)}, not {value}")
+        _check(name, value, inner)
+    elif get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{name} must be {' or '.join(map(repr, get_args(hint)))}, not {value!r}")
+    elif isinstance(value, tuple):
+        for item in value:
+            _check(name, item, get_args(hint)[0])
+    elif choices := [one for one in get_args(hint) if _fits(value, one)]:
+        _check(name, value, choices[0])
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of this member of a union; a number or text is held to the member that says most."""
+    if get_origin(hint) is Annotated:
+        return _fits(value, get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(one) for one in get_args(hint))
+    return hint is float and isinstance(value, int) or isinstance(hint, type) and isinstance(value, hint)
+
+
+def _within(value: Any, bound: object) -> bool:
+    match bound:
+        case Ge(limit):
+            return bool(value >= limit)
+        case Gt(limit):
+            return bool(value > limit)
+        case Le(limit):
+            return bool(value <= limit)
+        case Lt(limit):
+            return bool(value < limit)
+    return True
+
+
+def _words(bounds: list[object]) -> str:
+    return " and ".join(_word(bound) for bound in bounds)
+
+
+def _word(bound: object) -> str:
+    match bound:
+        case Ge(0):
+            return "not be negative"
+        case Ge(limit):
+            return f"be at least {limit}"
+        case Gt(limit):
+            return f"be above {limit}"
+        case Le(limit):
+            return f"be at most {limit}"
+        case Lt(limit):
+            return f"be below {limit}"
+    return str(bound)

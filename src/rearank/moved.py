@@ -1,0 +1,61 @@
+"""Names that have moved: old folders, configs and programs that use them go on working.
+
+One table serves ``_target_`` in a config, the settings that a stage has written down, and ``import`` in Python.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MOVED: Mapping[str, str] = {}
+"""A module, or ``module.Name``, as it was called -> as it is called now. The longest entry that fits counts."""
+
+
+def current(name: str) -> str:
+    """The dotted name of today for ``name``; itself where it hasn't moved."""
+    for prefix in _prefixes(name):
+        if prefix in MOVED:
+            return MOVED[prefix] + name.removeprefix(prefix)
+    return name
+
+
+def install() -> None:
+    """Let ``import`` find modules by their old names; asked only where nothing else finds them."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """``a.b.c``, ``a.b``, ``a``."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+class _Finder(MetaPathFinder, Loader):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        known = current(fullname) != fullname or any(old.startswith(f"{fullname}.") for old in MOVED)
+        return ModuleSpec(fullname, self, is_package=True) if known else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """A module that is empty but for a look at the table."""
+        old = module.__name__
+
+        def look_up(name: str) -> Any:
+            new = current(f"{old}.{name}")
+            if name.startswith("__") or new == f"{old}.{name}":
+                raise AttributeError(f"module {old!r} has no attribute {name!r}")
+            warnings.warn(f"{old}.{name} has moved: it is {new} now", DeprecationWarning, stacklevel=2)
+            place, _, attribute = new.rpartition(".")
+            return getattr(import_module(place), attribute)
+
+        module.__getattr__ = look_up  # type: ignore[method-assign]

@@ -1,0 +1,52 @@
+"""What a run's folder holds: the name of every file, and how a file appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+PREPARED, SFT, TRAINING, EVALUATION, ANALYSIS = "prepared", "sft", "training", "evaluation", "analysis"
+"""Folders of the stages."""
+SETTINGS, ENVIRONMENT = "settings.json", "environment.json"
+"""In a stage's folder: what its result follows from, and what it was made with."""
+SUMMARY, RESULT, METRICS, ENGINE = "summary.json", "result.json", "metrics.json", "engine.json"
+RUN, PARTIAL_RUN, QUERIES = "run.trec", "run.partial.trec", "queries.json"
+COST, TRACES = "cost.jsonl", "traces.jsonl"
+TRAIN_ROWS, VALIDATION_ROWS = "train.parquet", "validation.parquet"
+STORE, PAGE = "completions.sqlite", "report.html"
+JOB, SWEEP, FAILURE, SHARED = "job.json", "sweep.json", "failure.txt", "shared"
+"""Of a sweep: how a job ended, what is swept, a failed job's traceback, and what jobs share."""
+
+_ASIDE = re.compile(r"\.\d+$")
+
+
+def set_aside(path: Path) -> bool:
+    """Whether this is what other settings or code made, moved aside: ``training.1``."""
+    return _ASIDE.search(path.name) is not None
+
+
+def free_name(path: Path) -> Path:
+    """``<path>.1``, or the first number that isn't taken."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return aside
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".partial")
+    scratch.write_text(json.dumps(value, indent=2) + "\n")
+    scratch.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The file's object; empty where there is none, and for one cut short by a kill."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
