@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from rearank.config import build
 from rearank.data import Collection, Retriever
-from rearank.tasks.benchmark import Benchmark, BenchmarkList
-from rearank.tasks.experiment import Experiment, Run, make_run
+from rearank.data.benchmark import Benchmark, BenchmarkList
+from rearank.experiment import Experiment, Run, make_run
 from rearank.training.algorithm import PolicyGradient
 from tests.golden import config_keys
 

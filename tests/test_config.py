@@ -96,9 +96,9 @@ def test_nested_nodes_are_named_by_their_path() -> None:
         build(node, "augmentation")
 
 
-LIST = "rearank.tasks.benchmark.BenchmarkList"
+LIST = "rearank.data.benchmark.BenchmarkList"
 MEMBER: dict[str, Any] = {
-    "_target_": "rearank.tasks.benchmark.Benchmark",
+    "_target_": "rearank.data.benchmark.Benchmark",
     "name": "one",
     "collection": {"_target_": "rearank.data.irds.Irds", "id": "vaswani"},
     "retriever": {"_target_": "rearank.data.irds.ScoredDocs"},

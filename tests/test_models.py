@@ -19,7 +19,7 @@ from rearank.engines.model import Model
 from rearank.evaluation.published import rows
 from rearank.parsing import ParseStatus
 from rearank.prompts import Prompt
-from rearank.tasks.experiment import Run, make_run
+from rearank.experiment import Run, make_run
 from rearank.tasks.preflight import PreflightError, preflight
 from rearank.types import Completion, Message, Passage, Query, Sampling, Window
 
@@ -301,4 +301,4 @@ REPLIES = {
 def test_an_answer_as_its_protocol_asks_is_read_whole(name: str) -> None:
     ranker = PromptRanker(Says(REPLIES[name]), prompt_of(name), tokenizer=Words())
     assert asyncio.run(ranker.order(WINDOW)).order == (2, 0, 1)
-    assert ranker.statuses == {ParseStatus.OK: 1}
+    assert ranker.account.statuses == {ParseStatus.OK: 1}

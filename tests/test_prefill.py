@@ -291,12 +291,12 @@ def test_what_is_recorded_and_replayed_is_the_whole_answer(tiny: TransformersEng
     ranker = PromptRanker(recording, prompt, drawn, recording)
     ranking = asyncio.run(rerank_all(work, strategy, lambda _: ranker))["q"]
     assert not isinstance(ranking, Failure)
-    assert ranker.statuses == {ParseStatus.OK: 1}
+    assert ranker.account.statuses == {ParseStatus.OK: 1}
     told: list[Replayed] = []
     replay(work, strategy, prompt, RecordedAnswers(recording.identity, store), (drawn,), told.append)
     assert [one.complete for one in told] == [True]
     assert told[0].windows[0].text == whole
-    assert Counter(window.status for window in told[0].windows) == ranker.statuses
+    assert Counter(window.status for window in told[0].windows) == ranker.account.statuses
     row = store._db.execute("select text, parse_status, permutation from completions").fetchone()
     assert row[0] == told[0].windows[0].text
     assert row[1] == ParseStatus.OK.value

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from hydra_plugins.rearank_arms_sweeper import ArmsSweeper, arms_as_written
-from rearank.tasks.experiment import Experiment, make_run
+from rearank.experiment import Experiment, make_run
 from rearank.tasks.pipeline import PipelineTask
 from rearank.tasks.sweep import Job, settings_of
 from rearank.training.trl import TrlTrainer

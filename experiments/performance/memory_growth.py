@@ -78,7 +78,7 @@ async def measure() -> tuple[float, float, int]:
         store = CompletionStore(Path(folder) / "completions.sqlite")
         recording = RecordingEngine(ScriptedEngine("reverse"), store)
         try:
-            return await engines_alone(recording), await whole_run(recording), recording.paid
+            return await engines_alone(recording), await whole_run(recording), recording.spent.calls
         finally:
             store.close()
 

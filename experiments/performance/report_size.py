@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from rearank.data import JudgedCandidates
+from rearank.engines.tracing import WindowTrace
 from rearank.parsing import parse_ranking
 from rearank.ranking import plan_windows
-from rearank.report.folder import FIRST, SYSTEM, Evaluated
+from rearank.runs.reader import FIRST, SYSTEM, Evaluated
 from rearank.report.page import render
 from rearank.report.queries import Queries
 from rearank.report.replay import Replayed
 from rearank.report.results import Side, comparisons, result_rows
-from rearank.reranker.result import WindowTrace
 from rearank.types import Candidates, Passage, Query
 
 QUERIES, DEPTH, SIZE, STEP = 1500, 100, 20, 10

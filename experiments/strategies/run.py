@@ -103,14 +103,14 @@ def measure(arm: Arm, engine: Engine, items: Sequence[JudgedCandidates], seed: i
         raise RuntimeError(f"{len(lost)} queries failed, the first: {lost[0]}")
     statuses: Counter[str] = Counter()
     for ranker in rankers:
-        statuses.update({status.value: count for status, count in ranker.statuses.items()})
+        statuses.update({status.value: count for status, count in ranker.account.statuses.items()})
     n = len(items)
     return {
         "ndcg": per_query(results, items),
         "calls": sum(result.calls for result in results.values()) / n,
-        "prompt_tokens": sum(ranker.prompt_tokens for ranker in rankers) / n,
-        "completion_tokens": sum(ranker.completion_tokens for ranker in rankers) / n,
-        "cut_answers": sum(ranker.cut_answers for ranker in rankers) / n,
+        "prompt_tokens": sum(ranker.account.prompt_tokens for ranker in rankers) / n,
+        "completion_tokens": sum(ranker.account.completion_tokens for ranker in rankers) / n,
+        "cut_answers": sum(ranker.account.cut_answers for ranker in rankers) / n,
         "unparsed": sum(ranker.unparsed for ranker in rankers) / n,
         "statuses": dict(statuses),
         "chain": fmean(chains) if chains else None,

@@ -5,27 +5,28 @@ The words are those of the package annotated-types. ``Literal`` fields are held 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable
+from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
 
-def check_fields(one: Any) -> None:
+def check_fields(one: object) -> None:
     """Raise ``ValueError`` naming the first field of a dataclass that is out of its range; ``None`` is in any.
 
     Meant for ``__post_init__``. Of a tuple each item is held to the range of the items' type.
     """
-    for name, hint in _constrained(type(one)):
+    for name, hint in _constrained(type(one)):  # type: ignore[arg-type]  # a class is hashable
         _check(name, getattr(one, name), hint)
 
 
 @cache
-def _constrained(cls: type) -> tuple[tuple[str, Any], ...]:
+def _constrained(cls: Hashable) -> tuple[tuple[str, Any], ...]:
     """(field, type) of those that something is said about."""
-    hints = get_type_hints(cls, include_extras=True)
-    return tuple((name, hint) for name, hint in hints.items() if name in cls.__dataclass_fields__ and _says(hint))
+    hints, names = get_type_hints(cls, include_extras=True), {field.name for field in fields(cast(Any, cls))}
+    return tuple((name, hint) for name, hint in hints.items() if name in names and _says(hint))
 
 
 def _says(hint: Any) -> bool:
@@ -57,7 +58,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return _fits(value, get_args(hint)[0])
     if get_origin(hint) is Literal:
         return any(type(value) is type(one) for one in get_args(hint))
-    return hint is float and isinstance(value, int) or isinstance(hint, type) and isinstance(value, hint)
+    return (hint is float and isinstance(value, int)) or (isinstance(hint, type) and isinstance(value, hint))
 
 
 def _within(value: Any, bound: object) -> bool:

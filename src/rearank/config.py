@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rearank.moved import current
+from rearank.runs.declared import TARGET, plain
 
-TARGET = "_target_"
 _VALUE = "value"
 _SIMPLE = {bool, int, float, str, NoneType}
 
@@ -38,11 +38,11 @@ def build(node: Any, key: str = "") -> Any:
     Raises:
         ConfigError: for an unknown target, key or type, a missing field, or a value out of range.
     """
-    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
-    if not isinstance(plain, Mapping) or TARGET not in plain:
+    given = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    if not isinstance(given, Mapping) or TARGET not in given:
         raise ConfigError(f"{key or 'the node'}: no {TARGET} here, so nothing says which class to build")
-    cls = _resolve(str(plain[TARGET]), key)
-    values = {str(name): value for name, value in plain.items() if name != TARGET}
+    cls = _resolve(str(given[TARGET]), key)
+    values = {str(name): value for name, value in given.items() if name != TARGET}
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     _check_names(values, fields, key)
     built = {name: _build_nested(value, _join(key, name)) for name, value in values.items()}
@@ -62,30 +62,8 @@ def node_of(built: Any) -> dict[str, Any]:
     """
     if not dataclasses.is_dataclass(built) or isinstance(built, type):
         raise ConfigError(f"{type(built).__name__} is not a dataclass, so no node describes it")
-    cls = type(built)
-    values = {f.name: _plain(getattr(built, f.name)) for f in dataclasses.fields(built) if f.init}
-    return {TARGET: f"{cls.__module__}.{cls.__qualname__}", **values}
-
-
-def is_default(node: Mapping[str, Any], name: str) -> bool:
-    """Whether a node's field has the value that its class gives it by itself."""
-    try:
-        fields = {field.name: field for field in dataclasses.fields(_resolve(str(node.get(TARGET, "")), ""))}
-    except ConfigError:
-        return False
-    field = fields.get(name)
-    if field is None:
-        return False
-    made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-    return made is not dataclasses.MISSING and _plain(made) == node.get(name)
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return node_of(value)
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    node: dict[str, Any] = plain(built)
+    return node
 
 
 def _resolve(target: str, key: str) -> type[Any]:

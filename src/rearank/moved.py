@@ -14,7 +14,25 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-MOVED: Mapping[str, str] = {}
+MOVED: Mapping[str, str] = {
+    "rearank.report.folder": "rearank.runs.reader",
+    "rearank.reranker.tracing": "rearank.engines.tracing",
+    "rearank.tasks.analyse.AnalyseTask": "rearank.tasks.pipeline.AnalyseTask",
+    "rearank.tasks.benchmark": "rearank.data.benchmark",
+    "rearank.tasks.collect": "rearank.tasks.sweep.collect",
+    "rearank.tasks.command": "rearank.cli",
+    "rearank.tasks.compared": "rearank.tasks.compare_inputs",
+    "rearank.tasks.environment": "rearank.runs.environment",
+    "rearank.tasks.evaluate.EvaluateTask": "rearank.tasks.pipeline.EvaluateTask",
+    "rearank.tasks.experiment": "rearank.experiment",
+    "rearank.tasks.prepare.PrepareTask": "rearank.tasks.pipeline.PrepareTask",
+    "rearank.tasks.settings": "rearank.sections",
+    "rearank.tasks.sharing": "rearank.runs.sharing",
+    "rearank.tasks.stage": "rearank.runs.stage",
+    "rearank.tasks.sweep.SweepCallback": "rearank.tasks.sweep.plan.SweepCallback",
+    "rearank.tasks.train.SftTask": "rearank.tasks.pipeline.SftTask",
+    "rearank.tasks.train.TrainTask": "rearank.tasks.pipeline.TrainTask",
+}
 """A module, or ``module.Name``, as it was called -> as it is called now. The longest entry that fits counts."""
 
 

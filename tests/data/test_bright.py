@@ -10,7 +10,7 @@ import pytest
 from rearank.data import Collection, DataError, Retriever
 from rearank.data.bright import BrightArchive, BrightArchiveRun
 from rearank.data.synthetic import SyntheticCollection
-from rearank.tasks.benchmark import Benchmark
+from rearank.data.benchmark import Benchmark
 from rearank.types import Passage, Query
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rearank.data import Joined, Source, split_judgements
 from rearank.data.trec import RunFile, TrecFiles
-from rearank.tasks.benchmark import Benchmark
+from rearank.data.benchmark import Benchmark
 
 
 @pytest.fixture

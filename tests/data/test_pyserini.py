@@ -14,7 +14,7 @@ import pytest
 from rearank.data import DataError, Fits, Retriever
 from rearank.data.pyserini import Pyserini
 from rearank.data.trec import TrecFiles
-from rearank.tasks.benchmark import Benchmark, BenchmarkList
+from rearank.data.benchmark import Benchmark, BenchmarkList
 
 PACKAGE = """
 calls = []

@@ -155,12 +155,12 @@ def test_malformed_answers_are_counted(tmp_path: Path) -> None:
 
 
 MISSING = (
-    "{{_target_:rearank.tasks.benchmark.Benchmark,name:gone,"
+    "{{_target_:rearank.data.benchmark.Benchmark,name:gone,"
     "collection:{{_target_:rearank.data.beir.BeirFolder,path:'{}/gone'}},"
     "retriever:{{_target_:rearank.data.bm25.Bm25}}}}"
 )
 SYNTHETIC = (
-    "{_target_:rearank.tasks.benchmark.Benchmark,name:here,depth:20,"
+    "{_target_:rearank.data.benchmark.Benchmark,name:here,depth:20,"
     "collection:{_target_:rearank.data.synthetic.SyntheticCollection,split:test,query_count:4},"
     "retriever:{_target_:rearank.data.bm25.Bm25}}"
 )
@@ -170,7 +170,7 @@ def test_a_missing_benchmark_is_left_out_of_a_list(tmp_path: Path) -> None:
     answer = said(
         *(option for option in BASE if not option.startswith("benchmark.")),
         f"paths.outputs={tmp_path}",
-        "benchmark._target_=rearank.tasks.benchmark.BenchmarkList",
+        "benchmark._target_=rearank.data.benchmark.BenchmarkList",
         "~benchmark.collection",
         "~benchmark.retriever",
         "~benchmark.depth",

@@ -50,8 +50,8 @@ def test_yes_goes_before_what_can_not_be_read_and_that_before_no() -> None:
     ranker = PromptRanker(Says(texts), YES_NO)
     result = rerank(ranker, Pointwise())
     assert (result.passage_ids, result.calls, result.unparsed) == (("d2", "d3", "d1", "d0"), 4, 1)
-    assert ranker.statuses == {ParseStatus.OK: 3, ParseStatus.EMPTY: 1}
-    assert (ranker.prompt_tokens, ranker.completion_tokens) == (40, 8)
+    assert ranker.account.statuses == {ParseStatus.OK: 3, ParseStatus.EMPTY: 1}
+    assert (ranker.account.prompt_tokens, ranker.account.completion_tokens) == (40, 8)
 
 
 def test_the_engines_probability_counts_more_than_its_word() -> None:
@@ -80,7 +80,7 @@ def test_samples_differ_are_counted_together_and_paid_for_once(tmp_path: Any) ->
     assert isinstance(ranker, Resamples)
     assert isinstance(ranker, Scorer)
     result = rerank(ranker, SelfConsistency(FullList(), samples=5))
-    assert (result.calls, sum(ranker.statuses.values()), len(told), engine.paid) == (5, 5, 5, 5)
+    assert (result.calls, sum(ranker.account.statuses.values()), len(told), engine.spent.calls) == (5, 5, 5, 5)
     assert len({completion.text for completion in told}) > 1
     # The draws are the samples 0 to 4 themselves, which an evaluation over samples asks for.
     for sample in range(5):
@@ -89,14 +89,14 @@ def test_samples_differ_are_counted_together_and_paid_for_once(tmp_path: Any) ->
                 Window(ONE.query, PASSAGES)
             )
         )
-    assert engine.paid == 5
+    assert engine.spent.calls == 5
     again = PromptRanker(engine, CompactPrompt(), Sampling(temperature=0.7, sample=1))
     assert rerank(again, SelfConsistency(FullList(), samples=5)).passage_ids
-    assert engine.paid == 10, "another sample's draws are others"
+    assert engine.spent.calls == 10, "another sample's draws are others"
     nested = ranker.resampled(2).resampled(3)
     assert nested.sampling.sample == 2003
     asyncio.run(nested.order(Window(ONE.query, PASSAGES)))
-    assert sum(ranker.statuses.values()) == 6
+    assert sum(ranker.account.statuses.values()) == 6
     store.close()
 
 

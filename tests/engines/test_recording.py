@@ -44,11 +44,11 @@ def test_a_second_run_pays_for_nothing(tmp_path: Path) -> None:
     first, second = (RecordingEngine(ScriptedEngine(judgements=JUDGED), store) for _ in range(2))
     results = rerank(first)
     assert rerank(second) == results
-    assert (first.paid, first.recalled, len(store)) == (40, 0, 40)
-    assert (second.paid, second.recalled, len(store)) == (0, 40, 40)
+    assert (first.spent.calls, first.recalled, len(store)) == (40, 0, 40)
+    assert (second.spent.calls, second.recalled, len(store)) == (0, 40, 40)
     other = RecordingEngine(ScriptedEngine("reverse"), store)
     assert rerank(other) != results
-    assert other.paid == 40
+    assert other.spent.calls == 40
     store.close()
 
 
@@ -92,7 +92,7 @@ def test_equal_calls_under_way_are_one(tmp_path: Path) -> None:
 
     # A run that pays and a run that recalls read the same text, lone surrogates included.
     assert {c.text for c in asyncio.run(main())} == {"fine ?"}
-    assert (inner.calls, engine.paid, engine.recalled, len(store)) == (2, 2, 4, 2)
+    assert (inner.calls, engine.spent.calls, engine.recalled, len(store)) == (2, 2, 4, 2)
     store.close()
 
 
@@ -135,13 +135,13 @@ def test_a_full_disk_stops_the_run(tmp_path: Path) -> None:
     engine = RecordingEngine(ScriptedEngine("reverse"), store)
     with pytest.raises(StoreError, match=r"c\.sqlite: can't record a completion .*full.*free some disk space"):
         rerank(engine)
-    assert engine.paid < 40
+    assert engine.spent.calls < 40
     kept = len(store)
     assert kept > 0
     store._db.execute("pragma max_page_count = 10000")
     again = RecordingEngine(ScriptedEngine("reverse"), store)
     assert all(isinstance(r, Ranking) for r in rerank(again).values())
-    assert again.paid == 40 - kept
+    assert again.spent.calls == 40 - kept
     store.close()
 
 
@@ -166,7 +166,7 @@ def test_a_killed_run_continues(tmp_path: Path, root: Path) -> None:
     assert 0 < kept <= 17
     resumed = RecordingEngine(ScriptedEngine(judgements=JUDGED), store)
     assert rerank(resumed) == rerank(RecordingEngine(ScriptedEngine(judgements=JUDGED), clean))
-    assert resumed.paid == 40 - kept
+    assert resumed.spent.calls == 40 - kept
     store.close()
     clean.close()
 
@@ -212,8 +212,8 @@ def test_a_top_100_store_serves_a_top_20_evaluation(
     undisturbed, paying = at_depth(20, fresh)
     assert all(isinstance(result, Ranking) for result in again.values())
     assert again == undisturbed
-    assert (served.recalled, served.paid) == (3 * shared, 3 * (top - shared))
-    assert (paying.recalled, paying.paid) == (0, 3 * top)
+    assert (served.recalled, served.spent.calls) == (3 * shared, 3 * (top - shared))
+    assert (paying.recalled, paying.spent.calls) == (0, 3 * top)
     store.close()
     fresh.close()
 

@@ -36,7 +36,7 @@ def test_orders(prompt: str, root: Path) -> None:
     assert order(ScriptedEngine("given"), node)[0] == (0, 1, 2, 3)
     shuffled, ranker = order(ScriptedEngine("random", seed=4), node)
     assert shuffled == order(ScriptedEngine("random", seed=4), node)[0]
-    assert ranker.statuses == {ParseStatus.OK: 1}
+    assert ranker.account.statuses == {ParseStatus.OK: 1}
     # Without the window, its size is read off the messages.
     bare = asyncio.run(ScriptedEngine("reverse").complete(node.render(WINDOW), Sampling()))
     assert "[4] > [3] > [2] > [1]" in bare.text
@@ -44,7 +44,7 @@ def test_orders(prompt: str, root: Path) -> None:
 
 def test_a_malformed_answer_is_counted() -> None:
     counts = [order(ScriptedEngine("malformed", seed=seed))[1] for seed in range(60)]
-    seen = {status for ranker in counts for status in ranker.statuses}
+    seen = {status for ranker in counts for status in ranker.account.statuses}
     assert seen == set(ParseStatus) - {ParseStatus.OK}
     assert {ranker.unparsed for ranker in counts} == {0, 1}
 
@@ -132,7 +132,7 @@ def test_it_names_the_best_alone_where_that_is_asked(name: str, best: int, root:
     for behaviour, expected in (("oracle", best), ("reverse", len(window) - 1), ("given", 0)):
         ranker = PromptRanker(ScriptedEngine(behaviour, judgements=JUDGED), prompt)  # type: ignore[arg-type]
         assert asyncio.run(ranker.order(window)).order[0] == expected
-        assert (ranker.statuses, ranker.unparsed) == ({ParseStatus.OK: 1}, 0)
+        assert (ranker.account.statuses, ranker.unparsed) == ({ParseStatus.OK: 1}, 0)
         if behaviour == "reverse":  # the window's size is read off the messages
             bare = asyncio.run(ScriptedEngine(behaviour).complete(prompt.render(window), Sampling()))
             assert parse_ranking(bare.text, 9, best=True, letters=name == "pairwise").permutation.order[0] == expected
@@ -144,7 +144,7 @@ def test_it_says_yes_or_no_where_that_is_asked(root: Path) -> None:
     def scores(engine: ScriptedEngine) -> list[float]:
         ranker = PromptRanker(engine, prompt)
         found = [asyncio.run(ranker.score(replace(WINDOW, passages=(p,)))) for p in WINDOW.passages]
-        assert ranker.statuses == {ParseStatus.OK: 4}
+        assert ranker.account.statuses == {ParseStatus.OK: 4}
         return found
 
     assert scores(ScriptedEngine("oracle", judgements=JUDGED)) == [0, 1, 0, 1]

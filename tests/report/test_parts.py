@@ -20,7 +20,7 @@ from rearank.report import ReportError, RunFolder, read_folder, render
 from rearank.report.analyses import analyses
 from rearank.report.curves import curves, seed_groups
 from rearank.report.figures import draw_change, draw_curves
-from rearank.report.folder import FIRST, SYSTEM, Arm, Evaluated, labelled
+from rearank.runs.reader import FIRST, SYSTEM, Arm, Evaluated, labelled
 from rearank.report.page import as_json
 from rearank.report.results import arm_rows, comparisons, result_rows, seed_rows, sides
 from rearank.report.texts import cut, pieces

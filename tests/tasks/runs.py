@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from rearank.engines import Engine, ScriptedNode
 from rearank.ranking import AbortRunError
-from rearank.tasks.experiment import Run, make_run
+from rearank.experiment import Run, make_run
 from rearank.types import Completion, Message, Qrels, Sampling, Window
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

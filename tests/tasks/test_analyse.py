@@ -15,9 +15,9 @@ from rearank.data import DataError
 from rearank.data.beir import BeirFolder
 from rearank.engines import Engine
 from rearank.tasks.analyse import AnalyseTask, AnalysisError, analyse
-from rearank.tasks.benchmark import BenchmarkList
+from rearank.data.benchmark import BenchmarkList
 from rearank.tasks.evaluate import evaluate
-from rearank.tasks.experiment import Run
+from rearank.experiment import Run
 from rearank.tasks.findings import Findings
 from rearank.types import Completion, Message, Qrels, Sampling
 

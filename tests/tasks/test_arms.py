@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from tests.tasks.test_sweep import QUERIES, explain, job_of, metrics
 
 from hydra_plugins.rearank_arms_sweeper import ArmsSweeper
-from rearank.tasks.collect import collect
+from rearank.tasks.sweep.collect import collect
 from rearank.tasks.sweep import Sweep, measured_by
 
 STUDY = ArmsSweeper(

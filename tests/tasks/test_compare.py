@@ -14,12 +14,12 @@ import pytest
 from tests.tasks.runs import QUERIES, SMALL, made, read
 
 from rearank.evaluation import paired_test
-from rearank.tasks.benchmark import BenchmarkList
+from rearank.data.benchmark import BenchmarkList
 from rearank.tasks.compare import compare_runs
-from rearank.tasks.compared import CompareError
+from rearank.tasks.compare_inputs import CompareError
 from rearank.tasks.evaluate import evaluate
-from rearank.tasks.experiment import Run
-from rearank.tasks.settings import Compare
+from rearank.experiment import Run
+from rearank.sections import Compare
 
 JUDGED = 12
 

@@ -13,7 +13,7 @@ from tests.tasks.runs import made
 
 from rearank.parsing import ParseStatus
 from rearank.tasks.dashboard import DashboardError, DashboardTask
-from rearank.tasks.experiment import Run
+from rearank.experiment import Run
 from rearank.tracking.dashboard import Dashboard
 from rearank.tracking.names import TABLES, undocumented
 

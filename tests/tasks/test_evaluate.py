@@ -15,7 +15,7 @@ from tests.tasks.runs import QUERIES, SMALL, SpendError, made, priced, read, wit
 from rearank.data import DataError
 from rearank.data.beir import BeirFolder
 from rearank.data.trec import read_run
-from rearank.tasks.benchmark import Benchmark, BenchmarkList
+from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.tasks.evaluate import evaluate
 from rearank.tasks.results import open_place
 

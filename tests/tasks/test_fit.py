@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from rearank.tasks.experiment import Run, make_run
+from rearank.experiment import Run, make_run
 from rearank.tasks.preflight import PreflightError, preflight
 
 TINY = ("model=tiny", "model.prompt=null", "benchmark=synthetic", "engine=scripted", "tracking=none")

@@ -11,7 +11,7 @@ from tests.data.rearank_rows import rows as miniature
 from tests.tasks.runs import made, read
 
 from rearank.data import DataError
-from rearank.tasks.experiment import Run
+from rearank.experiment import Run
 from rearank.tasks.preflight import PreflightError, preflight
 from rearank.tasks.prepare import TRAIN, VALIDATION, prepare, prepared_settings
 from rearank.training.rows import TrainingRow, read_rows

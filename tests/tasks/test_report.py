@@ -15,7 +15,7 @@ from tests.tasks.runs import QUERIES, SMALL, made
 from rearank.data.trec import read_run
 from rearank.report import Report, ReportError
 from rearank.tasks.evaluate import evaluate
-from rearank.tasks.experiment import Run
+from rearank.experiment import Run
 from rearank.tasks.report import report_at_end, report_of_sweep, write_report
 
 NOISY = (*SMALL, "engine.behaviour=noisy", "evaluation.measures=[ndcg_cut_10,recall_10]", "evaluation.samples=0")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.tasks.test_sweep import explain, job_of
 
-from rearank.tasks.sharing import take_over
+from rearank.runs.sharing import take_over
 from rearank.tasks.sweep import Job, JobUnderWay
 
 FILES = {

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rearank.rewards import NdcgReward
-from rearank.tasks.environment import environment
+from rearank.runs.environment import environment
 from rearank.tasks.figures import draw_curves
-from rearank.tasks.sharing import fingerprint
+from rearank.runs.sharing import fingerprint
 from rearank.tasks.stage import FolderInUseError, changed_settings, differences, locked, open_stage
 from rearank.tracking import JsonlTracker
 

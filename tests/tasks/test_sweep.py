@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from tests.tasks.runs import SMALL, made
 
 from rearank.evaluation import holm, paired_test
-from rearank.tasks.collect import CollectError, collect
+from rearank.tasks.sweep.collect import CollectError, collect
 from rearank.tasks.prepare import prepare
-from rearank.tasks.sharing import fingerprint, shared
+from rearank.runs.sharing import fingerprint, shared
 from rearank.tasks.sweep import LONGEST, Job, JobUnderWay, Sweep, failure_lines, job_folder, score_of
 from rearank.training.rows import read_rows
 

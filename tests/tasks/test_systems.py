@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.tasks.runs import made
 
-from rearank.tasks.experiment import Run
+from rearank.experiment import Run
 from rearank.tasks.pipeline import PipelineTask
 from rearank.tasks.stage import open_stage
 from rearank.tasks.systems import systems

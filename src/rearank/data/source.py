@@ -61,6 +61,7 @@ class JudgedCandidates:
     grades: dict[str, int]
 
 
+@runtime_checkable
 class JudgedSource(Protocol):
     """What training and evaluation ask of a dataset node."""
 

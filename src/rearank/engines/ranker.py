@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from rearank.engines.account import Account
 from rearank.engines.base import Engine, SeesWindows
-from rearank.parsing import ParsedRanking, ParseStatus, parse_ranking, parse_yes_no
+from rearank.parsing import ParsedRanking, parse_ranking, parse_yes_no
 from rearank.prompts import Prompt, Tokenizer
 from rearank.types import Completion, Message, Permutation, Sampling, Window
 
@@ -31,7 +31,7 @@ class PromptRanker:
     """Orders windows with ``engine`` behind ``prompt``; one object a query, so that its counts are that query's.
 
     What the engine raises passes through. An answer that can't be read still gives a full permutation (what it named
-    first, the rest as given), and ``statuses`` says so.
+    first, the rest as given), and ``account`` counts it.
     """
 
     engine: Engine
@@ -40,19 +40,14 @@ class PromptRanker:
     recorder: Recorder | None = None
     tokenizer: Tokenizer | None = None
     on_answer: Callable[[Completion], None] | None = None
-    """Told each answer as it comes, for progress."""
-    statuses: Counter[ParseStatus] = field(default_factory=Counter, init=False)
-    unparsed: int = field(default=0, init=False)
-    """Answers that named no passage of the window (said neither yes nor no)."""
-    truncated_prompts: int = field(default=0, init=False)
-    cut_answers: int = field(default=0, init=False)
-    """Answers that reached ``max_tokens``."""
-    prompt_tokens: int = field(default=0, init=False)
-    completion_tokens: int = field(default=0, init=False)
-    cost: float = field(default=0.0, init=False)
-    """US dollars."""
-    _counts_for: PromptRanker | None = field(default=None, init=False, repr=False, compare=False)
-    """Of a resampled ranker, the one it was made from: their answers are counted there, together."""
+    """Called with each answer as it comes, for progress."""
+    account: Account = field(default_factory=Account, repr=False, compare=False)
+    """Of a resampled ranker it is the one's it was made from: their answers are counted together."""
+
+    @property
+    def unparsed(self) -> int:
+        """Answers that named no passage."""
+        return self.account.unparsed
 
     async def order(self, window: Window) -> Permutation:
         """The model's order of ``window``.
@@ -76,7 +71,7 @@ class PromptRanker:
         """How relevant the model calls the one passage of ``window``, from 0 to 1.
 
         The engine's own probability of yes where it gives one (``P_YES``); else 1 for yes, 0 for no, and
-        ``UNREADABLE`` for neither, which is counted in ``statuses`` and ``unparsed``.
+        ``UNREADABLE`` for neither, which ``account`` counts.
 
         Raises:
             ValueError: where the prompt asks no such thing, or there are several passages.
@@ -110,9 +105,7 @@ class PromptRanker:
             )
         if not 0 <= number < MOST_SAMPLES:
             raise ValueError(f"samples are numbered 0 to {MOST_SAMPLES - 1}, not {number}")
-        other = replace(self, sampling=replace(self.sampling, sample=self.sampling.sample * MOST_SAMPLES + number))
-        other._counts_for = self._counts_for or self
-        return other
+        return replace(self, sampling=replace(self.sampling, sample=self.sampling.sample * MOST_SAMPLES + number))
 
     async def _ask(self, window: Window) -> tuple[tuple[Message, ...], Completion]:
         messages = await self._render(window)
@@ -129,13 +122,6 @@ class PromptRanker:
     def _count(self, messages: Sequence[Message], completion: Completion, parsed: ParsedRanking) -> None:
         if self.recorder is not None:
             self.recorder.note(messages, self.sampling, parsed)
-        total = self._counts_for or self
-        total.statuses[parsed.status] += 1
-        total.unparsed += parsed.named == 0
-        total.truncated_prompts += completion.prompt_truncated
-        total.cut_answers += completion.finish == "length"
-        total.prompt_tokens += completion.prompt_tokens
-        total.completion_tokens += completion.completion_tokens
-        total.cost += completion.cost
+        self.account.count(completion, parsed)
         if self.on_answer is not None:
             self.on_answer(completion)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from rearank.engines.base import Engine, SeesWindows
@@ -11,6 +12,27 @@ from rearank.engines.budget import Spends
 from rearank.engines.store import CompletionStore, call_key
 from rearank.parsing import ParsedRanking
 from rearank.types import Completion, Message, Sampling, Window
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What an engine was asked for: calls, how many of them it didn't answer, tokens of its answers, US dollars."""
+
+    calls: int = 0
+    failed: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.calls + other.calls,
+            self.failed + other.failed,
+            self.completion_tokens + other.completion_tokens,
+            self.cost + other.cost,
+        )
+
+    def __sub__(self, other: Spent) -> Spent:
+        return self + Spent(-other.calls, -other.failed, -other.completion_tokens, -other.cost)
 
 
 @runtime_checkable
@@ -33,14 +55,8 @@ class RecordingEngine:
     def __init__(self, engine: Engine, store: CompletionStore) -> None:
         self.engine = engine
         self.store = store
-        self.paid = 0
-        """Calls that went to the engine."""
-        self.failed = 0
-        """Of those, the ones that it didn't answer."""
-        self.paid_tokens = 0
-        """Tokens of the answers that came from the engine."""
-        self.paid_cost = 0.0
-        """US dollars, of those."""
+        self.spent = Spent()
+        """On what went to the engine."""
         self.recalled = 0
         """Calls answered from the store or by an equal call under way."""
         if isinstance(engine, Spends):
@@ -93,17 +109,16 @@ class RecordingEngine:
     async def _pay(
         self, key: str, window: Window | None, messages: Sequence[Message], sampling: Sampling
     ) -> Completion:
-        self.paid += 1
+        self.spent += Spent(calls=1)
         try:
             if window is not None and self._sees is not None:
                 completion = await self._sees.complete_window(window, messages, sampling)
             else:
                 completion = await self.engine.complete(messages, sampling)
         except BaseException:
-            self.failed += 1
+            self.spent += Spent(failed=1)
             raise
-        self.paid_tokens += completion.completion_tokens
-        self.paid_cost += completion.cost
+        self.spent += Spent(completion_tokens=completion.completion_tokens, cost=completion.cost)
         return self.store.put(key, messages, completion)
 
     def _forget(self, key: str, task: asyncio.Task[Completion]) -> None:

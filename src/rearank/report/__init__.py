@@ -1,12 +1,15 @@
 """The report: one HTML file in which a run, or several beside one another, can be looked at query by query.
 
-``folder`` reads what runs left; ``replay`` finds every window in the completions store again; ``queries``, ``curves``,
+``replay`` finds every window in the completions store again; ``queries``, ``curves``,
 ``results`` and ``analyses`` turn that into plain JSON; ``page`` puts it into one file with the scripts and styles of
 ``assets/``; ``figures`` draws what a paper needs. ``tasks/report.py`` puts them together.
 """
 
-from rearank.report.folder import ReportError, RunFolder, read_folder
 from rearank.report.page import render
 from rearank.report.settings import Report
 
-__all__ = ["Report", "ReportError", "RunFolder", "read_folder", "render"]
+__all__ = ["Report", "ReportError", "render"]
+
+
+class ReportError(ValueError):
+    """A report that can't be made; the message names the folder and the remedy."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rearank.report.folder import Arm, RunFolder
+from rearank.runs.reader import Arm, RunFolder
 
 
 def analyses(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from rearank.evaluation import heading
-from rearank.report.folder import Evaluated, RunFolder, on_its_way
+from rearank.runs.reader import RunFolder, on_its_way
 
 _SEED = re.compile(r"(?:^|[,_/ -])seed[=_-]?\d+")
 _MOST = 400  # points of a line
@@ -120,12 +120,7 @@ def _checkpoints(run: RunFolder) -> Iterator[dict[str, Any]]:
                 **{trained: last for trained, _ in steps.values() if trained in systems},
             }
             for name, step in at.items():
-                yield {"step": step, f"{_BENCHMARK}{benchmark}": _mean(systems[name])}
-
-
-def _mean(system: Evaluated) -> float:
-    values = next(iter(system.values.values()))
-    return fmean(values.values()) if values else math.nan
+                yield {"step": step, f"{_BENCHMARK}{benchmark}": systems[name].mean}
 
 
 def _benchmark_panels(runs: Sequence[RunFolder]) -> list[tuple[str, Mapping[str, str]]]:

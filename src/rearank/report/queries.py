@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rearank.data import JudgedCandidates
+from rearank.data.trec import read_run
+from rearank.engines.tracing import WindowTrace
 from rearank.metrics import ndcg
-from rearank.report.folder import Evaluated
 from rearank.report.replay import Replayed
 from rearank.report.texts import cut, pieces
-from rearank.reranker.result import WindowTrace
+from rearank.runs.reader import Evaluated
 
 _DIGITS = 4
 _STRIP = 100  # places of a ranking whose grades are shown
@@ -137,7 +138,7 @@ class Queries:
 
     def _strips(self, one: Evaluated, ids: Sequence[str]) -> list[str] | None:
         """The grades of each query's ranking from the top, a character each; of the first sample."""
-        rankings = one.rankings() if self.judged else []
+        rankings = _rankings(one) if self.judged else []
         if not rankings:
             return None
         return [self._strip(query, rankings[0].get(query, ())) for query in ids]
@@ -148,6 +149,12 @@ class Queries:
             str(min(max(int(grades[passage]), 0), _HIGHEST)) if passage in grades else UNJUDGED
             for passage in ranked[:_STRIP]
         )
+
+
+def _rankings(system: Evaluated) -> list[dict[str, list[str]]]:
+    """query id -> passage ids, best first; one for each sample."""
+    runs = (read_run(file) for file in system.run_files)
+    return [{query: [passage for passage, _ in rows] for query, rows in run.items()} for run in runs]
 
 
 def _window(trace: WindowTrace, sample: int, grades: Sequence[int], letters: bool) -> dict[str, Any]:

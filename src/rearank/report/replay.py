@@ -11,21 +11,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rearank.engines import CompletionStore, EngineError, PromptRanker
+from rearank.engines import CompletionStore, EngineError
+from rearank.engines.session import Reranked, Session
 from rearank.engines.store import call_key
+from rearank.engines.tracing import WindowTrace
 from rearank.prompts import Prompt, Tokenizer
-from rearank.ranking import Failure, Strategy, rerank_all
-from rearank.reranker.result import WindowTrace
-from rearank.reranker.tracing import Tracer
+from rearank.ranking import Strategy
 from rearank.types import Candidates, Completion, Message, Ranking, Sampling
 
 
 class RecordedAnswers:
     """An engine that answers from ``store`` as the engine of that ``identity`` did, and makes up nothing."""
 
-    def __init__(self, identity: Mapping[str, Any], store: CompletionStore) -> None:
+    def __init__(self, identity: Mapping[str, Any], store: CompletionStore, tokenizer: Tokenizer | None = None) -> None:
         self._identity = dict(identity)
         self._store = store
+        self.tokenizer = tokenizer
+        """For a prompt that cuts passages by tokens."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -59,23 +61,14 @@ def replay(
     prompt: Prompt,
     engine: RecordedAnswers,
     samplings: Sequence[Sampling],
-    tell: Callable[[Replayed], None],
-    tokenizer: Tokenizer | None = None,
+    on_done: Callable[[Replayed], None],
 ) -> None:
-    """Rerank ``work`` again; ``tell`` hears of each query as it is done, so that only what is shown need be kept."""
-
-    async def once(number: int, sampling: Sampling) -> None:
-        tracers: dict[str, Tracer] = {}
-
-        def ranker_for(item: Candidates) -> PromptRanker:
-            tracer = tracers[item.query.id] = Tracer(engine, None, item)
-            return PromptRanker(tracer, prompt, sampling, tracer, tokenizer)
-
-        def done(result: Ranking | Failure) -> None:
-            windows = tracers.pop(result.query_id).windows()
-            tell(Replayed(result.query_id, number, windows, isinstance(result, Ranking)))
-
-        await rerank_all(work, strategy, ranker_for, max_concurrent_queries=1, on_done=done)
-
+    """Rerank ``work`` again; ``on_done`` gets each query as it is done, so that only what is shown need be kept."""
     for number, sampling in enumerate(samplings):
-        asyncio.run(once(number, sampling))
+
+        def done(one: Reranked, number: int = number) -> None:
+            complete = isinstance(one.result, Ranking)
+            on_done(Replayed(one.candidates.query.id, number, one.windows, complete))
+
+        session = Session(engine, prompt, strategy, sampling, max_concurrent_queries=1)
+        asyncio.run(session.rerank(work, on_done=done))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from rearank.evaluation import Comparison, Scored, bootstrap_interval, compare, heading, paired_test
+from rearank.evaluation import Comparison, Scored, bootstrap_interval, compare, heading
 from rearank.report.curves import seed_groups, seed_of
-from rearank.report.folder import FIRST, IDEAL, SYSTEM, UNTRAINED, Arm, Evaluated, RunFolder, rank
+from rearank.runs.reader import FIRST, IDEAL, SYSTEM, UNTRAINED, Arm, Evaluated, RunFolder, rank
+from rearank.runs.seeds import Seeds, p_over_seeds
 
 _ALL_PAIRS = 6  # systems, up to which each is tested against each
 _STATUS = "status_"
@@ -32,7 +33,7 @@ class Side:
     @property
     def seed_means(self) -> dict[str, float]:
         """Seed -> mean of the main measure; empty where there are no several."""
-        return {seed: fmean(_main(one).values()) for seed, one in self.seeds.items()}
+        return Seeds({seed: one.main for seed, one in self.seeds.items()}).means
 
 
 def sides(runs: Sequence[RunFolder]) -> dict[str, list[Side]]:
@@ -90,11 +91,8 @@ def _pooled(systems: Sequence[Evaluated]) -> Evaluated:
     first, *others = systems
     if all(_same(first, other) for other in others):
         return first
-    values: dict[str, dict[str, float]] = {}
-    for measure, its in first.values.items():
-        if all(measure in one.values for one in others):
-            shared = [query for query in its if all(query in one.values[measure] for one in others)]
-            values[measure] = {query: fmean(one.values[measure][query] for one in systems) for query in shared}
+    shared = [measure for measure in first.values if all(measure in one.values for one in others)]
+    values = {m: Seeds({str(n): one.values[m] for n, one in enumerate(systems)}).values for m in shared}
     calls = {key: sum(one.calls.get(key, 0) for one in systems) for one in systems for key in one.calls}
     intervals = {measure: bootstrap_interval(list(its.values())) for measure, its in values.items() if its}
     return replace(first, label=_common(systems), values=values, intervals=intervals, calls=calls)
@@ -147,11 +145,6 @@ def _labelled(group: Sequence[Side], runs: Sequence[RunFolder]) -> list[Side]:
         taken.add(label)
         named.append(replace(side, system=replace(side.system, label=label)))
     return named
-
-
-def _main(system: Evaluated) -> Mapping[str, float]:
-    """query -> value of its main measure."""
-    return next(iter(system.values.values()), {})
 
 
 def arm_rows(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
@@ -248,14 +241,8 @@ def _test_row(one: Comparison, a: Mapping[str, float], b: Mapping[str, float]) -
         **{"a": one.a, "b": one.b, "difference": test.mean_difference},
         **{"t": test.t if math.isfinite(test.t) else None, "p": test.p_value, "holm": one.holm},
         **{"p_randomisation": test.p_randomisation, "wins": test.wins, "ties": test.ties, "losses": test.losses},
-        "p_over_seeds": _over_seeds(a, b),
+        "p_over_seeds": p_over_seeds(a, b),
     }
-
-
-def _over_seeds(a: Mapping[str, float], b: Mapping[str, float]) -> float | None:
-    """p of the paired t-test over the seeds that both have; ``None`` for fewer than two."""
-    both = sorted(a.keys() & b.keys())
-    return paired_test({s: a[s] for s in both}, {s: b[s] for s in both}).p_value if len(both) > 1 else None
 
 
 def seed_rows(runs: Sequence[RunFolder], benchmark: str) -> list[dict[str, Any]]:
@@ -266,18 +253,18 @@ def seed_rows(runs: Sequence[RunFolder], benchmark: str) -> list[dict[str, Any]]
         for number in members:
             for system in runs[number].systems:
                 if system.benchmark == benchmark and system.role == SYSTEM:
-                    seeds = by_name.setdefault(system.name, {})
+                    named = by_name.setdefault(system.name, {})
                     seed = seed_of(runs[number])
-                    while seed in seeds:  # run twice
+                    while seed in named:  # run twice
                         seed += "′"
-                    seeds[seed] = system
+                    named[seed] = system
         for systems in by_name.values():
             if len(systems) > 1:
-                means = {seed: fmean(_main(one).values()) for seed, one in systems.items()}
-                of_all = list(means.values())
-                spread = {"sd": stdev(of_all), "low": min(of_all), "high": max(of_all), "each": means}
+                seeds = Seeds({seed: one.main for seed, one in systems.items()})
+                means = seeds.means
+                spread = {"sd": seeds.deviation, "low": min(means.values()), "high": max(means.values()), "each": means}
                 found = {"run": label, "system": _common(list(systems.values())), "seeds": len(means)}
-                rows.append({**found, "mean": fmean(of_all), **spread})
+                rows.append({**found, "mean": seeds.mean, **spread})
     return rows
 
 

@@ -4,8 +4,9 @@
 out · ``tracing`` every window of a query · ``background`` the event loop behind it.
 """
 
+from rearank.engines.tracing import WindowTrace
 from rearank.reranker.face import Reranker
 from rearank.reranker.inputs import PassageLike, QueryLike, well_formed
-from rearank.reranker.result import RankedPassage, RerankResult, WindowTrace
+from rearank.reranker.result import RankedPassage, RerankResult
 
 __all__ = ["PassageLike", "QueryLike", "RankedPassage", "RerankResult", "Reranker", "WindowTrace", "well_formed"]

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rearank.engines import CompletionStore, Engine, EngineNode, PromptRanker, RecordingEngine
+from rearank.engines import CompletionStore, Engine, EngineNode, RecordingEngine
 from rearank.engines.model import Model
+from rearank.engines.session import Reranked, Session
 from rearank.progress import progress
 from rearank.prompts import Prompt
-from rearank.ranking import Failure, Strategy, rerank_all
+from rearank.ranking import Failure, Strategy
 from rearank.reranker.background import Background
 from rearank.reranker.inputs import PassageLike, QueryLike, as_candidates
 from rearank.reranker.result import RankedPassage, RerankResult
 from rearank.reranker.setup import Parts, assemble, pretrained
-from rearank.reranker.tracing import Tracer
-from rearank.types import Candidates, Ranking
+from rearank.types import Candidates
 
 _log = logging.getLogger(__name__)
 
@@ -123,14 +122,16 @@ class Reranker:
             ValueError: for an empty query, two passages with one id, or ``top`` below 1.
         """
         work = as_candidates(query, passages)
-        return _cut(self._machinery.background.run(self._one(work, _checked(top))), top)
+        _check(top)
+        return _cut(self._machinery.background.run(self._one(work)), top)
 
     async def arerank(
         self, query: QueryLike, passages: Iterable[PassageLike], *, top: int | None = None
     ) -> RerankResult:
         """``rerank`` for callers with an event loop of their own; a cancelled call is cancelled in the engine, too."""
         work = as_candidates(query, passages)
-        return _cut(await self._machinery.background.arun(self._one(work, _checked(top))), top)
+        _check(top)
+        return _cut(await self._machinery.background.arun(self._one(work)), top)
 
     def rerank_many(
         self,
@@ -146,7 +147,8 @@ class Reranker:
         ``"keep"`` leaves a ``rearank.ranking.Failure`` in its place.
         """
         work = _numbered(pairs)
-        return self._machinery.background.run(self._many(work, _checked(top), failures, show_progress))
+        _check(top)
+        return self._machinery.background.run(self._many(work, top, failures, show_progress))
 
     async def arerank_many(
         self,
@@ -158,7 +160,8 @@ class Reranker:
     ) -> list[RerankResult | Failure]:
         """``rerank_many`` for callers with an event loop of their own."""
         work = _numbered(pairs)
-        return await self._machinery.background.arun(self._many(work, _checked(top), failures, show_progress))
+        _check(top)
+        return await self._machinery.background.arun(self._many(work, top, failures, show_progress))
 
     def warm_up(self) -> None:
         """Load the model and have it answer one small window, so that the first caller waits for nothing.
@@ -166,7 +169,7 @@ class Reranker:
         Raises ``EngineError`` where that fails.
         """
         work = as_candidates("warm-up", ["one", "two"])
-        self._machinery.background.run(self._one(work, None, stored=False))
+        self._machinery.background.run(self._one(work, stored=False))
 
     def close(self) -> None:
         """Let the model go; calls under way are cancelled. Closing twice is no error, calling afterwards is."""
@@ -178,8 +181,8 @@ class Reranker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def _one(self, work: Candidates, top: int | None, *, stored: bool = True) -> RerankResult:
-        [result] = await self._results([work], None, stored)
+    async def _one(self, work: Candidates, *, stored: bool = True) -> RerankResult:
+        [result] = await self._results([work], stored=stored)
         if isinstance(result, Failure):
             raise result.error
         return result
@@ -190,11 +193,11 @@ class Reranker:
         if failures not in ("raise", "keep"):
             raise ValueError(f"failures is 'raise' or 'keep', not {failures!r}")
         if not show:
-            results = await self._results(work, None)
+            results = await self._results(work)
         else:
             await self._started()
             with progress(f"reranking with {self.model.name}", len(work), "queries") as shown:
-                results = await self._results(work, lambda _: shown.advance())
+                results = await self._results(work, shown.advance)
         lost = [result for result in results if isinstance(result, Failure)]
         if lost and failures == "raise":
             lost[0].error.add_note(f"{len(lost)} of {len(work)} queries failed; this is query {lost[0].query_id!r}")
@@ -202,30 +205,20 @@ class Reranker:
         return [result if isinstance(result, Failure) else _cut(result, top) for result in results]
 
     async def _results(
-        self, work: Sequence[Candidates], on_done: Callable[[Ranking | Failure], None] | None, stored: bool = True
+        self, work: Sequence[Candidates], on_done: Callable[[], None] = lambda: None, *, stored: bool = True
     ) -> list[RerankResult | Failure]:
         engine = await self._started()
         if not stored and isinstance(engine, RecordingEngine):
             engine = engine.engine
-        recorder = engine if isinstance(engine, RecordingEngine) else None
-        tokenizer = getattr(getattr(engine, "engine", engine), "tokenizer", None)
-        traces = {item.query.id: Tracer(engine, recorder, item) for item in work}
+        parts, found = self.parts, dict[str, RerankResult | Failure]()
+        session = Session(engine, parts.prompt, parts.strategy, parts.model.sampling, self._max_concurrent_queries)
 
-        def ranker_for(item: Candidates) -> PromptRanker:
-            trace = traces[item.query.id]
-            return PromptRanker(trace, self.parts.prompt, self.model.sampling, trace, tokenizer)
+        def done(one: Reranked) -> None:
+            found[one.candidates.query.id] = _result(one)
+            on_done()
 
-        began = time.perf_counter()
-        ends: dict[str, float] = {}
-
-        def done(result: Ranking | Failure) -> None:
-            ends[result.query_id] = time.perf_counter() - began
-            if on_done is not None:
-                on_done(result)
-
-        most = self._max_concurrent_queries
-        rankings = await rerank_all(work, self.parts.strategy, ranker_for, max_concurrent_queries=most, on_done=done)
-        return [_result(item, rankings[item.query.id], traces[item.query.id], ends) for item in work]
+        await session.rerank(work, on_done=done)
+        return [found[item.query.id] for item in work]
 
     async def _started(self) -> Engine:
         machinery = self._machinery
@@ -239,21 +232,19 @@ class Reranker:
             return machinery.engine
 
 
-def _result(
-    item: Candidates, ranking: Ranking | Failure, trace: Tracer, ends: dict[str, float]
-) -> RerankResult | Failure:
-    if isinstance(ranking, Failure):
-        return ranking
-    place = {passage.id: index for index, passage in enumerate(item.passages)}
-    order = [place[passage_id] for passage_id in ranking.passage_ids]
-    ranked = tuple(RankedPassage(i, rank, 1 / rank, item.passages[i]) for rank, i in enumerate(order, start=1))
-    return RerankResult(item.query, ranked, trace.windows(), ends[item.query.id], trace.cost)
+def _result(one: Reranked) -> RerankResult | Failure:
+    if isinstance(one.result, Failure):
+        return one.result
+    passages = one.candidates.passages
+    place = {passage.id: index for index, passage in enumerate(passages)}
+    order = [place[passage_id] for passage_id in one.result.passage_ids]
+    ranked = tuple(RankedPassage(i, rank, 1 / rank, passages[i]) for rank, i in enumerate(order, start=1))
+    return RerankResult(one.candidates.query, ranked, one.windows, one.seconds, one.account.cost)
 
 
-def _checked(top: int | None) -> int | None:
+def _check(top: int | None) -> None:
     if top is not None and top < 1:
         raise ValueError(f"top is the number of passages to keep and must be at least 1, not {top}")
-    return top
 
 
 def _cut(result: RerankResult, top: int | None) -> RerankResult:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rearank.parsing import ParseStatus
+from rearank.engines.tracing import WindowTrace
 from rearank.types import Passage, Query
 
 _SHOWN = 72  # characters of a passage in the printed table
@@ -29,29 +29,6 @@ class RankedPassage:
     def text(self) -> str:
         """Of the passage."""
         return self.passage.text
-
-
-@dataclass(frozen=True, slots=True)
-class WindowTrace:
-    """One call of the model: what it was shown, what it said and how that was read.
-
-    ``shown`` and ``ordered`` are positions in the list that was given: the window as the model read it, and as its
-    answer orders it (``None`` where a strategy reads the answer by itself). ``think`` is the reasoning inside its tags
-    and ``answer`` what was read as the answer (both ``None`` where absent); ``text`` is the whole answer, untrusted.
-    """
-
-    shown: tuple[int, ...]
-    ordered: tuple[int, ...] | None
-    status: ParseStatus | None
-    think: str | None
-    answer: str | None
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
-    prompt_truncated: bool
-    cut: bool
-    """The answer reached ``max_tokens``."""
 
 
 @dataclass(frozen=True, slots=True)

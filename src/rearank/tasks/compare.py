@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
+from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.evaluation import (
     Cell,
     Comparison,
@@ -23,10 +25,10 @@ from rearank.evaluation import (
     render_table,
     write_tables,
 )
+from rearank.experiment import Run
 from rearank.runs.layout import write_json
-from rearank.tasks.compared import CompareError, gather
-from rearank.tasks.experiment import Run
-from rearank.tasks.settings import Compare
+from rearank.sections import Compare
+from rearank.tasks.compare_inputs import CompareError, gather
 
 _TEXT = 100  # characters of a query's text in a table
 
@@ -39,17 +41,19 @@ class CompareTask:
 
     def run(self, run: Run) -> None:
         """Into ``<output_dir>/comparison``."""
-        compare_runs(run)
+        chosen = run.experiment
+        compare_runs(chosen.compare, chosen.benchmark, run.folder / "comparison")
 
 
-def compare_runs(run: Run) -> list[Comparison]:
-    """Compare what ``compare.runs`` names; print and write the tables.
+def compare_runs(settings: Compare, benchmark: Benchmark | BenchmarkList, folder: Path) -> list[Comparison]:
+    """Compare what ``settings.runs`` names; print the tables, and write them into ``folder``.
+
+    Run files are judged by ``settings.qrels``, or else by ``benchmark``.
 
     Raises:
         CompareError: where there is nothing to compare; the message says why.
     """
-    settings: Compare = run.experiment.compare
-    found = gather(run)
+    found = gather(settings, benchmark)
     systems, alone = _comparable([entry.scored for entry in found.entries])
     try:
         comparisons = compare(
@@ -64,7 +68,6 @@ def compare_runs(run: Run) -> list[Comparison]:
     means = [row for benchmark in _benchmarks(systems) for row in _means(benchmark, systems, settings)]
     tests = [_test_row(one) for one in comparisons]
     moved = [row for one in comparisons for row in _moved_rows(one, systems, found.texts, settings)]
-    folder = run.folder / "comparison"
     for name, rows in (("means", means), ("tests", tests), ("moved", moved)):
         write_tables(folder / name, rows)
     lines = _text(means, tests, moved, alone, settings, len(comparisons))

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
+from rearank.experiment import Run
 from rearank.runs.layout import write_json
-from rearank.tasks.experiment import Run
-from rearank.tasks.systems import trained_name
 from rearank.tracking import WandbTracking
 from rearank.tracking.dashboard import Dashboard
 
@@ -66,7 +65,7 @@ class DashboardTask:
             entity=entity,
             by=self.by,
             benchmarks=[benchmark.name for benchmark in run.experiment.benchmark.benchmarks],
-            systems=("base", trained_name(run)),
+            systems=("base", run.choices.get("algorithm", "trained")),
             sweep=self.sweep,
             title=self.title,
         )

@@ -1,15 +1,31 @@
-"""``task=pipeline``: prepare, train, evaluate, report; each step picks up what it finds done."""
+"""The system in one picture: rows, training, evaluation, report.
+
+Each step takes what it needs and returns what it made; its stage says where it works and what its result depends on,
+and picks up what it finds done. The tasks here are parts of the pipeline. Besides the command, nothing below this file
+knows the whole run.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
-from rearank.tasks.evaluate import evaluate
-from rearank.tasks.experiment import Run
+from rearank.experiment import Run
+from rearank.prompts import Tokenizer
+from rearank.reranker.setup import Parts
+from rearank.runs.layout import ANALYSIS, EVALUATION, PREPARED, SFT, TRAINING
+from rearank.runs.stage import Stage
+from rearank.tasks.analyse import analyse
+from rearank.tasks.evaluate import Evaluating, evaluate
+from rearank.tasks.evaluate.tracked import track_report
+from rearank.tasks.prepare import Preparing, Rows, prepare
 from rearank.tasks.report import report_at_end
-from rearank.tasks.tracked_results import track_report
-from rearank.tasks.train import sft, train
+from rearank.tasks.train import Start, Trained, fine_tune, train
+from rearank.training.base import TrainingResult
+from rearank.training.rows import VERSION
+
+_TRAINS: tuple[str, ...] = ("dataset", "model", "trainer", "algorithm", "tracking")
+_MEASURES: tuple[str, ...] = ("benchmark", "model", "engine", "tracking")
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,7 @@ class PipelineTask:
     """
 
     method: Literal["rl", "sft", "sft_then_rl"] = "rl"
-    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "algorithm", "tracking", "benchmark", "engine")
+    needs: ClassVar[tuple[str, ...]] = (*_TRAINS, "benchmark", "engine")
 
     def __post_init__(self) -> None:
         if self.method not in ("rl", "sft", "sft_then_rl"):
@@ -29,11 +45,165 @@ class PipelineTask:
 
     def run(self, run: Run) -> None:
         """Rows, training, evaluation, report."""
-        if self.method != "rl":
-            sft(run)
+        rows = prepare_rows(run)
+        tuned = fine_tune_model(run, rows) if self.method != "rl" else None
         if self.method != "sft":
-            train(run)
-        evaluate(run)
-        report_at_end(run)
-        track_report(run)
-        print(f"everything is in {run.folder}; the curves: {run.folder / 'training' / 'figures'}", flush=True)
+            train_model(run, rows, tuned)
+        evaluate_models(run, tuned)
+        page = report_at_end(run.folder, run.experiment.report, run.cache)
+        if page is not None:
+            track_report(page, run.trackers)
+        print(f"everything is in {run.folder}; the curves: {run.folder / TRAINING / 'figures'}", flush=True)
+
+
+@dataclass(frozen=True)
+class PrepareTask:
+    """Write the rows both trainers read."""
+
+    needs: ClassVar[tuple[str, ...]] = ("dataset", "tracking")
+
+    def run(self, run: Run) -> None:
+        """Into ``<output_dir>/prepared``."""
+        prepare_rows(run)
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """Train by reinforcement; prepares the rows first where they aren't there."""
+
+    needs: ClassVar[tuple[str, ...]] = _TRAINS
+
+    def run(self, run: Run) -> None:
+        """Into ``<output_dir>/training``."""
+        train_model(run, prepare_rows(run))
+
+
+@dataclass(frozen=True)
+class SftTask:
+    """Supervised fine-tuning on the ideal orders of the same rows (the paper's ablation)."""
+
+    needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "tracking")
+
+    def run(self, run: Run) -> None:
+        """Into ``<output_dir>/sft``."""
+        fine_tune_model(run, prepare_rows(run))
+
+
+@dataclass(frozen=True)
+class EvaluateTask:
+    """Measure the model, and the checkpoint trained in this folder where there is one."""
+
+    needs: ClassVar[tuple[str, ...]] = _MEASURES
+
+    def run(self, run: Run) -> None:
+        """Into ``<output_dir>/evaluation``."""
+        evaluate_models(run)
+
+
+@dataclass(frozen=True)
+class AnalyseTask:
+    """Look at what the model writes, not only at what it scores."""
+
+    needs: ClassVar[tuple[str, ...]] = ("benchmark", "model", "engine")
+
+    def run(self, run: Run) -> None:
+        """Into ``<output_dir>/analysis``."""
+        analyse_models(run)
+
+
+def prepare_rows(run: Run) -> Rows:
+    """Judged candidates -> training and validation rows."""
+    return prepare(preparing(run), rows_stage(run), run.trackers, run.shared)
+
+
+def fine_tune_model(run: Run, rows: Rows) -> TrainingResult:
+    """The model, on the ideal orders of the rows."""
+    chosen = run.experiment
+    start = Start(chosen.model, rows, chosen.reward, chosen.seed)
+    stage = _training_stage(run, SFT, "model", "reward", "sft", "trainer")
+    return fine_tune(start, chosen.sft, chosen.trainer, stage, run.trackers, tags=chosen.prompt.tags)
+
+
+def train_model(run: Run, rows: Rows, tuned: TrainingResult | None = None) -> TrainingResult:
+    """The model, or what was ``tuned`` from it, by reinforcement."""
+    run = _from_checkpoint(run, tuned)
+    chosen = run.experiment
+    start = Start(chosen.model, rows, chosen.reward, chosen.seed)
+    return train(start, chosen.algorithm, chosen.trainer, training_stage(run), run.trackers)
+
+
+def evaluate_models(run: Run, tuned: TrainingResult | None = None) -> dict[str, Any]:
+    """The model and what lies trained in the run's folder, on every benchmark.
+
+    ``tuned`` is what training started from, where it wasn't the model.
+    """
+    keys = ("model", "prompt", "strategy", "engine", "evaluation", "retriever", "seed")
+    # A system's own weights count where it is measured, and no other's.
+    stage = replace(run.stage(EVALUATION, *keys), files=run.files("retriever"))
+    return evaluate(evaluating(run, tuned), stage, run.cache, run.trackers)
+
+
+def analyse_models(run: Run) -> dict[str, Any]:
+    """What the same systems write."""
+    keys = ("analyse", "model", "prompt", "strategy", "engine", "benchmark", "retriever", "seed")
+    measured = {key: run.config["evaluation"][key] for key in ("depth", "measures")}
+    return analyse(evaluating(run), run.experiment.analyse, run.stage(ANALYSIS, *keys, evaluation=measured))
+
+
+def preparing(run: Run) -> Preparing:
+    """How this run makes rows."""
+    chosen = run.experiment
+
+    def load_tokenizer() -> Tokenizer:
+        from rearank.training.local import load_tokenizer
+
+        tokenizer: Tokenizer = load_tokenizer(chosen.model.location, chosen.model.revision)
+        return tokenizer
+
+    return Preparing(
+        chosen.dataset,
+        chosen.validation,
+        chosen.augmentation,
+        chosen.prompt,
+        chosen.prepare,
+        chosen.seed,
+        load_tokenizer,
+    )
+
+
+def evaluating(run: Run, tuned: TrainingResult | None = None) -> Evaluating:
+    """What this run measures, and on what."""
+    chosen = run.experiment
+    parts = Parts(chosen.model, chosen.prompt, chosen.strategy, chosen.engine)
+    changed = training_stage(_from_checkpoint(run, tuned)).changed()
+    trained = Trained(run.folder, run.choices.get("algorithm", "trained"), changed)
+    return Evaluating(parts, trained, chosen.benchmark, chosen.evaluation, chosen.seed, run.choices)
+
+
+def rows_stage(run: Run) -> Stage:
+    """What the rows depend on."""
+    return run.stage(PREPARED, *_rows_depend_on(run), "prepare", "seed", version=VERSION)
+
+
+def training_stage(run: Run) -> Stage:
+    """What the trained model depends on: what the rows do, and more."""
+    return _training_stage(run, TRAINING, "model", "reward", "algorithm", "trainer")
+
+
+def _from_checkpoint(run: Run, tuned: TrainingResult | None) -> Run:
+    """The run with a fine-tuned checkpoint as its model, where there is one."""
+    if tuned is None:
+        return run
+    model = replace(run.experiment.model, path=tuned.model, revision=None)
+    config = {**run.config, "model": {**run.config["model"], "path": tuned.model, "revision": None}}
+    return replace(run, experiment=replace(run.experiment, model=model), config=config)
+
+
+def _training_stage(run: Run, name: str, *keys: str) -> Stage:
+    return run.stage(name, *_rows_depend_on(run), "prepare", "seed", *keys, version=VERSION)
+
+
+def _rows_depend_on(run: Run) -> tuple[str, ...]:
+    """The groups whose options make the rows."""
+    made = ("retriever", "augmentation", "prompt") if preparing(run).draws_windows else ()
+    return ("dataset", "validation", *made)

@@ -11,11 +11,11 @@ from rearank.choices import as_trained
 from rearank.data import HoldsRows
 from rearank.engines import NoEngine, OpenAINode
 from rearank.engines.base import SplitsModels
+from rearank.experiment import Run
 from rearank.ranking import misfits
-from rearank.tasks.experiment import Run
-from rearank.tasks.prepare import SUMMARY, TRAIN, VALIDATION, PrepareTask, prepared_settings
-from rearank.tasks.stage import changed_settings
-from rearank.tasks.train import optional_rows
+from rearank.runs.layout import SUMMARY
+from rearank.tasks.pipeline import PrepareTask, rows_stage
+from rearank.tasks.prepare import Rows
 from rearank.training.base import TrainingError
 from rearank.training.rows import RowError, TrainingRow
 
@@ -181,8 +181,8 @@ def _examine_training(run: Run) -> tuple[list[str], list[str], list[str]]:
 
 def _prepared_rows(run: Run) -> tuple[dict[str, list[TrainingRow]], str]:
     """The rows that these settings prepared in this folder, or why there are none."""
-    folder = run.folder / "prepared"
-    if not (folder / SUMMARY).is_file() or changed_settings(folder, prepared_settings(run)):
+    stage = rows_stage(run)
+    if not (stage.folder / SUMMARY).is_file() or stage.changed():
         return {}, f"prompts: not measured, no rows are prepared in {run.folder} yet (task=prepare)"
-    files = {"training": folder / TRAIN, "validation": folder / VALIDATION}
-    return {what: optional_rows(path) for what, path in files.items()}, ""
+    rows = Rows(stage.folder, run.experiment.dataset.name, stage.identity)
+    return {"training": rows.train(), "validation": rows.validation()}, ""

@@ -20,21 +20,21 @@ from rearank.config import ConfigError, build
 from rearank.data import DataError, JudgedCandidates
 from rearank.engines import CompletionStore, StoreError
 from rearank.evaluation import heading
+from rearank.experiment import Run
 from rearank.progress import progress
-from rearank.report import Report, ReportError, RunFolder, read_folder, render
+from rearank.report import Report, ReportError, render
 from rearank.report.analyses import analyses
 from rearank.report.curves import curves
 from rearank.report.figures import draw_change, draw_curves, draw_statuses
-from rearank.report.folder import FIRST, IDEAL, STORE, Evaluated, labelled
 from rearank.report.queries import Queries
 from rearank.report.replay import RecordedAnswers, replay
 from rearank.report.results import Side, arm_rows, comparisons, result_rows, seed_rows, sides, status_counts
-from rearank.tasks.experiment import Run
-from rearank.tasks.facts import facts
-from rearank.tasks.sweep import SWEEP, Sweep
+from rearank.runs.layout import PAGE, STORE, SWEEP
+from rearank.runs.reader import FIRST, IDEAL, Evaluated, FolderError, RunFolder, labelled, read_folder
+from rearank.runs.sweeps import Sweep
+from rearank.tasks.run_description import describe_run
 from rearank.types import Sampling
 
-PAGE = "report.html"
 _MEGABYTE = 1_000_000
 _log = logging.getLogger(__name__)
 
@@ -47,48 +47,50 @@ class ReportTask:
 
     def run(self, run: Run) -> None:
         """Into ``<output_dir>/report.html``."""
-        print(f"\nthe report: {write_report(run)}", flush=True)
+        print(f"\nthe report: {write_report(run.folder, run.experiment.report, run.cache)}", flush=True)
 
 
-def report_at_end(run: Run) -> None:
-    """The report of a run that has just done its work: one that fails is said, and takes nothing of the run with it."""
-    if run.experiment.report.write is True:
-        _at_end(lambda: write_report(run))
+def report_at_end(folder: Path, settings: Report, cache: Path) -> Path | None:
+    """The report of a run that has just done its work.
+
+    One that fails is logged, and takes nothing of the run with it. ``None`` where none is written.
+    """
+    return _at_end(lambda: write_report(folder, settings, cache) if settings.write is True else None)
 
 
 def report_of_sweep(folder: Path, jobs: Sequence[Path]) -> None:
     """As ``report_at_end``, of a sweep's finished jobs side by side; settings are the first job's."""
-    if not jobs:
-        return
 
     def write() -> Path | None:
         config = OmegaConf.load(jobs[0] / ".hydra" / "config.yaml")
         settings: Report = build(OmegaConf.select(config, "report"), "report")
         settings = replace(settings, title=settings.title or folder.name)
-        cache = str(OmegaConf.select(config, "paths.cache"))
+        cache = Path(str(OmegaConf.select(config, "paths.cache")))
         return make_report(folder, [(None, job) for job in jobs], settings, cache) if settings.write else None
 
-    _at_end(write)
+    if jobs:
+        _at_end(write)
 
 
-def _at_end(write: Callable[[], Path | None]) -> None:
+def _at_end(write: Callable[[], Path | None]) -> Path | None:
     try:
         if (path := write()) is not None:
             print(f"the report: {path}", flush=True)
+        return path
     except Exception as error:
-        said = "no report was written (%s: %s); the work itself is done, and task=report tries again"
-        _log.error(said, type(error).__name__, error)
+        failed = "no report was written (%s: %s); the work itself is done, and task=report tries again"
+        _log.error(failed, type(error).__name__, error)
+        return None
 
 
-def write_report(run: Run) -> Path:
-    """The page's path.
+def write_report(folder: Path, settings: Report, cache: Path) -> Path:
+    """The page of ``settings.runs``, or of the run in ``folder``; written into ``folder``.
 
     Raises:
         ReportError: for a folder that holds no run.
     """
-    settings: Report = run.experiment.report
-    given = [job for one in settings.runs for job in _jobs(*labelled(one))] or [(None, run.folder)]
-    return make_report(run.folder, given, settings, run.experiment.paths["cache"])
+    given = [job for one in settings.runs for job in _jobs(*labelled(one))] or [(None, folder)]
+    return make_report(folder, given, settings, cache)
 
 
 def _jobs(label: str | None, path: Path) -> list[tuple[str | None, Path]]:
@@ -107,7 +109,7 @@ def _jobs(label: str | None, path: Path) -> list[tuple[str | None, Path]]:
     return [(None, job) for job in jobs]
 
 
-def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings: Report, cache: str) -> Path:
+def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings: Report, cache: Path) -> Path:
     """The page of ``given``, (label, folder) each, and the figures, written into ``folder``.
 
     Args:
@@ -119,7 +121,7 @@ def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings
     Raises:
         ReportError: for a folder that holds no run.
     """
-    runs = [read_folder(path, label) for label, path in given]
+    runs = [_read(path, label) for label, path in given]
     notes: list[str] = []
     groups = sides(runs)
     share = max(1, settings.full_text // max(len(groups), 1)) if settings.full_text else 0
@@ -135,6 +137,16 @@ def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings
     if settings.figures:
         _draw(data, groups, folder / "figures")
     return path
+
+
+def _read(path: Path, label: str | None) -> RunFolder:
+    try:
+        run = read_folder(path, label)
+    except FolderError as error:
+        raise ReportError(f"report.runs: {error}") from error
+    if run.empty:
+        raise ReportError(f"report.runs: {path}: nothing was trained, evaluated or analysed here")
+    return run
 
 
 def _title(runs: Sequence[RunFolder]) -> str:
@@ -167,7 +179,7 @@ def _data(
         )
     return {
         "title": title,
-        "runs": [facts(one, defaults) for one in runs],
+        "runs": [describe_run(one, defaults) for one in runs],
         "arms": arm_rows(runs),
         "benchmarks": benchmarks,
         "curves": curves(runs),
@@ -208,7 +220,7 @@ def _blocks(data: Mapping[str, Any], parts: Sequence[Queries]) -> dict[str, Any]
 
 
 def _queries(
-    cache: str,
+    cache: Path,
     settings: Report,
     runs: Sequence[RunFolder],
     name: str,
@@ -242,13 +254,13 @@ def _queries(
     return part
 
 
-def _judged(cache: str, system: Evaluated) -> dict[str, JudgedCandidates]:
+def _judged(cache: Path, system: Evaluated) -> dict[str, JudgedCandidates]:
     """The candidates that ``system`` was given, with their grades."""
     if "benchmark" not in system.settings:
         raise ConfigError(f"{system.place / 'settings.json'} doesn't say which; evaluate again")
     benchmark = build(system.settings["benchmark"], "benchmark")
     if hasattr(benchmark.retriever, "cache_dir"):  # where an index lies is no setting of a result
-        benchmark = replace(benchmark, retriever=replace(benchmark.retriever, cache_dir=cache))
+        benchmark = replace(benchmark, retriever=replace(benchmark.retriever, cache_dir=str(cache)))
     with progress(f"report: {benchmark.name}, first stage"):
         return {item.candidates.query.id: item for item in benchmark.judged()}
 
@@ -264,10 +276,10 @@ def _replay(part: Queries, number: int, store_path: Path, full: frozenset[str]) 
     samplings = [Sampling(**one) for one in answers["samplings"]]
     store = CompletionStore(store_path)
     try:
-        engine = RecordedAnswers(answers["identity"], store)
+        engine = RecordedAnswers(answers["identity"], store, _tokenizer(prompt, answers))
         hear = part.hears(number, full, letters=prompt.labels == "letters")
         with progress(f"report: {part.benchmark}, {system.label}"):
-            replay(work, strategy, prompt, engine, samplings, hear, _tokenizer(prompt, answers))
+            replay(work, strategy, prompt, engine, samplings, hear)
     finally:
         store.close()
 

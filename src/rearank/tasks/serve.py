@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from rearank.experiment import Run
 from rearank.progress import progress
 from rearank.reranker import Reranker
 from rearank.serving.server import bind, serve
-from rearank.tasks.experiment import Run
 
 
 @dataclass(frozen=True)

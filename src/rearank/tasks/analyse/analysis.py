@@ -1,0 +1,166 @@
+"""``analyse``: length, faithfulness, position bias, attacks; of the model, and of what was trained in this folder.
+
+``<output_dir>/analysis/`` holds ``analysis.json`` (all rows; the same bytes whenever the same answers are looked at)
+and ``tables.md``; per benchmark tables as CSV and LaTeX, and ``figures/``. Every call is in
+``<output_dir>/completions.sqlite``: what an evaluation asked isn't asked again, and a killed analysis goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rearank.analysis import Analyse
+from rearank.data import DataError
+from rearank.data.benchmark import Benchmark
+from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingEngine
+from rearank.engines.account import Account
+from rearank.progress import progress
+from rearank.ranking import Failure
+from rearank.runs.layout import STORE, write_json
+from rearank.runs.stage import Stage
+from rearank.tasks.analyse.asking import Asker
+from rearank.tasks.analyse.questions import Questions, choose_queries
+from rearank.tasks.analyse.tables import AnalysisTables, SystemAnswers
+from rearank.tasks.evaluate import Evaluating, System, systems
+from rearank.types import Sampling
+
+RESULT, TABLES = "analysis.json", "tables.md"
+_log = logging.getLogger(__name__)
+
+
+class AnalysisError(RuntimeError):
+    """An analysis that can't be made as asked, or too many of whose calls failed."""
+
+
+def analyse(how: Evaluating, settings: Analyse, stage: Stage) -> dict[str, Any]:
+    """Every benchmark in turn; returns and writes ``analysis.json``, anew after each of them.
+
+    A benchmark whose data is missing is named and left out where there are others.
+
+    Args:
+        how: the same systems are evaluated: an evaluation's answers serve here, too.
+        settings: the section ``analyse``.
+        stage: where, and what the result depends on.
+
+    Raises:
+        AnalysisError: for settings that don't go together; and, after everything was written, where a larger share of
+            calls failed than ``evaluation.max_failed`` allows.
+    """
+    chosen = _chosen(how, settings)
+    folder = stage.open()
+    parts: dict[str, Any] = {}
+    texts: list[str] = []
+    result: dict[str, Any] = {"model": how.parts.model.name, "seed": how.seed}
+    store = CompletionStore(folder.parent / STORE)
+    asking = _Asking(how, settings, chosen, store)
+    try:
+        for benchmark in how.benchmarks:
+            try:
+                found = asking.analysed(benchmark)
+            except DataError as error:
+                if len(how.benchmarks) == 1:
+                    raise
+                _log.error("benchmark %s is left out: %s", benchmark.name, error)
+                continue
+            parts[benchmark.name] = found.as_json()
+            texts.append(found.write(folder / benchmark.name))
+            result |= {"benchmarks": parts, "failed": len(asking.failures)}
+            _write(folder, result, texts)
+    finally:
+        store.close()
+    if not parts:
+        raise DataError("none of the benchmarks has its data here; the reasons are above")
+    print(f"\n{(folder / TABLES).read_text(encoding='utf-8')}\nfigures and tables are in {folder}", flush=True)
+    if len(asking.failures) > how.settings.max_failed * asking.asked:
+        raise AnalysisError(
+            f"{len(asking.failures)} of {asking.asked} calls failed, the first: {asking.failures[0]}. What came of the "
+            f"others is kept in {folder}: run the same command again, or allow a share of failures "
+            "(evaluation.max_failed)"
+        )
+    return result
+
+
+def _chosen(how: Evaluating, settings: Analyse) -> list[System]:
+    """What an evaluation measures, but for samples: ``analyse.repeats`` and ``analyse.temperature`` say how to draw."""
+    found = systems(how.parts, how.settings, how.seed, how.trained)
+    chosen = [system for system in found if system.name != "base_sampled"]
+    if not chosen:
+        raise AnalysisError("engine=none answers nothing and this task asks a model; choose another engine")
+    if settings.repeats > 1 and not _samplings(settings, chosen[0])[0].temperature:
+        raise AnalysisError(
+            f"analyse.repeats={settings.repeats}: at the model's temperature 0 every repeat is the same; set "
+            "analyse.temperature=0.6 (the paper's), say"
+        )
+    return chosen
+
+
+def _write(folder: Path, result: Mapping[str, Any], texts: Sequence[str]) -> None:
+    write_json(folder / RESULT, result)
+    (folder / TABLES).write_text("\n\n".join(["# Understanding the reasoning", *texts]) + "\n", encoding="utf-8")
+
+
+@dataclass
+class _Asking:
+    """Asks every system about every benchmark."""
+
+    how: Evaluating
+    settings: Analyse
+    chosen: Sequence[System]
+    store: CompletionStore
+    failures: list[Failure] = field(default_factory=list)
+    asked: int = 0
+    """Queries and windows."""
+
+    def analysed(self, benchmark: Benchmark) -> AnalysisTables:
+        """One benchmark's tables."""
+        parts, settings = self.how.parts, self.settings
+        with progress(f"{benchmark.name}: first stage"):
+            judged = choose_queries(benchmark.judged(), settings)
+        questions = Questions(benchmark, judged, settings, parts.strategy, parts.prompt)
+        grades = {item.candidates.query.id: item.grades for item in judged}
+        found = AnalysisTables(benchmark.name, benchmark.measures[0], settings, parts.prompt.labels == "letters")
+        node = parts.engine
+        assert isinstance(node, EngineNode)
+        for system in self.chosen:
+            with progress(f"{benchmark.name}: loading {system.label}"):
+                engine = node.create(
+                    system.model, revision=system.revision, judgements=grades, thinking=parts.model.thinking
+                )
+            before = len(self.failures)
+            found.add(asyncio.run(self._ask(questions, system, RecordingEngine(engine, self.store))))
+            if questions.total and len(self.failures) - before == questions.total:
+                raise EngineError(
+                    f"{benchmark.name}, {system.label}: every call failed, the first: {self.failures[before]}"
+                )
+        self.asked += questions.total * len(self.chosen)
+        return found
+
+    async def _ask(self, questions: Questions, system: System, recording: RecordingEngine) -> SystemAnswers:
+        account = Account()
+        what = f"{questions.benchmark.name}: {system.label}"
+
+        def note(seconds: float) -> str:
+            return f"{account.calls} answers"
+
+        with progress(what, questions.total, "queries and windows", note=note) as bar:
+            most = self.how.settings.max_concurrent_queries
+            asker = Asker(recording, questions.prompt, system.samplings[0], bar, most, self.failures, account)
+            try:
+                answers = await questions.ask(asker, _samplings(self.settings, system), system.label)
+            finally:
+                await recording.aclose()
+        _log.info("%s: %d calls paid for now, %d from the store", what, recording.spent.calls, recording.recalled)
+        return answers
+
+
+def _samplings(settings: Analyse, system: System) -> list[Sampling]:
+    """How the rankings of whole lists are drawn: as in an evaluation, unless a temperature is given."""
+    drawn = system.samplings[0]
+    if settings.temperature is not None:
+        drawn = replace(drawn, temperature=settings.temperature)
+    return [replace(drawn, sample=number) for number in range(settings.repeats)] if settings.repeats > 1 else [drawn]

@@ -1,0 +1,11 @@
+"""Reranking benchmarks and scoring what comes of it.
+
+``evaluation`` every benchmark in turn · ``systems`` what is measured · ``measuring`` one benchmark · ``reranking`` one
+system over its queries · ``scores`` what is kept of it · ``published`` numbers to compare with · ``tables`` of one
+benchmark, ``benchmark_lists`` of several · ``tracked`` what the trackers get.
+"""
+
+from rearank.tasks.evaluate.evaluation import Evaluating, EvaluationError, evaluate, settled
+from rearank.tasks.evaluate.systems import CheckpointError, System, systems
+
+__all__ = ["CheckpointError", "Evaluating", "EvaluationError", "System", "evaluate", "settled", "systems"]

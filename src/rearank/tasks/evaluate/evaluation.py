@@ -1,0 +1,147 @@
+"""``evaluate``: rerank benchmarks, score, compare.
+
+Per benchmark and system, ``<output_dir>/evaluation/<benchmark>/<system>/`` holds ``run.trec`` and ``metrics.json``
+(``scores`` says what else); tables lie above them; every model call is in ``<output_dir>/completions.sqlite``, from
+which the same command goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rearank.data import DataError
+from rearank.data.benchmark import Benchmark, BenchmarkList
+from rearank.engines import CompletionStore
+from rearank.reranker.setup import Parts
+from rearank.runs.layout import STORE, SUMMARY, write_json
+from rearank.runs.stage import Stage
+from rearank.sections import Evaluation
+from rearank.tasks.evaluate.benchmark_lists import report_list
+from rearank.tasks.evaluate.measuring import Measuring
+from rearank.tasks.evaluate.scores import Measured, Places
+from rearank.tasks.evaluate.systems import systems
+from rearank.tasks.evaluate.tables import report
+from rearank.tasks.evaluate.tracked import track_evaluation
+from rearank.tasks.train import Trained
+from rearank.tracking.run_trackers import RunTrackers
+
+_log = logging.getLogger(__name__)
+
+
+class EvaluationError(RuntimeError):
+    """More queries failed than ``evaluation.max_failed`` allows."""
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """What is measured, on what, and how.
+
+    Args:
+        parts: model, prompt, strategy and engine.
+        trained: what lies trained in the run's folder.
+        benchmark: one or a list.
+        settings: the section ``evaluation``.
+        seed: of sampled answers.
+        chosen: the option of each group of the config.
+    """
+
+    parts: Parts
+    trained: Trained
+    benchmark: Benchmark | BenchmarkList
+    settings: Evaluation
+    seed: int
+    chosen: Mapping[str, str]
+
+    @property
+    def benchmarks(self) -> list[Benchmark]:
+        """With this command's depth and measures."""
+        return [settled(benchmark, self.settings) for benchmark in self.benchmark.benchmarks]
+
+
+def settled(benchmark: Benchmark, settings: Evaluation) -> Benchmark:
+    """``benchmark`` with the depth and the measures that the section ``evaluation`` sets."""
+    return replace(benchmark, depth=settings.depth or benchmark.depth, measures=settings.measures or benchmark.measures)
+
+
+def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) -> dict[str, Any]:
+    """Every benchmark in turn; returns and writes ``summary.json``.
+
+    A benchmark whose data is missing is named and left out where there are others. An error that stops the run leaves
+    the tables and the summary of what was measured before it.
+
+    Args:
+        how: to evaluate.
+        stage: where, and what every system's result depends on.
+        cache: of digests of large files.
+        trackers: get means, tables of queries, and the runs.
+
+    Raises:
+        EvaluationError: after everything was written, where too many queries failed.
+    """
+    benchmarks, folder = how.benchmarks, stage.folder.parent
+    results: dict[str, list[Measured]] = {}
+    missing: dict[str, str] = {}
+    stopped: Exception | None = None
+    store = CompletionStore(folder / STORE)
+    found = systems(how.parts, how.settings, how.seed, how.trained)
+    measuring = Measuring(how.parts, found, how.settings, Places(stage, cache), store, how.chosen)
+    try:
+        for benchmark in benchmarks:
+            measured = results.setdefault(benchmark.name, [])
+            try:
+                for one in measuring.measure(benchmark):
+                    measured.append(one)
+            except DataError as error:
+                if len(benchmarks) == 1:
+                    raise
+                missing[benchmark.name] = str(error)
+                measured.clear()
+                _log.error("benchmark %s is left out: %s", benchmark.name, error)
+            except Exception as error:
+                stopped = error
+                break
+    finally:
+        store.close()
+    results = {name: measured for name, measured in results.items() if measured}
+    if stopped is None and not results:
+        raise DataError(f"none of the {len(benchmarks)} benchmarks has its data here; the reasons are above")
+    summary: dict[str, Any] = {}
+    if results:
+        summary = _summary(how, benchmarks, results, missing, stage.folder)
+        if stopped is not None:
+            summary["stopped"] = f"{type(stopped).__name__}: {stopped}"
+        write_json(folder / SUMMARY, summary)
+        model = how.trained.artefact(trackers) if how.settings.trained else None
+        track_evaluation(stage.folder, results, model, trackers)
+    if stopped is not None:
+        raise stopped
+    if failed := measuring.failed:
+        raise EvaluationError(
+            f"{len(failed)} queries failed, the first: {failed[0]}. Everything else is kept in {folder}: "
+            "mend the cause and run the same command again, or allow a share of failures (evaluation.max_failed)"
+        )
+    return summary
+
+
+def _summary(
+    how: Evaluating,
+    benchmarks: Sequence[Benchmark],
+    results: Mapping[str, Sequence[Measured]],
+    missing: Mapping[str, str],
+    folder: Path,
+) -> dict[str, Any]:
+    """Tables of what there is; returns what they show."""
+    common = {"seed": how.seed, "model": how.parts.model.name}
+    parts = {
+        one.name: {**report(one, results[one.name], how.trained.algorithm, folder / one.name), **common}
+        for one in benchmarks
+        if one.name in results
+    }
+    if isinstance(how.benchmark, BenchmarkList) and len(benchmarks) > 1:
+        cost = round(sum(part["cost"] for part in parts.values()), 9)
+        return {"benchmarks": parts, **report_list(how.benchmark, results, missing, folder), "cost": cost, **common}
+    return next(iter(parts.values()))

@@ -1,0 +1,176 @@
+"""One benchmark measured: its first stage, every system, and the best order there is of the candidates."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+
+from rearank.data import JudgedCandidates
+from rearank.data.benchmark import Benchmark
+from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingEngine
+from rearank.engines.session import Session
+from rearank.progress import progress
+from rearank.ranking import Failure
+from rearank.reranker.setup import Parts
+from rearank.runs.layout import ENGINE, QUERIES, write_json
+from rearank.runs.reader import FIRST, IDEAL, SYSTEM
+from rearank.sections import Evaluation
+from rearank.tasks.evaluate.published import first_stage_row, published_first_stage, published_system
+from rearank.tasks.evaluate.reranking import Outcome, Pass
+from rearank.tasks.evaluate.scores import Measured, Places, Weights, keep
+from rearank.tasks.evaluate.systems import System
+from rearank.types import Ranking
+
+_MANY = 0.1  # share of answers without an order from which on a user is warned
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Measuring:
+    """Everything that is the same for all benchmarks of an evaluation.
+
+    Args:
+        parts: model, prompt, strategy and engine.
+        systems: what is measured.
+        settings: the section ``evaluation``.
+        places: where results go.
+        store: of answers.
+        chosen: the option of each group of the config.
+        failed: queries that failed and aren't allowed for by ``evaluation.max_failed``.
+    """
+
+    parts: Parts
+    systems: Sequence[System]
+    settings: Evaluation
+    places: Places
+    store: CompletionStore
+    chosen: Mapping[str, str]
+    failed: list[str] = field(default_factory=list)
+
+    def measure(self, benchmark: Benchmark) -> Iterator[Measured]:
+        """Each system's result as it is done, the first stage's first.
+
+        Raises:
+            DataError: where the benchmark's data is missing.
+            EngineError: where the engine can't start, or every query failed.
+        """
+        kept = max(benchmark.depth, self.settings.kept_depth or 0)
+        with progress(f"{benchmark.name}: first stage"):
+            judged = replace(benchmark, depth=kept).judged() if kept > benchmark.depth else benchmark.judged()
+        write_json(
+            self.places.stage.folder / benchmark.name / QUERIES,
+            {item.candidates.query.id: item.candidates.query.text for item in judged},
+        )
+        name = type(benchmark.retriever).__name__.lower()
+        yield keep(
+            self.places.open(benchmark, name),
+            benchmark,
+            [{item.candidates.query.id: _ids(item) for item in judged}],
+            label=f"first stage ({name})",
+            role=FIRST,
+            row=first_stage_row(benchmark),
+            published=published_first_stage(benchmark, judged),
+        )
+        for system in self.systems:
+            yield self._system(benchmark, judged, system)
+        ideal = {item.candidates.query.id: _ideal_order(item, benchmark.depth) for item in judged}
+        place = self.places.open(benchmark, "ideal")
+        yield keep(place, benchmark, [ideal], label="ideal order of the candidates", role=IDEAL)
+
+    def _system(self, benchmark: Benchmark, judged: Sequence[JudgedCandidates], system: System) -> Measured:
+        place = self.places.open(benchmark, system.name, Weights(system.model))
+        qrels = {item.candidates.query.id: item.grades for item in judged}
+        what, model = f"{benchmark.name}, {system.label}", self.parts.model
+        node = self.parts.engine
+        assert isinstance(node, EngineNode)
+        with progress(f"{benchmark.name}: loading {system.label}"):
+            engine = node.create(system.model, revision=system.revision, judgements=qrels, thinking=model.thinking)
+        recording = RecordingEngine(engine, self.store)
+        # With these an answer is found again in the store, without a model: task=report shows every window so.
+        write_json(
+            place / ENGINE,
+            {
+                **{"model": system.model, "revision": system.revision, "identity": dict(recording.identity)},
+                "samplings": [asdict(sampling) for sampling in system.samplings],
+            },
+        )
+        work = [item.candidates.top(benchmark.depth) for item in judged if item.candidates.passages]
+        parts, most = self.parts, self.settings.max_concurrent_queries
+        sessions = [Session(recording, parts.prompt, parts.strategy, one, most) for one in system.samplings]
+        passes = [Pass(session, recording, work, place) for session in sessions]
+        outcomes = asyncio.run(_every_sample(passes, recording, f"{benchmark.name}: {system.label}"))
+        lost = self._lost(outcomes, what, len(work))
+        figures = {**_total([outcome.figures for outcome in outcomes]), "failed": sum(map(len, lost))}
+        paid = _total([outcome.paid for outcome in outcomes])
+        _log.info("%s: %s", what, json.dumps({**figures, **paid}))
+        _warn_of_unread(what, figures)
+        return keep(
+            place,
+            benchmark,
+            [_rankings(outcome, judged, benchmark.depth) for outcome in outcomes],
+            label=system.label,
+            role=SYSTEM,
+            figures=figures,
+            row=system.published,
+            published=published_system(parts, self.chosen, benchmark, judged, system),
+        )
+
+    def _lost(self, outcomes: Sequence[Outcome], what: str, asked: int) -> list[list[str]]:
+        """The failed queries of each sample, logged; those of samples that lost too many are added to ``failed``."""
+        lost = [[str(one) for one in outcome.results.values() if isinstance(one, Failure)] for outcome in outcomes]
+        for lines in lost:
+            if len(lines) > self.settings.max_failed * asked:
+                self.failed += lines
+            for line in lines[:3]:
+                _log.error("%s: %s", what, line)
+        if asked and all(len(lines) == asked for lines in lost):
+            raise EngineError(f"{what}: every query failed, the first: {lost[0][0]}")
+        return lost
+
+
+async def _every_sample(passes: Sequence[Pass], recording: RecordingEngine, what: str) -> list[Outcome]:
+    try:
+        return [await one.run(what) for one in passes]
+    finally:
+        await recording.aclose()
+        with suppress(OSError):  # a full disk is what it may have stopped for
+            for one in passes:
+                one.settle()
+
+
+def _ids(item: JudgedCandidates) -> list[str]:
+    return [passage.id for passage in item.candidates.passages]
+
+
+def _ideal_order(item: JudgedCandidates, depth: int) -> list[str]:
+    ids = _ids(item)
+    return sorted(ids[:depth], key=lambda i: -max(item.grades.get(i, 0), 0)) + ids[depth:]
+
+
+def _rankings(outcome: Outcome, judged: Sequence[JudgedCandidates], depth: int) -> dict[str, list[str]]:
+    """What was reranked, then what was not but is kept (``evaluation.kept_depth``); failed queries have none."""
+    tails = {item.candidates.query.id: _ids(item)[depth:] for item in judged}
+    ranked = {query: result for query, result in outcome.results.items() if isinstance(result, Ranking)}
+    return {query: [*result.passage_ids, *tails[query]] for query, result in ranked.items()}
+
+
+def _total(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of several samples: sums, and the speed of them all."""
+    names = dict.fromkeys(name for figures in counts for name in figures)
+    total = {name: sum(figures.get(name, 0) for figures in counts) for name in names}
+    if total.get("seconds"):
+        total["tokens_per_second"] = round(total["completion_tokens_paid_now"] / total["seconds"], 1)
+    return {name: round(value, 9) if isinstance(value, float) else value for name, value in total.items()}
+
+
+def _warn_of_unread(what: str, figures: Mapping[str, float]) -> None:
+    if figures["unparsed"] > _MANY * figures["calls"]:
+        _log.warning(
+            "%s: %d of %d answers named no order at all, so their windows stayed as given; what was wrong with "
+            "them is counted in metrics.json (status_...), the texts are in completions.sqlite",
+            *(what, figures["unparsed"], figures["calls"]),
+        )

@@ -1,0 +1,166 @@
+"""One system over one benchmark's queries: what comes of each, what it cost, and how far it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rearank.data.trec import write_run
+from rearank.engines import RecordingEngine
+from rearank.engines.account import DIGITS
+from rearank.engines.session import Reranked, Session
+from rearank.engines.tracing import WindowTrace
+from rearank.progress import progress
+from rearank.ranking import Failure, Planned
+from rearank.runs.layout import COST, PARTIAL_RUN, TRACES
+from rearank.types import Candidates, Completion, Ranking
+
+TRACED = 8
+"""Queries whose windows are kept to be read, chosen by their ids' hashes: the same ones of every system."""
+TRACE_COLUMNS = (
+    *("benchmark", "system", "query", "text", "window", "shown", "ordered", "status", "reasoning", "answer"),
+    *("completion", "prompt_tokens", "completion_tokens", "seconds"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One pass over a benchmark: a ranking or a failure for each query, and figures.
+
+    ``figures`` follow from the answers alone, so that a run that was stopped and continued has an undisturbed one's;
+    ``paid`` is what this command itself took: calls, tokens, US dollars, seconds.
+    """
+
+    results: Mapping[str, Ranking | Failure]
+    figures: Mapping[str, float]
+    paid: Mapping[str, float]
+
+
+@dataclass
+class Pass:
+    """One pass of ``session`` over ``work``; what it took is appended to ``place/cost.jsonl``.
+
+    A pass that stops early leaves the rankings it had in ``place/run.partial.trec``. Its line of costs is then written
+    by ``settle``, once the engine is closed: until then calls are under way, and are being paid for.
+    """
+
+    session: Session
+    recording: RecordingEngine
+    work: Sequence[Candidates]
+    place: Path
+    rankings: dict[str, Ranking] = field(default_factory=dict, init=False)
+    windows: int = field(default=0, init=False)
+    settle: Callable[[], None] = field(default_factory=lambda: _nothing, init=False)
+
+    def __post_init__(self) -> None:
+        strategy = self.session.strategy
+        planned = strategy.calls if isinstance(strategy, Planned) else None
+        self._planned = {one.query.id: int(planned(len(one.passages))) for one in self.work} if planned else None
+        self._expected = sum(self._planned.values()) if self._planned is not None else None
+
+    async def run(self, what: str) -> Outcome:
+        """Rerank, under a bar of progress that is called ``what``."""
+        self._before, self._began = self.recording.spent, time.monotonic()
+        traced = self._traced() if self.session.sampling.sample == 0 else set()
+        traces: dict[str, tuple[Candidates, tuple[WindowTrace, ...]]] = {}
+        with (
+            self._accounted(),
+            progress(what, len(self.work), "queries", note=self._note, left=self._left) as bar,
+        ):
+
+            def done(one: Reranked) -> None:
+                query = one.candidates.query.id
+                if query in traced:
+                    traces[query] = (one.candidates, one.windows)
+                if isinstance(one.result, Ranking):
+                    self.rankings[query] = one.result
+                if self._expected is not None and self._planned is not None:
+                    self._expected += one.account.calls - self._planned[query]
+                bar.advance()
+
+            results = await self.session.rerank(self.work, traced=traced, on_answer=self._answered, on_done=done)
+        if traced:
+            _write_traces(self.place / TRACES, traces)
+        return Outcome(results, self.session.account.figures(), self._paid())
+
+    def _answered(self, _: Completion) -> None:
+        self.windows += 1
+
+    def _traced(self) -> set[str]:
+        ids = [item.query.id for item in self.work]
+        return set(sorted(ids, key=lambda query: hashlib.sha256(query.encode()).digest())[:TRACED])
+
+    def _note(self, seconds: float) -> str:
+        """Windows, the engine's speed and the cost so far."""
+        now = self.recording.spent - self._before
+        total = f"/{self._expected}" if self._expected is not None else ""
+        parts = [f"{self.windows}{total} windows", f"{now.completion_tokens / max(seconds, 1e-9):.0f} tokens/s"]
+        return ", ".join([*parts, *([f"${now.cost:.4f}"] if now.cost else [])])
+
+    def _left(self, seconds: float) -> float | None:
+        """Seconds to come, by the pace of what the engine answered: what the store answers takes no time."""
+        now = self.recording.spent - self._before
+        answered = now.calls - now.failed
+        if self._expected is None or answered < 1:
+            return None
+        return seconds * max(self._expected - self.windows, 0) / answered
+
+    @contextmanager
+    def _accounted(self) -> Iterator[None]:
+        """Write down what was paid and, where the block is left early, what there was until then."""
+        partial_run = self.place / PARTIAL_RUN
+        try:
+            yield
+        except BaseException as error:
+            self.settle = partial(self._account, f"stopped: {type(error).__name__}")
+            with suppress(OSError):  # a full disk is what it may have stopped for
+                write_run(
+                    partial_run, {q: r.passage_ids for q, r in self.rankings.items()}, f"rearank-{self.place.name}"
+                )
+            raise
+        partial_run.unlink(missing_ok=True)
+        self._account("finished")
+
+    def _account(self, ended: str) -> None:
+        line: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "ended": ended}
+        line |= {"queries": len(self.rankings), "calls": self.windows, **self._paid()}
+        with (self.place / COST).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _paid(self) -> dict[str, float]:
+        seconds, now = time.monotonic() - self._began, self.recording.spent - self._before
+        return {
+            "calls_paid_now": now.calls,
+            "calls_failed_now": now.failed,
+            "completion_tokens_paid_now": now.completion_tokens,
+            "tokens_per_second": round(now.completion_tokens / max(seconds, 1e-9), 1),
+            "cost_paid_now": round(now.cost, DIGITS),
+            "seconds": round(seconds, 3),
+        }
+
+
+def _nothing() -> None:
+    """What is left to do after a pass that came to its end."""
+
+
+def _write_traces(path: Path, traces: Mapping[str, tuple[Candidates, Sequence[WindowTrace]]]) -> None:
+    """A line a window, in the order of their answers; passages by their ids."""
+    lines = []
+    for query, (item, windows) in sorted(traces.items()):
+        for number, window in enumerate(windows):
+            line: dict[str, Any] = {"query": query, "text": item.query.text, "window": number}
+            for name, places in (("shown", window.shown), ("ordered", window.ordered)):
+                line[name] = None if places is None else " ".join(item.passages[i].id for i in places)
+            line |= {"status": window.status.value if window.status is not None else None}
+            line |= {"reasoning": window.think, "answer": window.answer, "completion": window.text}
+            line |= {"prompt_tokens": window.prompt_tokens, "completion_tokens": window.completion_tokens}
+            lines.append({**line, "seconds": window.seconds})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,42 @@
+"""The trackers of one run: its jobs and artefacts under the run's name and group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rearank.tracking.base import TrackingNode
+from rearank.tracking.jsonl import Trackers
+
+
+@dataclass(frozen=True)
+class RunTrackers:
+    """Opens trackers for a run's jobs.
+
+    Args:
+        node: of ``conf/tracking``.
+        title: ``reward=ndcg,seed=1`` in a sweep, the experiment's name elsewhere.
+        group: the sweep's name, or the experiment's.
+        config: the whole config, the option chosen in each group, and the commit.
+    """
+
+    node: TrackingNode
+    title: str
+    group: str
+    config: Mapping[str, Any]
+
+    @contextmanager
+    def open(self, folder: Path, job: str) -> Iterator[Trackers]:
+        """For a block; ``job`` is W&B's job type: prepare, train, sft, evaluate, report."""
+        opened = self.node.open(folder, self.title, self.config, job, self.group)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    def name_of(self, kind: str) -> str:
+        """An artefact's name: ``run-rewards-sweep-reward=ndcg``."""
+        return f"{kind}-{self.group}-{self.title}"
