@@ -17,9 +17,9 @@ from rearank.config import build
 from rearank.engines import PromptRanker
 from rearank.engines.model import Model
 from rearank.evaluation.published import rows
+from rearank.experiment import Run, make_run
 from rearank.parsing import ParseStatus
 from rearank.prompts import Prompt
-from rearank.experiment import Run, make_run
 from rearank.tasks.preflight import PreflightError, preflight
 from rearank.types import Completion, Message, Passage, Query, Sampling, Window
 

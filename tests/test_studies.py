@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.rearank_arms_sweeper import ArmsSweeper, arms_as_written
 from rearank.experiment import Experiment, make_run
+from rearank.runs.sweeps import Job
 from rearank.tasks.pipeline import PipelineTask
-from rearank.tasks.sweep import Job, settings_of
+from rearank.tasks.sweep.jobs import settings_of
 from rearank.training.trl import TrlTrainer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

@@ -21,11 +21,11 @@ from rearank.data import JudgedCandidates
 from rearank.engines.tracing import WindowTrace
 from rearank.parsing import parse_ranking
 from rearank.ranking import plan_windows
-from rearank.runs.reader import FIRST, SYSTEM, Evaluated
 from rearank.report.page import render
 from rearank.report.queries import Queries
 from rearank.report.replay import Replayed
 from rearank.report.results import Side, comparisons, result_rows
+from rearank.runs.reader import FIRST, SYSTEM, Evaluated
 from rearank.types import Candidates, Passage, Query
 
 QUERIES, DEPTH, SIZE, STEP = 1500, 100, 20, 10

@@ -91,7 +91,7 @@ def _write_down(config: DictConfig, run: Run) -> None:
 
 
 def guarded(main: Callable[[], Any], conf: Path = CONF) -> int:
-    """Run ``main``; what goes wrong is said in a few lines, and the exit status says it too.
+    """Run ``main``; what goes wrong is printed in a few lines, and the exit status shows it.
 
     A bug of ours, or of a library, keeps its traceback: set REARANK_TRACE=1 to see every error's. A sweep ends with its
     table and what failed in it, whatever became of its launcher.
@@ -118,10 +118,10 @@ def _guarded(main: Callable[[], Any], conf: Path) -> int:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return _INTERRUPTED
     except Exception as error:
-        said = explain(error, sys.argv[1:], conf)
-        if said is None or os.environ.get("REARANK_TRACE"):
+        message = explain(error, sys.argv[1:], conf)
+        if message is None or os.environ.get("REARANK_TRACE"):
             raise
-        print(f"rearank: {said}", file=sys.stderr)
+        print(f"rearank: {message}", file=sys.stderr)
         return 1
     return 0
 

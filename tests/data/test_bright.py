@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from rearank.data import Collection, DataError, Retriever
+from rearank.data.benchmark import Benchmark
 from rearank.data.bright import BrightArchive, BrightArchiveRun
 from rearank.data.synthetic import SyntheticCollection
-from rearank.data.benchmark import Benchmark
 from rearank.types import Passage, Query
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rearank.data import Joined, Source, split_judgements
-from rearank.data.trec import RunFile, TrecFiles
 from rearank.data.benchmark import Benchmark
+from rearank.data.trec import RunFile, TrecFiles
 
 
 @pytest.fixture

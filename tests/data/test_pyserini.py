@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from rearank.data import DataError, Fits, Retriever
+from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.data.pyserini import Pyserini
 from rearank.data.trec import TrecFiles
-from rearank.data.benchmark import Benchmark, BenchmarkList
 
 PACKAGE = """
 calls = []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from tests.end_to_end.pipeline import ROOT, SMALL, command, environment, run
+
+from rearank.runs.stage import locked
 
 pytestmark = pytest.mark.slow
 
@@ -107,20 +109,25 @@ def test_an_output_folder_that_can_not_be(tmp_path: Path) -> None:
     assert "a file stands where a folder is needed" in answer
 
 
-def test_two_runs_in_one_folder(tmp_path: Path) -> None:
-    first = subprocess.Popen(
-        command(tmp_path), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "run" / "prepared").is_dir():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        second = run(tmp_path, expect=1)
-    finally:
-        first.kill()
-        first.wait()
-    assert f"another run (process {first.pid}) is at work here" in second.stderr
+def test_a_command_that_the_lock_refuses_writes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(tmp_path, "task=prepare")
+
+    def held() -> dict[str, bytes]:
+        files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    before = held()
+    assert {".hydra/config.yaml", "commands.jsonl", "environment.json", "prepared/summary.json"} <= before.keys()
+    with locked(folder):
+        second = run(tmp_path, "task=prepare", "prepare.queries=3", expect=1)
+    assert f"another run (process {os.getpid()}) is at work here" in second.stderr
+    assert held() == before
+    run(tmp_path, "task=prepare", "prepare.queries=3")
+    after = held()
+    assert after["environment.json"] == before["environment.json"], "the first command's"
+    assert len(after["commands.jsonl"].splitlines()) == 2
+    assert after["prepared.1/train.parquet"] == before["prepared/train.parquet"], "other settings' rows are kept"
 
 
 BASE = (*SMALL, "task=evaluate", "engine=scripted")

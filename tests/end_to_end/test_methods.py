@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.end_to_end.pipeline import ROOT, metrics, run
 
-from rearank.tasks.sweep import score_of
+from rearank.runs.reader import score_of
 
 pytestmark = pytest.mark.slow
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 from tests.report.hostile import ATTACKS, QUERIES, poison, write_collection
-from tests.tasks.runs import made
+from tests.tasks.runs import made, report_of
 
 from rearank.report import Report
-from rearank.tasks.evaluate import evaluate
-from rearank.tasks.report import make_report, write_report
+from rearank.tasks.pipeline import evaluate_models
+from rearank.tasks.report import make_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed (extra dev)")
@@ -50,11 +50,11 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     runs = {name: made(place / name, *common, f"engine.behaviour={name}") for name in ("noisy", "malformed")}
     for name, run in runs.items():
-        evaluate(run)
+        evaluate_models(run)
         if name == "noisy":
             poison(run.folder / "completions.sqlite")
     sources = ",".join(f"'{name}={run.folder}'" for name, run in runs.items())
-    return write_report(made(place, *common, f"report.runs=[{sources}]", "report.title='Noisy and <b>malformed</b>'"))
+    return report_of(made(place, *common, f"report.runs=[{sources}]", "report.title='Noisy and <b>malformed</b>'"))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def study_file(page_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     titles = {"length": {"title": ATTACKS[1], "note": f"`rho` is {ATTACKS[2]} {ATTACKS[0]}"}}
     part = {"tables": {"length": [{"system": ATTACKS[0], "rho": 0.5}]}, "titles": titles}
     _write(jobs[0] / "analysis" / "analysis.json", {"benchmarks": {"dl19": part}})
-    return make_report(folder, [(None, job) for job in jobs], Report(figures=False), str(folder))
+    return make_report(folder, [(None, job) for job in jobs], Report(figures=False), folder)
 
 
 def _write(path: Path, content: Any) -> None:

@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.report.hostile import ATTACKS
 
-from rearank.report import ReportError, RunFolder, read_folder, render
+from rearank.report import ReportError, read_folder, render
 from rearank.report.analyses import analyses
 from rearank.report.curves import curves, seed_groups
 from rearank.report.figures import draw_change, draw_curves
-from rearank.runs.reader import FIRST, SYSTEM, Arm, Evaluated, labelled
 from rearank.report.page import as_json
 from rearank.report.results import arm_rows, comparisons, result_rows, seed_rows, sides
 from rearank.report.texts import cut, pieces
+from rearank.runs.reader import FIRST, SYSTEM, Arm, Evaluated, labelled
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=[]))
 

@@ -12,8 +12,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from rearank.engines import Engine, ScriptedNode
-from rearank.ranking import AbortRunError
 from rearank.experiment import Run, make_run
+from rearank.ranking import AbortRunError
+from rearank.tasks.report import write_report
 from rearank.types import Completion, Message, Qrels, Sampling, Window
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -25,17 +26,19 @@ SMALL = (
 )
 
 
+def composed(*overrides: str, outputs: Path = Path("nowhere")) -> dict[str, Any]:
+    """The plain config; its folder is ``outputs/run``."""
+    places = (f"output_dir={outputs}/run", f"paths.outputs={outputs}")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", [*overrides, *places]), resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
 def made(folder: Path, *overrides: str) -> Run:
     """The run of ``overrides``; its folder is ``folder/run``, indexes are kept in ``folder/cache``."""
-    places = (f"output_dir={folder}/run", f"paths.outputs={folder}")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(
-            compose("config", [f"paths.cache={folder}/cache", *overrides, *places]), resolve=True
-        )
-    assert isinstance(config, dict)
-    return make_run(
-        {str(key): value for key, value in config.items()}, {"prompt": "compact", "strategy": "sliding_window"}
-    )
+    config = composed(f"paths.cache={folder}/cache", *overrides, outputs=folder)
+    return make_run(config, {"prompt": "compact", "strategy": "sliding_window"})
 
 
 def with_benchmark(run: Run, benchmark: Any) -> Run:
@@ -44,6 +47,10 @@ def with_benchmark(run: Run, benchmark: Any) -> Run:
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+def report_of(run: Run) -> Path:
+    return write_report(run.folder, run.experiment.report, run.cache)
 
 
 class SpendError(AbortRunError):

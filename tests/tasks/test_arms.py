@@ -10,8 +10,9 @@ from hydra.errors import HydraException
 from tests.tasks.test_sweep import QUERIES, explain, job_of, metrics
 
 from hydra_plugins.rearank_arms_sweeper import ArmsSweeper
+from rearank.runs.reader import read_systems, stands_for
+from rearank.runs.sweeps import Sweep
 from rearank.tasks.sweep.collect import collect
-from rearank.tasks.sweep import Sweep, measured_by
 
 STUDY = ArmsSweeper(
     {"ndcg": [], "absolute": ["reward=absolute"], "few": ["reward=absolute", "+prepare.queries=10"]}, [1, 2]
@@ -99,9 +100,11 @@ def test_a_sweeper_without_arms_says_so_instead_of_running_nothing() -> None:
         (("bm25",), None),
     ],
 )
-def test_a_job_is_measured_by_what_was_trained_last(systems: tuple[str, ...], expected: str | None) -> None:
-    roles = {name: {"role": "first stage" if name == "bm25" else "system"} for name in systems}
-    assert measured_by(roles) == expected
+def test_a_job_stands_for_what_was_trained_last(systems: tuple[str, ...], expected: str | None, tmp_path: Path) -> None:
+    for name in systems:
+        metrics(tmp_path, name, "first stage" if name == "bm25" else "system", dict.fromkeys(QUERIES, 0.5))
+    found = stands_for(read_systems(tmp_path))
+    assert (found.name if found is not None else None) == expected
 
 
 def test_the_tables_rows_have_the_arms_names(tmp_path: Path) -> None:

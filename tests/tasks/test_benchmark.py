@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.data.bm25 import Bm25
 from rearank.data.trec import TrecFiles
-from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.types import Candidates, Passage, Query
 
 PASSAGES = {f"d{i}": Passage(f"d{i}", f"text {i}") for i in range(6)}

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from tests.tasks.runs import QUERIES, SMALL, made, read
 
-from rearank.evaluation import paired_test
 from rearank.data.benchmark import BenchmarkList
-from rearank.tasks.compare import compare_runs
-from rearank.tasks.compare_inputs import CompareError
-from rearank.tasks.evaluate import evaluate
+from rearank.evaluation import paired_test
 from rearank.experiment import Run
 from rearank.sections import Compare
+from rearank.tasks.compare import compare_runs
+from rearank.tasks.compare_inputs import CompareError
+from rearank.tasks.pipeline import evaluate_models
 
 JUDGED = 12
 
@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("compare")
     for behaviour in ("oracle", "random"):
         options = (f"engine.behaviour={behaviour}", "evaluation.measures=[ndcg_cut_10,recip_rank]")
-        evaluate(made(place / behaviour, *SMALL, f"paths.cache={place}/cache", *options))
+        evaluate_models(made(place / behaviour, *SMALL, f"paths.cache={place}/cache", *options))
     return place
 
 
@@ -44,7 +44,7 @@ def base() -> Run:
 def compared(place: Path, runs: Sequence[Any], **changes: Any) -> Mapping[str, Any]:
     node = Compare(runs=tuple(map(str, runs)), **{"permutations": 500, **changes})
     changed = replace(base().experiment, compare=node, output_dir=str(place / "run"))
-    compare_runs(replace(base(), experiment=changed))
+    compare_runs(changed.compare, changed.benchmark, Path(changed.output_dir) / "comparison")
     content: Mapping[str, Any] = read(place / "run" / "comparison" / "comparison.json")
     return content
 
@@ -78,7 +78,7 @@ def test_folders(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_all_against_a_baseline(runs: Path, tmp_path: Path) -> None:
     found = compared(tmp_path, [runs / "oracle/run", f"bad={runs}/random/run"], baseline="bm25", ideal=True)
     pairs = [(one["a"], one["b"]) for one in found["comparisons"]]
-    assert pairs == [("bm25", "ideal"), ("bm25", "run"), ("bm25", "bad")]
+    assert pairs == [("bm25", "run"), ("bm25", "ideal"), ("bm25", "bad")]
 
 
 def test_one_system_by_its_own_folder(runs: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_what_can_not_be_compared(
     several = BenchmarkList("several", {name: replace(base().experiment.benchmark, name=name) for name in "ab"})
     listed = replace(base().experiment, benchmark=several, compare=Compare(runs=(str(one),)))
     with pytest.raises(CompareError, match=r"set compare\.qrels=<file>, or choose one benchmark .*several is a list"):
-        compare_runs(replace(base(), experiment=listed))
+        compare_runs(listed.compare, listed.benchmark, Path(listed.output_dir) / "comparison")
     with pytest.raises(CompareError, match=r"strange\.trec: none of its 2 queries is judged in"):
         compared(tmp_path, [one, strange], qrels=str(qrels))
     with pytest.raises(CompareError, match=r"nothing to compare: qrels\.txt: only one was measured on it"):
@@ -189,6 +189,6 @@ def test_what_can_not_be_compared(
     with pytest.raises(CompareError, match="two systems are labelled 'run'; give each its own label"):
         compared(tmp_path, [folder, runs / "random/run"])
     other = tmp_path / "other"
-    evaluate(made(other, *SMALL, f"paths.cache={runs}/cache", "benchmark.collection.split=dev"))
+    evaluate_models(made(other, *SMALL, f"paths.cache={runs}/cache", "benchmark.collection.split=dev"))
     with pytest.raises(CompareError, match=r"share 0 queries, a comparison needs two at least"):
         compared(tmp_path, [f"a={folder}", f"b={other}/run"])

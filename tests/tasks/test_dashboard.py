@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tests.tasks.runs import made
 
+from rearank.experiment import Run
 from rearank.parsing import ParseStatus
 from rearank.tasks.dashboard import DashboardError, DashboardTask
-from rearank.experiment import Run
 from rearank.tracking.dashboard import Dashboard
 from rearank.tracking.names import TABLES, undocumented
 

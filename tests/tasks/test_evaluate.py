@@ -14,10 +14,11 @@ from tests.tasks.runs import QUERIES, SMALL, SpendError, made, priced, read, wit
 
 from rearank.data import DataError
 from rearank.data.beir import BeirFolder
-from rearank.data.trec import read_run
 from rearank.data.benchmark import Benchmark, BenchmarkList
-from rearank.tasks.evaluate import evaluate
-from rearank.tasks.results import open_place
+from rearank.data.trec import read_run
+from rearank.experiment import Run
+from rearank.tasks.evaluate.scores import Places
+from rearank.tasks.pipeline import evaluate_models
 
 MEASURES = "evaluation.measures=[ndcg_cut_10,map,recall_20,recip_rank,P_10]"
 
@@ -34,7 +35,7 @@ def system(folder: Path, name: str, benchmark: str = "synthetic") -> Path:
 
 def test_every_measure_is_in_the_table_and_per_query(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(place, *SMALL, MEASURES)
-    summary = evaluate(run)
+    summary = evaluate_models(run)
     metrics = read(system(place, "scripted") / "metrics.json")
     assert list(metrics["mean"]) == metrics["measures"] == ["ndcg_cut_10", "map", "recall_20", "recip_rank", "P_10"]
     for measure, values in metrics["per_query"].items():
@@ -56,10 +57,10 @@ def test_every_measure_is_in_the_table_and_per_query(place: Path, capsys: pytest
 
 def test_a_stopped_run_keeps_what_it_has_and_goes_on_to_the_same_bytes(tmp_path: Path, place: Path) -> None:
     options = (*SMALL, "evaluation.samples=0", f"paths.cache={place}/cache")
-    evaluate(priced(made(tmp_path / "whole", *options), dollars=0.001))
+    evaluate_models(priced(made(tmp_path / "whole", *options), dollars=0.001))
     stopped = made(tmp_path, *options, "evaluation.max_concurrent_queries=1")
     with pytest.raises(SpendError, match="the budget is spent"):
-        evaluate(priced(stopped, dollars=0.001, most=20))
+        evaluate_models(priced(stopped, dollars=0.001, most=20))
     here, there = system(tmp_path, "base"), system(tmp_path / "whole", "base")
     partial = read_run(here / "run.partial.trec")
     assert 0 < len(partial) < QUERIES
@@ -67,7 +68,7 @@ def test_a_stopped_run_keeps_what_it_has_and_goes_on_to_the_same_bytes(tmp_path:
     summary = read(tmp_path / "run" / "summary.json")
     assert summary["stopped"].startswith("SpendError")
     assert summary["bm25"] > 0
-    evaluate(priced(made(tmp_path, *options), dollars=0.001))
+    evaluate_models(priced(made(tmp_path, *options), dollars=0.001))
     assert not (here / "run.partial.trec").exists()
     for name in ("run.trec", "metrics.json"):
         assert (here / name).read_bytes() == (there / name).read_bytes()
@@ -86,7 +87,7 @@ def test_no_engine_shows_the_first_stage_beside_what_is_known(place: Path, capsy
     run = made(
         place, *SMALL, "engine=none", "+benchmark.known={paper: 0.5, pyserini: 0.75}", "benchmark.published=dl19"
     )
-    summary = evaluate(run)
+    summary = evaluate_models(run)
     ours = summary["bm25"]
     said = capsys.readouterr().out
     assert f"nDCG@10 {ours:.4f}; known of BM25 here: paper 0.5000 ({ours - 0.5:+.4f}), pyserini 0.7500" in said
@@ -100,7 +101,7 @@ def test_ours_stands_beside_the_published_number_of_the_same_setting(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = ("benchmark.published=dl19", "++model.published=REARANK-7B", "evaluation.samples=1")
-    summary = evaluate(priced(made(place, *SMALL, *overrides)))
+    summary = evaluate_models(priced(made(place, *SMALL, *overrides)))
     found = summary["published"]
     assert set(found) == {"bm25", "base"}, "samples and the ideal order have no published number"
     assert (found["base"]["value"], found["base"]["row"]) == (74.16, "REARANK-7B")
@@ -111,24 +112,24 @@ def test_ours_stands_beside_the_published_number_of_the_same_setting(
     said = capsys.readouterr().out
     assert "published 0.7416: REARANK-7B, Zhang et al., REARANK (EMNLP 2025, arXiv 2505.20046), Table 1" in said
     assert "here: 20 candidates, not 100; strategy windows of 5" in said
-    other = evaluate(priced(made(place, *SMALL, *overrides, "evaluation.measures=[map]")))
+    other = evaluate_models(priced(made(place, *SMALL, *overrides, "evaluation.measures=[map]")))
     assert other["published"] == {}, "published numbers are nDCG@10"
 
 
 def test_the_models_thinking_switch_reaches_the_engine(place: Path) -> None:
     given: list[Any] = []
-    evaluate(priced(made(place, *SMALL, "++model.thinking=false", "evaluation.samples=0"), asked=given.append))
+    evaluate_models(priced(made(place, *SMALL, "++model.thinking=false", "evaluation.samples=0"), asked=given.append))
     assert given == [{"thinking": False, "revision": None}]
 
 
 def test_two_stages(tmp_path: Path, place: Path) -> None:
     """The first 5 of another system's run are reranked, the rest stays below them."""
     cache = f"paths.cache={place}/cache"
-    evaluate(made(tmp_path / "one", *SMALL, cache, "engine.behaviour=random"))
+    evaluate_models(made(tmp_path / "one", *SMALL, cache, "engine.behaviour=random"))
     first = read_run(system(tmp_path / "one", "scripted") / "run.trec")
     path = f"{tmp_path}/one/run/evaluation/{{benchmark}}/scripted/run.trec"
     two = ("retriever=run_file", f"retriever.path='{path}'", "evaluation.depth=5", "evaluation.kept_depth=20")
-    summary = evaluate(made(tmp_path / "two", *SMALL, cache, *two, MEASURES))
+    summary = evaluate_models(made(tmp_path / "two", *SMALL, cache, *two, MEASURES))
     second = read_run(system(tmp_path / "two", "scripted") / "run.trec")
     for query, ranked in second.items():
         given = [passage for passage, _ in first[query]]
@@ -154,7 +155,7 @@ def listed(run: Any, *names: str, missing: Path | None = None) -> BenchmarkList:
 
 def test_a_list_has_one_table_with_its_average(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = priced(made(place, *SMALL, "++model.published=REARANK-7B", "evaluation.samples=0"), dollars=0.01)
-    summary = evaluate(with_benchmark(run, listed(run, "dl19", "dl20")))
+    summary = evaluate_models(with_benchmark(run, listed(run, "dl19", "dl20")))
     parts = summary["benchmarks"]
     average = summary["averages"]["trec_dl"]
     assert average["complete"] is True
@@ -175,7 +176,7 @@ def test_a_list_has_one_table_with_its_average(place: Path, capsys: pytest.Captu
 
 def test_an_average_over_a_part_of_a_list_says_so(tmp_path: Path, place: Path) -> None:
     run = made(place, *SMALL, "engine=none")
-    summary = evaluate(with_benchmark(run, listed(run, "dl20", "other", missing=tmp_path / "nothing")))
+    summary = evaluate_models(with_benchmark(run, listed(run, "dl20", "other", missing=tmp_path / "nothing")))
     average = summary["averages"]["trec_dl"]
     assert (average["complete"], average["over"]) == (False, ["dl20", "other"])
     assert list(summary["missing"]) == ["gone"]
@@ -191,7 +192,7 @@ def test_lists_in_a_list_have_an_average_each(place: Path) -> None:
     run = made(place, *SMALL, "engine=none")
     inner = listed(run, "dl19", "dl20")
     outer = BenchmarkList("both", {"trec_dl": inner, "beir": replace(listed(run, "a", "b"), name="beir")})
-    summary = evaluate(with_benchmark(run, outer))
+    summary = evaluate_models(with_benchmark(run, outer))
     assert set(summary["averages"]) == {"trec_dl", "beir"}
     assert "trec_dl: average" in (place / "run" / "evaluation" / "table.md").read_text()
 
@@ -202,18 +203,23 @@ def test_nothing_to_measure(tmp_path: Path, place: Path) -> None:
         name: replace(run.experiment.benchmark, name=name, collection=BeirFolder(str(tmp_path / name))) for name in "ab"
     }
     with pytest.raises(DataError, match="none of the 2 benchmarks"):
-        evaluate(with_benchmark(run, BenchmarkList("x", gone)))
+        evaluate_models(with_benchmark(run, BenchmarkList("x", gone)))
 
 
 def test_another_benchmark_of_a_list_leaves_what_was_measured(tmp_path: Path) -> None:
     """Its collection's code decides nothing about the others."""
     alone = made(tmp_path, *SMALL)
-    place = open_place(alone, alone.experiment.benchmark, "base")
+
+    def opened(run: Run) -> Path:
+        places = Places(run.stage("evaluation", "model", "prompt", "strategy", "engine"), run.cache)
+        return places.open(alone.experiment.benchmark, "base")
+
+    place = opened(alone)
     (place / "metrics.json").touch()
     other = replace(alone.experiment.benchmark, name="other", collection=BeirFolder(path="nowhere"))
     both = with_benchmark(
         alone, BenchmarkList(name="both", members={"here": alone.experiment.benchmark, "other": other})
     )
-    assert open_place(both, alone.experiment.benchmark, "base") == place
+    assert opened(both) == place
     assert (place / "metrics.json").exists()
     assert not list(place.parent.glob("base.*"))

@@ -12,8 +12,9 @@ from tests.tasks.runs import made, read
 
 from rearank.data import DataError
 from rearank.experiment import Run
+from rearank.runs.layout import TRAIN_ROWS, VALIDATION_ROWS
+from rearank.tasks.pipeline import prepare_rows, rows_stage, train_model
 from rearank.tasks.preflight import PreflightError, preflight
-from rearank.tasks.prepare import TRAIN, VALIDATION, prepare, prepared_settings
 from rearank.training.rows import TrainingRow, read_rows
 
 SMALL = (
@@ -34,12 +35,12 @@ def rows(place: Path, name: str, queries: int | None, seed: int = 1, *more: str)
     folder = place / "-".join([str(queries), str(seed), *more]).replace("=", "_")
     given = f"prepare.queries={'null' if queries is None else queries}"
     run = made(folder, *SMALL, given, f"seed={seed}", f"paths.cache={place}/cache", *more)
-    return read_rows(prepare(run) / name)
+    return read_rows(prepare_rows(run).folder / name)
 
 
 def query_ids(place: Path, queries: int | None, seed: int = 1, *more: str) -> list[str]:
     """Of the training windows, in their order, each once."""
-    return list(dict.fromkeys(row.judged.window.query.id for row in rows(place, TRAIN, queries, seed, *more)))
+    return list(dict.fromkeys(row.judged.window.query.id for row in rows(place, TRAIN_ROWS, queries, seed, *more)))
 
 
 def test_fewer_queries_are_some_of_those_of_more(place: Path) -> None:
@@ -61,14 +62,14 @@ def test_each_seed_draws_its_own(place: Path) -> None:
 
 
 def test_what_is_held_out_and_what_is_kept_stay_as_they_are(place: Path) -> None:
-    assert rows(place, VALIDATION, 10) == rows(place, VALIDATION, None) != []
+    assert rows(place, VALIDATION_ROWS, 10) == rows(place, VALIDATION_ROWS, None) != []
     kept = set(query_ids(place, 10))
-    whole = [row for row in rows(place, TRAIN, None) if row.judged.window.query.id in kept]
-    assert [row.judged for row in rows(place, TRAIN, 10)] == [row.judged for row in whole]
+    whole = [row for row in rows(place, TRAIN_ROWS, None) if row.judged.window.query.id in kept]
+    assert [row.judged for row in rows(place, TRAIN_ROWS, 10)] == [row.judged for row in whole]
 
 
 def test_more_than_there_are_is_all_of_them(place: Path) -> None:
-    assert rows(place, TRAIN, 1000) == rows(place, TRAIN, None)
+    assert rows(place, TRAIN_ROWS, 1000) == rows(place, TRAIN_ROWS, None)
 
 
 def test_no_query_is_no_number_of_them(place: Path) -> None:
@@ -101,8 +102,8 @@ def said(row: TrainingRow) -> list[tuple[str, str]]:
 
 def test_held_rows_are_written_as_they_are_and_split_by_query(place: Path, held: list[Row]) -> None:
     # Neither the augmentation nor the prompt has a say.
-    folder = prepare(of_held(place, "held", "augmentation.sets=2", "prompt=rearank"))
-    train, validation = (read_rows(folder / name) for name in (TRAIN, VALIDATION))
+    folder = prepare_rows(of_held(place, "held", "augmentation.sets=2", "prompt=rearank")).folder
+    train, validation = (read_rows(folder / name) for name in (TRAIN_ROWS, VALIDATION_ROWS))
     shown = sorted(said(row) for row in (*train, *validation))
     assert shown == sorted([(turn["role"], turn["content"]) for turn in row["prompt"]] for row in held)
     queries = [{row.judged.window.query.id for row in some} for some in (train, validation)]
@@ -118,20 +119,20 @@ def test_held_rows_are_written_as_they_are_and_split_by_query(place: Path, held:
 
 
 def test_held_rows_are_drawn_by_query(place: Path, held: list[Row]) -> None:
-    five = read_rows(prepare(of_held(place, "held-five", "prepare.queries=5")) / TRAIN)
-    every = read_rows(prepare(of_held(place, "held")) / TRAIN)
+    five = prepare_rows(of_held(place, "held-five", "prepare.queries=5")).train()
+    every = prepare_rows(of_held(place, "held")).train()
     kept = {row.judged.window.query.id for row in five}
     assert len(kept) == 5
     assert [said(row) for row in five] == [said(row) for row in every if row.judged.window.query.id in kept]
 
 
 def test_held_rows_are_the_same_whatever_does_not_apply(place: Path, held: list[Row]) -> None:
-    plain = prepared_settings(of_held(place, "held"))
-    assert prepared_settings(of_held(place, "held", "augmentation.sets=9", "prompt=rearank")) == plain
-    assert prepared_settings(of_held(place, "held", "dataset.on_unjudged=skip")) != plain
+    plain = rows_stage(of_held(place, "held")).identity
+    assert rows_stage(of_held(place, "held", "augmentation.sets=9", "prompt=rearank")).identity == plain
+    assert rows_stage(of_held(place, "held", "dataset.on_unjudged=skip")).identity != plain
     # Validation windows of a collection are drawn and worded by these nodes.
     mixed, other = (
-        prepared_settings(of_held(place, "held", f"augmentation.sets={sets}", validation=())) for sets in (4, 9)
+        rows_stage(of_held(place, "held", f"augmentation.sets={sets}", validation=())).identity for sets in (4, 9)
     )
     assert mixed != other
 
@@ -140,11 +141,12 @@ def test_rows_that_were_left_out_are_counted(place: Path, held: list[Row]) -> No
     (place / "none.qrels").write_text("nobody 0 d 1\n")
     given = [f"dataset.qrels=[{place}/none.qrels]", "dataset.on_unjudged=skip"]
     with pytest.raises(DataError, match=rf"no window to train on \(query not judged: {len(held)}\)"):
-        prepare(of_held(place, "held-none", *given))
+        prepare_rows(of_held(place, "held-none", *given))
     lines = (place / "held.qrels").read_text().splitlines(keepends=True)
     absent = held[0]["hits"][0]["qid"]
     (place / "fewer.qrels").write_text("".join(line for line in lines if line.split()[0] != absent))
-    folder = prepare(of_held(place, "held-fewer", f"dataset.qrels=[{place}/fewer.qrels]", "dataset.on_unjudged=skip"))
+    fewer = of_held(place, "held-fewer", f"dataset.qrels=[{place}/fewer.qrels]", "dataset.on_unjudged=skip")
+    folder = prepare_rows(fewer).folder
     gone = sum(row["hits"][0]["qid"] == absent for row in held)
     assert read(folder / "summary.json")["dropped"] == {"query not judged": gone}
 
@@ -170,12 +172,10 @@ def test_a_missing_file_of_rows_is_said_before_anything_starts(place: Path, held
 
 @pytest.mark.slow
 def test_a_model_is_trained_on_held_rows(place: Path, held: list[Row]) -> None:
-    from rearank.tasks.train import train
-
     pytest.importorskip("trl")
     given = ("task=train", "reward=rearank_authors", "algorithm.steps=1", "algorithm.prompts_per_step=2")
     small = ("algorithm.group_size=4", "trainer.threads=1", "prepare.validation_windows=2")
     run = of_held(place, "held-trained", *given, *small)
-    assert train(run).steps == 1
+    assert train_model(run, prepare_rows(run)).steps == 1
     curves = [json.loads(line) for line in (run.folder / "training" / "train.jsonl").read_text().splitlines()]
     assert [line["train/reward/total"] <= 1 for line in curves if "train/reward/total" in line] == [True]

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tasks.runs import QUERIES, SMALL, made
+from tests.tasks.runs import QUERIES, SMALL, made, report_of
 
 from rearank.data.trec import read_run
-from rearank.report import Report, ReportError
-from rearank.tasks.evaluate import evaluate
 from rearank.experiment import Run
-from rearank.tasks.report import report_at_end, report_of_sweep, write_report
+from rearank.report import Report, ReportError
+from rearank.tasks.pipeline import evaluate_models
+from rearank.tasks.report import report_at_end, report_of_sweep
 
 NOISY = (*SMALL, "engine.behaviour=noisy", "evaluation.measures=[ndcg_cut_10,recall_10]", "evaluation.samples=0")
 NO_FIGURES = "report.figures=false"
@@ -32,7 +32,7 @@ def blocks(page: Path) -> dict[str, Any]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Evaluated once; tests only look at it."""
     found = made(tmp_path_factory.mktemp("report"), *NOISY)
-    evaluate(found)
+    evaluate_models(found)
     (found.folder / "training").mkdir()
     lines = [{"step": step, "train/reward/total": step / 10, "val/ndcg@10": 0.5} for step in range(5)]
     (found.folder / "training" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -44,7 +44,7 @@ def with_report(run: Run, **changes: Any) -> Run:
 
 
 def test_every_window_is_found_again_and_leads_to_the_run(run: Run) -> None:
-    page = blocks(write_report(with_report(run, figures=False)))
+    page = blocks(report_of(with_report(run, figures=False)))
     queries, size = page["queries-0"], run.experiment.strategy.size
     number = next(n for n, one in enumerate(page["data"]["benchmarks"][0]["systems"]) if one["name"] == "scripted")
     ranked = read_run(run.folder / "evaluation" / "synthetic" / "scripted" / "run.trec")
@@ -69,16 +69,16 @@ def test_every_window_is_found_again_and_leads_to_the_run(run: Run) -> None:
 
 
 def test_the_same_folder_gives_the_same_bytes_and_figures(run: Run) -> None:
-    first = write_report(run).read_bytes()
+    first = report_of(run).read_bytes()
     drawn = {path.name: path.read_bytes() for path in (run.folder / "figures").iterdir()}
-    assert write_report(run).read_bytes() == first
+    assert report_of(run).read_bytes() == first
     assert {path.name: path.read_bytes() for path in (run.folder / "figures").iterdir()} == drawn
     assert {"curve_reward.png", "curve_reward.svg", "statuses_synthetic.svg"} <= set(drawn)
     assert any(name.startswith("change_synthetic_scripted") for name in drawn)
 
 
 def test_what_was_run_is_said(run: Run) -> None:
-    data = blocks(write_report(with_report(run, figures=False, title="A title")))["data"]
+    data = blocks(report_of(with_report(run, figures=False, title="A title")))["data"]
     (facts,) = data["runs"]
     assert data["title"] == "A title"
     assert {key: facts["names"][key] for key in ("model", "benchmark", "engine", "prompt")} == {
@@ -94,26 +94,26 @@ def test_what_was_run_is_said(run: Run) -> None:
 
 
 def test_only_those_that_changed_most_are_in_full_and_a_page_too_large_has_fewer(run: Run) -> None:
-    page = blocks(write_report(with_report(run, figures=False, full_text=3)))
+    page = blocks(report_of(with_report(run, figures=False, full_text=3)))
     queries, (first, scripted) = page["queries-0"], (0, 1)
     values = queries["values"]["ndcg_cut_10"]
     changes = sorted((abs(b - a) for a, b in zip(values[first], values[scripted], strict=True)), reverse=True)
     assert len(queries["full"]) == 3
     assert min(abs(values[scripted][n] - values[first][n]) for n in queries["full"]) == pytest.approx(changes[2])
     assert all(count is not None for count in queries["counts"][scripted])
-    whole = write_report(with_report(run, figures=False)).stat().st_size
-    none = write_report(with_report(run, figures=False, full_text=0)).stat().st_size
+    whole = report_of(with_report(run, figures=False)).stat().st_size
+    none = report_of(with_report(run, figures=False, full_text=0)).stat().st_size
     limit = (whole + none) / 2 / 1_000_000
-    path = write_report(with_report(run, figures=False, megabytes=limit))
+    path = report_of(with_report(run, figures=False, megabytes=limit))
     assert path.stat().st_size <= limit * 1_000_000
     assert 0 < len(blocks(path)["queries-0"]["full"]) < QUERIES
 
 
 def test_runs_side_by_side(run: Run, tmp_path: Path) -> None:
     random = made(tmp_path / "random", *SMALL, "engine.behaviour=random", "evaluation.samples=0")
-    evaluate(random)
+    evaluate_models(random)
     both = made(tmp_path, *SMALL, NO_FIGURES, f"report.runs=['noisy={run.folder}',{random.folder}]")
-    page = blocks(write_report(both))
+    page = blocks(report_of(both))
     (benchmark,) = page["data"]["benchmarks"]
     labels = [one["label"] for one in benchmark["systems"]]
     assert labels[0] == "first stage (bm25)"
@@ -128,14 +128,14 @@ def test_a_killed_evaluation_and_missing_parts_are_said(run: Run, tmp_path: Path
     shutil.copytree(run.folder, broken)
     there = made(tmp_path, *NOISY, NO_FIGURES, f"paths.cache={run.folder.parent}/cache")
     (broken / "completions.sqlite").unlink()
-    page = blocks(write_report(there))
+    page = blocks(report_of(there))
     assert "completions.sqlite isn't there" in page["data"]["notes"][0]
     (broken / "evaluation" / "synthetic" / "scripted" / "engine.json").unlink()
-    assert "evaluate again to record its engine" in blocks(write_report(there))["data"]["notes"][0]
+    assert "evaluate again to record its engine" in blocks(report_of(there))["data"]["notes"][0]
     settings = broken / "evaluation" / "synthetic" / "bm25" / "settings.json"
     settings.write_text("{}")
-    assert "the collection isn't at hand" in blocks(write_report(there))["data"]["notes"][0]
-    values = blocks(write_report(there))["queries-0"]["values"]["ndcg_cut_10"]
+    assert "the collection isn't at hand" in blocks(report_of(there))["data"]["notes"][0]
+    values = blocks(report_of(there))["queries-0"]["values"]["ndcg_cut_10"]
     assert len(values[0]) == QUERIES
 
 
@@ -170,7 +170,7 @@ def test_who_writes_a_report_at_its_end(
     config = {"paths": {"outputs": str(run.folder.parent), "cache": "${paths.outputs}/cache"}, "report": section}
     (job / ".hydra" / "config.yaml").write_text(json.dumps(config))
     settings = replace(run.experiment.report, write=write, figures=False)  # type: ignore[arg-type]
-    report_at_end(replace(run, experiment=replace(run.experiment, output_dir=str(job), report=settings)))
+    report_at_end(job, settings, run.cache)
     assert len(list(job.glob("report.html"))) == jobs
     report_of_sweep(tmp_path, [job])
     assert len(list(tmp_path.glob("report.html"))) == sweeps
@@ -187,7 +187,7 @@ def study(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in (1, 2):
             options = (f"engine.noise={noise}", f"engine.seed={seed}", f"seed={seed}")
             one = made(folder / "made" / f"{arm}{seed}", *NOISY, *options, f"paths.cache={run.folder.parent}/cache")
-            evaluate(one)
+            evaluate_models(one)
             job = folder / f"arm={arm},seed={seed}"
             one.folder.rename(job)
             (job / "training").mkdir()
@@ -208,7 +208,7 @@ def study(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_studys_folder_stands_for_its_jobs_and_seeds_are_together(study: Path, run: Run, tmp_path: Path) -> None:
     shown = f"report.runs=[{study}]"
-    page = blocks(write_report(made(tmp_path, *NOISY, NO_FIGURES, shown, f"paths.cache={run.folder.parent}/cache")))
+    page = blocks(report_of(made(tmp_path, *NOISY, NO_FIGURES, shown, f"paths.cache={run.folder.parent}/cache")))
     data = page["data"]
     assert data["title"] == "noises-sweep"
     assert [(arm["label"], arm["changes"], arm["seeds"]) for arm in data["arms"]] == [
@@ -244,7 +244,7 @@ def test_a_studys_folder_stands_for_its_jobs_and_seeds_are_together(study: Path,
 def test_a_sweep_whose_jobs_all_failed_has_no_report(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text(json.dumps({"swept": {}, "overrides": []}))
     with pytest.raises(ReportError, match="none of this sweep's jobs is finished"):
-        write_report(made(tmp_path, *NOISY, f"report.runs=[{tmp_path}]"))
+        report_of(made(tmp_path, *NOISY, f"report.runs=[{tmp_path}]"))
 
 
 def test_a_page_that_no_fewer_texts_make_small_enough_has_no_figures_of_analyses(run: Run, tmp_path: Path) -> None:
@@ -256,9 +256,9 @@ def test_a_page_that_no_fewer_texts_make_small_enough_has_no_figures_of_analyses
     tables = {"length": [{"system": "s", "tau": 1.0}]}
     (folder / "analysis" / "analysis.json").write_text(json.dumps({"benchmarks": {"synthetic": {"tables": tables}}}))
     there = made(tmp_path, *NOISY, f"paths.cache={run.folder.parent}/cache")
-    whole = blocks(write_report(with_report(there, figures=False)))["data"]
+    whole = blocks(report_of(with_report(there, figures=False)))["data"]
     assert len(whole["analyses"][0]["figures"]) == 1
-    path = write_report(with_report(there, figures=False, megabytes=1.0))
+    path = report_of(with_report(there, figures=False, megabytes=1.0))
     assert path.stat().st_size < 1_000_000
     data = blocks(path)["data"]
     assert data["analyses"][0]["figures"] == []
@@ -270,9 +270,9 @@ def test_a_report_that_fails_takes_nothing_with_it(tmp_path: Path, caplog: pytes
     empty = made(tmp_path, *SMALL)
     empty.folder.mkdir()
     with pytest.raises(ReportError):
-        write_report(empty)
-    report_at_end(empty)
+        report_of(empty)
+    report_at_end(empty.folder, empty.experiment.report, empty.cache)
     assert "no report was written (ReportError: " in caplog.text
     caplog.clear()
-    report_at_end(with_report(empty, write=False))
+    report_at_end(empty.folder, replace(empty.experiment.report, write=False), empty.cache)
     assert not caplog.text

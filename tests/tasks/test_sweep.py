@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 from tests.tasks.runs import SMALL, made
 
 from rearank.evaluation import holm, paired_test
-from rearank.tasks.sweep.collect import CollectError, collect
-from rearank.tasks.prepare import prepare
+from rearank.runs.reader import score_of
 from rearank.runs.sharing import fingerprint, shared
-from rearank.tasks.sweep import LONGEST, Job, JobUnderWay, Sweep, failure_lines, job_folder, score_of
+from rearank.runs.sweeps import Job, Sweep
+from rearank.tasks.pipeline import prepare_rows
+from rearank.tasks.sweep.collect import CollectError, collect, failure_lines
+from rearank.tasks.sweep.jobs import JobUnderWay
+from rearank.tasks.sweep.plan import LONGEST, job_folder
 from rearank.training.rows import read_rows
 
 QUERIES = [f"q{number}" for number in range(12)]
@@ -93,7 +96,13 @@ def test_a_finished_job_is_not_done_again(tmp_path: Path) -> None:
         done.append(1)
         return 0.25
 
-    config: dict[str, Any] = {"seed": 1, "algorithm": {"steps": 3}, "tracking": "wandb", "name": "a"}
+    config: dict[str, Any] = {
+        "_target_": "rearank.experiment.Experiment",
+        "seed": 1,
+        "algorithm": {"steps": 3},
+        "tracking": "wandb",
+        "name": "a",
+    }
     assert [job.carry_out(config, work, explain) for _ in range(3)] == [0.25] * 3
     assert len(done) == 1
     job.carry_out({**config, "tracking": "none", "name": "b"}, work, explain)
@@ -266,7 +275,7 @@ def test_another_reward_prepares_nothing_again(tmp_path: Path) -> None:
     folders = {}
     for name, seed in (("ndcg", 1), ("absolute", 1), ("ndcg", 2)):
         run = made(tmp_path / name / str(seed), *SMALL, *small, f"reward={name}", f"seed={seed}")
-        folders[name, seed] = prepare(replace(run, sweep=tmp_path / "sweep"))
+        folders[name, seed] = prepare_rows(replace(run, sweep=tmp_path / "sweep")).folder
     inodes = {key: (folder / "train.parquet").stat().st_ino for key, folder in folders.items()}
     assert inodes["ndcg", 1] == inodes["absolute", 1] != inodes["ndcg", 2]
     rows = read_rows(folders["absolute", 1] / "train.parquet")

@@ -9,11 +9,9 @@ import pytest
 from tests.tasks.runs import made
 
 from rearank.experiment import Run
-from rearank.tasks.pipeline import PipelineTask
-from rearank.tasks.stage import open_stage
-from rearank.tasks.systems import systems
-from rearank.tasks.train import TRAINED_WITH, sft_folder, stage_settings, starting_point, training_folder
-from rearank.training.base import TrainingResult, write_result
+from rearank.tasks.evaluate import System, systems
+from rearank.tasks.pipeline import PipelineTask, evaluating, started_from, training_stage
+from rearank.training.base import TrainingResult, result_of, write_result
 
 SMALL = ("experiment=quickstart", "tracking=none", "evaluation.samples=0")
 
@@ -27,8 +25,13 @@ def trained(run: Run, *stages: str) -> Run:
     return run
 
 
-def names(run: Run) -> list[str]:
-    return [system.name for system in systems(run)]
+def found_in(run: Run, tuned: TrainingResult | None = None) -> list[System]:
+    how = evaluating(run, tuned)
+    return systems(how.parts, how.settings, how.seed, how.trained)
+
+
+def names(run: Run, tuned: TrainingResult | None = None) -> list[str]:
+    return [system.name for system in found_in(run, tuned)]
 
 
 @pytest.mark.parametrize(
@@ -51,10 +54,10 @@ def test_what_is_measured(
 
 def test_each_system_is_its_own_checkpoint(tmp_path: Path) -> None:
     run = trained(made(tmp_path, *SMALL), "sft", "training")
-    found = {system.name: system for system in systems(run)}
+    found = {system.name: system for system in found_in(run)}
     assert found["base"].model == run.experiment.model.location
-    assert found["sft"].model == str(sft_folder(run) / "model")
-    assert found["trained"].model == str(training_folder(run) / "model")
+    assert found["sft"].model == str(run.folder / "sft" / "model")
+    assert found["trained"].model == str(run.folder / "training" / "model")
     assert found["sft"].label == "tiny after SFT (step 2)"
     assert found["sft"].samplings == found["base"].samplings
 
@@ -68,23 +71,23 @@ def test_a_server_is_not_asked_for_a_checkpoint_that_it_does_not_serve(
     assert caplog.text.count("is left out: engine.served_model names another model") == 2
 
 
-@pytest.mark.parametrize("method", ["rl", "sft", "sft_then_rl"])
-def test_rl_starts_from_this_folders_sft_where_the_method_says_so(method: str, tmp_path: Path) -> None:
-    run = trained(made(tmp_path, *SMALL, f"task.method={method}"), "sft")
-    begun = starting_point(run)
-    tuned = str(sft_folder(run) / "model")
-    from_sft = method == "sft_then_rl"
-    assert begun.experiment.model.location == (tuned if from_sft else run.experiment.model.location)
-    assert stage_settings(begun, *TRAINED_WITH)["model"]["path"] == (tuned if from_sft else run.config["model"]["path"])
-    assert run.config["model"]["path"] != tuned, "the run itself stays as it is"
-
-
-def test_no_change_of_settings_is_seen_where_rl_followed_sft(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = trained(made(tmp_path, *SMALL, "task.method=sft_then_rl"), "sft", "training")
-    open_stage(training_folder(run), stage_settings(starting_point(run), *TRAINED_WITH))
+def test_rl_that_starts_from_a_fine_tuned_checkpoint_depends_on_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = trained(made(tmp_path, *SMALL), "sft")
+    tuned = result_of(run.folder / "sft")
+    assert tuned is not None
+    begun = started_from(run, tuned)
+    assert begun.experiment.model.location == tuned.model == training_stage(begun).settings["model"]["path"]
+    assert run.config["model"]["path"] != tuned.model, "the run itself stays as it is"
+    training_stage(begun).open()
+    trained(run, "training")
     with caplog.at_level(logging.WARNING):
-        systems(run)
-    assert caplog.text == ""
+        names(run, tuned)
+    assert caplog.text == "", "evaluated by the same pipeline"
+    with caplog.at_level(logging.WARNING):
+        names(run)
+    assert "was trained with other settings than this command's: model.path" in caplog.text
 
 
 def test_methods_are_named() -> None:

@@ -23,7 +23,7 @@ class Account:
 
     calls: int = 0
     unparsed: int = 0
-    """Answers that named no passage of the window (said neither yes nor no)."""
+    """Answers that named no passage of the window (or neither yes nor no)."""
     truncated_prompts: int = 0
     cut_answers: int = 0
     """Answers that reached ``max_tokens``."""

@@ -21,7 +21,7 @@ MOST_SAMPLES = 1000
 
 
 class Recorder(Protocol):
-    """Takes down how an answer was read, beside the answer itself: ``RecordingEngine`` is one."""
+    """Records how an answer was parsed, next to the answer itself: ``RecordingEngine`` is one."""
 
     def note(self, messages: Sequence[Message], sampling: Sampling, parsed: ParsedRanking) -> None: ...
 
@@ -86,8 +86,8 @@ class PromptRanker:
         messages, completion = await self._ask(window)
         parsed = parse_yes_no(completion.text, tags=self.prompt.tags)
         self._count(messages, completion, parsed.ranking)
-        said = UNREADABLE if parsed.relevant is None else float(parsed.relevant)
-        return completion.extra.get(P_YES, said)
+        parsed_score = UNREADABLE if parsed.relevant is None else float(parsed.relevant)
+        return completion.extra.get(P_YES, parsed_score)
 
     def resampled(self, number: int) -> PromptRanker:
         """The same ranker with draw ``number`` of every answer, 0 to 999; its answers are counted here.

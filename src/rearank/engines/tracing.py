@@ -14,7 +14,7 @@ from rearank.types import Candidates, Completion, Message, Sampling, Window
 
 @dataclass(frozen=True, slots=True)
 class WindowTrace:
-    """One call of the model: what it was shown, what it said and how that was read.
+    """One call of the model: what it was shown, what it answered and how that was parsed.
 
     ``shown`` and ``ordered`` are positions in the list that was given: the window as the model read it, and as its
     answer orders it (``None`` where a strategy reads the answer by itself). ``think`` is the reasoning inside its tags

@@ -1,4 +1,4 @@
-"""The report: one HTML file in which a run, or several beside one another, can be looked at query by query.
+"""The report: one HTML file in which a run, or several side by side, can be looked at query by query.
 
 ``replay`` finds every window in the completions store again; ``queries``, ``curves``,
 ``results`` and ``analyses`` turn that into plain JSON; ``page`` puts it into one file with the scripts and styles of

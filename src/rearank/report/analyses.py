@@ -20,12 +20,12 @@ def analyses(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     drawn: set[tuple[Arm, str]] = set()
     for run in runs:
         for benchmark, part in run.analysis.get("benchmarks", {}).items():
-            told = {"run": run.label, "benchmark": benchmark, "tables": _tables(part), "figures": []}
+            part_of_page = {"run": run.label, "benchmark": benchmark, "tables": _tables(part), "figures": []}
             if run.arm is None or (run.arm, benchmark) not in drawn:
-                told["figures"] = _figures(run.path / "analysis" / benchmark / "figures")
+                part_of_page["figures"] = _figures(run.path / "analysis" / benchmark / "figures")
             if run.arm is not None:
                 drawn.add((run.arm, benchmark))
-            found.append(told)
+            found.append(part_of_page)
     return found
 
 
@@ -33,7 +33,7 @@ def _tables(part: Mapping[str, Any]) -> list[dict[str, Any]]:
     titles = part.get("titles", {})  # older files have none
     return [
         {
-            **_told(name, titles.get(name, {})),
+            **_heading(name, titles.get(name, {})),
             "rows": [{key: _cell(value) for key, value in row.items()} for row in rows],
         }
         for name, rows in part.get("tables", {}).items()
@@ -48,8 +48,8 @@ def _figures(folder: Path) -> list[dict[str, str]]:
     ]
 
 
-def _told(name: str, said: Mapping[str, str]) -> dict[str, str]:
-    return {"title": str(said.get("title") or _title(name)), "note": str(said.get("note") or "")}
+def _heading(name: str, titles: Mapping[str, str]) -> dict[str, str]:
+    return {"title": str(titles.get("title") or _title(name)), "note": str(titles.get("note") or "")}
 
 
 def _title(name: str) -> str:

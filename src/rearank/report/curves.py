@@ -126,9 +126,9 @@ def _checkpoints(run: RunFolder) -> Iterator[dict[str, Any]]:
 def _benchmark_panels(runs: Sequence[RunFolder]) -> list[tuple[str, Mapping[str, str]]]:
     ways = [one for run in runs if "train" in run.curves for one in run.systems if on_its_way(one.name)]
     measures = {one.benchmark: heading(next(iter(one.values))) for one in ways}
-    said = "on the way; the last point is the checkpoint that was kept"
+    meaning = "on the way; the last point is the checkpoint that was kept"
     return [
-        (f"{measure} on {name}, by checkpoint", {f"{_BENCHMARK}{name}": said}) for name, measure in measures.items()
+        (f"{measure} on {name}, by checkpoint", {f"{_BENCHMARK}{name}": meaning}) for name, measure in measures.items()
     ]
 
 
@@ -136,7 +136,7 @@ def _one_each(title: str, metrics: Mapping[str, str]) -> list[tuple[str, Mapping
     if len(metrics) == 1:
         return [(title, metrics)]
     plain = title.lower()
-    return [(title if told == plain else f"{title}: {told}", {name: told}) for name, told in metrics.items()]
+    return [(title if metric == plain else f"{title}: {metric}", {name: metric}) for name, metric in metrics.items()]
 
 
 def _line(logs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> dict[str, list[float]] | None:
@@ -146,7 +146,9 @@ def _line(logs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> dict[str, l
         for line in log:
             value = line.get(name)
             if isinstance(value, (int, float)) and math.isfinite(value):
-                at.setdefault(int(line["step"]), {})[number] = float(value)  # said again after a stop: the last counts
+                at.setdefault(int(line["step"]), {})[number] = float(
+                    value
+                )  # logged again after a stop: the last counts
     if not at:
         return None
     steps = sorted(at)

@@ -37,6 +37,8 @@ class Queries:
     passage_characters: int
     counts: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     """System -> query -> calls, answers that weren't ``ok``, tokens, seconds."""
+    notes: list[str] = field(default_factory=list)
+    """What can't be shown, and why."""
     windows: dict[int, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
     """System -> query -> windows, of the queries that are shown in full."""
 
@@ -55,7 +57,7 @@ class Queries:
         size = {q: max((abs(one[q] - before.get(q, 0.0)) for one in others if q in one), default=0.0) for q in self.ids}
         return sorted(size, key=lambda query: -size[query])[:most]
 
-    def hears(self, system: int, full: frozenset[str], *, letters: bool) -> Callable[[Replayed], None]:
+    def collects(self, system: int, full: frozenset[str], *, letters: bool) -> Callable[[Replayed], None]:
         """Takes one system's windows as they are replayed; only those of the queries ``full`` are kept with texts."""
         counts = self.counts.setdefault(system, {})
         windows = self.windows.setdefault(system, {})

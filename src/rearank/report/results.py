@@ -1,4 +1,4 @@
-"""Systems of one or several runs side by side: means beside published numbers, seeds together, and paired tests."""
+"""Systems of one or several runs side by side: means next to published numbers, seeds pooled, and paired tests."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _same(a: Evaluated, b: Evaluated) -> bool:
 
 
 def _shared(group: Sequence[Side]) -> list[Side]:
-    """An untrained model that no arm changes is there once, beside what was trained from it."""
+    """An untrained model that no arm changes is there once, next to what was trained from it."""
     found = list(group)
     trained = any(side.arm is not None and side.system.name not in UNTRAINED for side in group)
     for name in UNTRAINED if trained else ():
@@ -118,7 +118,7 @@ def _shared(group: Sequence[Side]) -> list[Side]:
 
 
 def _ordered(group: Sequence[Side]) -> list[Side]:
-    """By role; arms are beside one another, first half-way and then at the end."""
+    """By role; arms stand side by side, first half-way and then at the end."""
     order = {FIRST: 0, SYSTEM: 1, IDEAL: 2}
     arms = len({side.arm for side in group if side.arm is not None}) > 1
 

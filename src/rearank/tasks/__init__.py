@@ -1,14 +1,8 @@
 """Tasks: what ``python run.py task=...`` does. Orchestration only; the work is in the rooms below.
 
-Each task has a file of its name: ``prepare`` · ``train`` (and SFT) · ``evaluate`` · ``pipeline`` · ``compare`` ·
-``analyse`` · ``report`` · ``collect`` · ``dashboard`` · ``serve`` · ``preflight``. What they are made of:
-
-- every task: ``command`` from Hydra to a task, ``experiment`` the typed config, ``settings`` its sections, ``stage``
-  folders that continue, ``environment`` what a number was computed with, ``tracked`` what the trackers are told;
-- ``evaluate``: ``benchmark`` what is measured on, ``systems`` what is measured, ``measuring`` one benchmark
-  (``reranking`` one system over it, ``tally`` its answers counted), ``results`` what is kept, ``tables``, ``lists``
-  of several benchmarks, ``beside`` published numbers, ``tracked_results``;
-- ``train``: ``figures`` its curves; ``compare``: ``compared`` what it reads; ``report``: ``facts`` what a run was;
-- ``analyse``: ``questions`` what is asked, ``asking`` it, ``findings`` what comes of it;
-- sweeps: ``sweep`` jobs, failures and the end, ``sharing`` what jobs make alike, ``collect`` their table.
+- ``pipeline``: rows, training, evaluation, report, and the tasks that are parts of it; read this file first.
+- Its steps: ``prepare`` rows · ``train`` and fine-tune (``training_figures`` its curves) · ``evaluate`` benchmarks ·
+  ``analyse`` what a model writes · ``report`` one HTML page (``run_description`` what a run was).
+- ``compare`` any runs and TREC files (``compare_inputs`` reads them) · ``dashboard`` a W&B workspace · ``serve`` an
+  HTTP endpoint · ``preflight`` what this machine lacks, before every task · ``sweep`` many jobs by one command.
 """

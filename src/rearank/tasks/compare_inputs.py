@@ -37,6 +37,33 @@ class Found:
     entries: list[Entry] = field(default_factory=list)
     texts: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    def add_folder(self, label: str | None, path: Path, settings: Compare) -> None:
+        """Every system of an output folder, or of a folder inside one."""
+        try:
+            systems = read_systems(path)
+        except FolderError as error:
+            raise CompareError(str(error)) from error
+        if not systems:
+            raise CompareError(f"compare.runs: {path}: no {METRICS} in it; give a folder that task=evaluate wrote")
+        systems = [one for one in systems if settings.ideal or one.role != IDEAL]
+        for one in systems:
+            several = sum(other.benchmark == one.benchmark and other.role == SYSTEM for other in systems) > 1
+            name = label or _run_name(path)
+            plain = not several and one.role == SYSTEM
+            scored = Scored(name if plain else f"{name}: {one.name}", one.benchmark, _values(one, settings.measures))
+            self.entries.append(Entry(scored, one.name, one.role, one.place, several))
+            if texts := read_json(one.place.parent / QUERIES):
+                self.texts.setdefault(one.benchmark, {}).update(texts)
+
+    def add_files(self, judge: _Judge, files: Sequence[tuple[str, Path]]) -> None:
+        """Every TREC run, (label, path) each, scored by ``judge``."""
+        if judge.benchmark is not None:
+            texts = {query.id: query.text for query in judge.benchmark.collection.queries().values()}
+            self.texts.setdefault(judge.benchmark.name, {}).update(texts)
+        name = judge.benchmark.name if judge.benchmark is not None else _group(judge, self.entries)
+        _check_agreement(judge, [entry for entry in self.entries if entry.scored.benchmark == name])
+        self.entries += [Entry(Scored(label, name, judge.score(path))) for label, path in files]
+
 
 def gather(settings: Compare, benchmark: Benchmark | BenchmarkList) -> Found:
     """Read ``compare.runs``; run files are judged by ``compare.qrels``, or else by ``benchmark``.
@@ -50,14 +77,14 @@ def gather(settings: Compare, benchmark: Benchmark | BenchmarkList) -> Found:
     for given in settings.runs:
         label, path = _split(given)
         if path.is_dir():
-            _read_folder(label, path, settings, found)
+            found.add_folder(label, path, settings)
         elif path.is_file():
             files.append((label or path.name.removesuffix(".gz").removesuffix(".trec").removesuffix(".txt"), path))
         else:
             raise CompareError(f"compare.runs: {path}: there is no such output folder or run file")
     found.entries = _merged(found.entries)
     if files:
-        _score_files(_judge(settings, benchmark), files, found)
+        found.add_files(_judge(settings, benchmark), files)
     return found
 
 
@@ -67,24 +94,6 @@ def _split(given: str) -> tuple[str | None, Path]:
     if not equals or Path(given).exists() or "/" in label:
         return None, Path(given)
     return label, Path(path)
-
-
-def _read_folder(label: str | None, path: Path, settings: Compare, found: Found) -> None:
-    try:
-        systems = read_systems(path)
-    except FolderError as error:
-        raise CompareError(str(error)) from error
-    if not systems:
-        raise CompareError(f"compare.runs: {path}: no {METRICS} in it; give a folder that task=evaluate wrote")
-    systems = [one for one in systems if settings.ideal or one.role != IDEAL]
-    for one in systems:
-        several = sum(other.benchmark == one.benchmark and other.role == SYSTEM for other in systems) > 1
-        name = label or _run_name(path)
-        plain = not several and one.role == SYSTEM
-        scored = Scored(name if plain else f"{name}: {one.name}", one.benchmark, _values(one, settings.measures))
-        found.entries.append(Entry(scored, one.name, one.role, one.place, several))
-        if texts := read_json(one.place.parent / QUERIES):
-            found.texts.setdefault(one.benchmark, {}).update(texts)
 
 
 def _run_name(path: Path) -> str:
@@ -162,16 +171,6 @@ def _judge(settings: Compare, node: Benchmark | BenchmarkList) -> _Judge:
     benchmark = replace(benchmarks[0], measures=settings.measures, missing=settings.missing)
     source, grades = f"benchmark {benchmark.name}", benchmark.collection.qrels()
     return _Judge(source, grades, benchmark, settings.measures, settings.missing)
-
-
-def _score_files(judge: _Judge, files: Sequence[tuple[str, Path]], found: Found) -> None:
-    if judge.benchmark is not None:
-        texts = {query.id: query.text for query in judge.benchmark.collection.queries().values()}
-        found.texts.setdefault(judge.benchmark.name, {}).update(texts)
-    name = judge.benchmark.name if judge.benchmark is not None else _group(judge, found.entries)
-    _check_agreement(judge, [entry for entry in found.entries if entry.scored.benchmark == name])
-    for label, path in files:
-        found.entries.append(Entry(Scored(label, name, judge.score(path))))
 
 
 def _group(judge: _Judge, entries: Iterable[Entry]) -> str:

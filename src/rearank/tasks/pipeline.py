@@ -126,7 +126,7 @@ def fine_tune_model(run: Run, rows: Rows) -> TrainingResult:
 
 def train_model(run: Run, rows: Rows, tuned: TrainingResult | None = None) -> TrainingResult:
     """The model, or what was ``tuned`` from it, by reinforcement."""
-    run = _from_checkpoint(run, tuned)
+    run = started_from(run, tuned)
     chosen = run.experiment
     start = Start(chosen.model, rows, chosen.reward, chosen.seed)
     return train(start, chosen.algorithm, chosen.trainer, training_stage(run), run.trackers)
@@ -175,7 +175,7 @@ def evaluating(run: Run, tuned: TrainingResult | None = None) -> Evaluating:
     """What this run measures, and on what."""
     chosen = run.experiment
     parts = Parts(chosen.model, chosen.prompt, chosen.strategy, chosen.engine)
-    changed = training_stage(_from_checkpoint(run, tuned)).changed()
+    changed = training_stage(started_from(run, tuned)).changed()
     trained = Trained(run.folder, run.choices.get("algorithm", "trained"), changed)
     return Evaluating(parts, trained, chosen.benchmark, chosen.evaluation, chosen.seed, run.choices)
 
@@ -190,7 +190,7 @@ def training_stage(run: Run) -> Stage:
     return _training_stage(run, TRAINING, "model", "reward", "algorithm", "trainer")
 
 
-def _from_checkpoint(run: Run, tuned: TrainingResult | None) -> Run:
+def started_from(run: Run, tuned: TrainingResult | None) -> Run:
     """The run with a fine-tuned checkpoint as its model, where there is one."""
     if tuned is None:
         return run

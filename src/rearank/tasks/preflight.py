@@ -123,7 +123,7 @@ def _prefill_misfits(run: Run) -> list[str]:
 
 
 def _wording_misfits(run: Run) -> list[str]:
-    """Rows that show one prompt, beside windows that are to be shown another one."""
+    """Rows that show one prompt, together with windows that are to be shown another one."""
     experiment, needs = run.experiment, run.experiment.task.needs
     if "trainer" not in needs and not isinstance(experiment.task, PrepareTask):
         return []

@@ -122,12 +122,11 @@ def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings
         ReportError: for a folder that holds no run.
     """
     runs = [_read(path, label) for label, path in given]
-    notes: list[str] = []
     groups = sides(runs)
     share = max(1, settings.full_text // max(len(groups), 1)) if settings.full_text else 0
-    parts = [_queries(cache, settings, runs, name, group, share, notes) for name, group in groups.items()]
+    parts = [_queries(cache, settings, runs, name, group, share) for name, group in groups.items()]
     title = settings.title or _title(runs)
-    data = _data(title, runs, groups, notes)
+    data = _data(title, runs, groups, [note for part in parts for note in part.notes])
     page = _fitting(title, data, parts, settings, share)
     path = folder / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +157,7 @@ def _title(runs: Sequence[RunFolder]) -> str:
 
 
 def _data(
-    title: str, runs: Sequence[RunFolder], groups: Mapping[str, Sequence[Side]], notes: list[str]
+    title: str, runs: Sequence[RunFolder], groups: Mapping[str, Sequence[Side]], notes: Sequence[str]
 ) -> dict[str, Any]:
     """What the page reads at once; the queries' own parts are read when they are looked at."""
     defaults, benchmarks = _defaults(), []
@@ -184,7 +183,7 @@ def _data(
         "benchmarks": benchmarks,
         "curves": curves(runs),
         "analyses": analyses(runs),
-        "notes": notes,
+        "notes": list(notes),
     }
 
 
@@ -196,10 +195,10 @@ def _fitting(title: str, data: Mapping[str, Any], parts: Sequence[Queries], sett
         if size <= settings.megabytes:
             return page
         if share == 0:
-            said = f"figures of analyses are left out: with them the page would have {size:.1f} MB (report.megabytes)"
+            note = f"figures of analyses are left out: with them the page would have {size:.1f} MB (report.megabytes)"
             small = {**data, "analyses": [{**one, "figures": []} for one in data["analyses"]]}
             return (
-                render(title, _blocks({**small, "notes": [*data["notes"], said]}, parts)) if data["analyses"] else page
+                render(title, _blocks({**small, "notes": [*data["notes"], note]}, parts)) if data["analyses"] else page
             )
         share = min(share - 1, int(share * 0.9 * settings.megabytes / size))
         _log.warning(
@@ -226,7 +225,6 @@ def _queries(
     name: str,
     group: Sequence[Side],
     share: int,
-    notes: list[str],
 ) -> Queries:
     """One benchmark's queries, with what their windows were where that can be found again."""
     texts: dict[str, str] = {}
@@ -240,7 +238,7 @@ def _queries(
     try:
         part.judged = _judged(cache, (asked[0] if asked else group[0]).system)
     except (DataError, ConfigError, OSError) as error:
-        notes.append(f"{name}: passages and windows aren't shown, the collection isn't at hand: {error}")
+        part.notes.append(f"{name}: passages and windows aren't shown, the collection isn't at hand: {error}")
         return part
     full = frozenset(part.changed_most(share))
     for number, side in enumerate(group):
@@ -248,9 +246,11 @@ def _queries(
             try:
                 _replay(part, number, runs[side.runs[0]].path / STORE, full)
             except (StoreError, ConfigError, OSError, ValueError) as error:
-                notes.append(f"{name}, {side.system.label}: its windows aren't shown: {error}")
+                part.notes.append(f"{name}, {side.system.label}: its windows aren't shown: {error}")
         elif side.system.role not in (FIRST, IDEAL):
-            notes.append(f"{name}, {side.system.label}: its windows aren't shown: evaluate again to record its engine")
+            part.notes.append(
+                f"{name}, {side.system.label}: its windows aren't shown: evaluate again to record its engine"
+            )
     return part
 
 
@@ -277,9 +277,9 @@ def _replay(part: Queries, number: int, store_path: Path, full: frozenset[str]) 
     store = CompletionStore(store_path)
     try:
         engine = RecordedAnswers(answers["identity"], store, _tokenizer(prompt, answers))
-        hear = part.hears(number, full, letters=prompt.labels == "letters")
+        on_done = part.collects(number, full, letters=prompt.labels == "letters")
         with progress(f"report: {part.benchmark}, {system.label}"):
-            replay(work, strategy, prompt, engine, samplings, hear)
+            replay(work, strategy, prompt, engine, samplings, on_done)
     finally:
         store.close()
 

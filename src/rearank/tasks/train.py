@@ -12,8 +12,8 @@ from typing import Any
 from rearank.engines.model import Model
 from rearank.runs.layout import SFT, TRAINING
 from rearank.runs.stage import Stage
-from rearank.tasks.figures import draw_curves
 from rearank.tasks.prepare import Rows
+from rearank.tasks.training_figures import draw_curves
 from rearank.tracking import Artefact
 from rearank.tracking.run_trackers import RunTrackers
 from rearank.training.base import TrainingJob, TrainingResult, result_of

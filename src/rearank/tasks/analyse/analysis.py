@@ -18,7 +18,6 @@ from rearank.analysis import Analyse
 from rearank.data import DataError
 from rearank.data.benchmark import Benchmark
 from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingEngine
-from rearank.engines.account import Account
 from rearank.progress import progress
 from rearank.ranking import Failure
 from rearank.runs.layout import STORE, write_json
@@ -131,31 +130,31 @@ class _Asking:
                 engine = node.create(
                     system.model, revision=system.revision, judgements=grades, thinking=parts.model.thinking
                 )
-            before = len(self.failures)
-            found.add(asyncio.run(self._ask(questions, system, RecordingEngine(engine, self.store))))
-            if questions.total and len(self.failures) - before == questions.total:
-                raise EngineError(
-                    f"{benchmark.name}, {system.label}: every call failed, the first: {self.failures[before]}"
-                )
+            answers, failures = asyncio.run(self._ask(questions, system, RecordingEngine(engine, self.store)))
+            if questions.total and len(failures) == questions.total:
+                raise EngineError(f"{benchmark.name}, {system.label}: every call failed, the first: {failures[0]}")
+            found.add(answers)
+            self.failures += failures
         self.asked += questions.total * len(self.chosen)
         return found
 
-    async def _ask(self, questions: Questions, system: System, recording: RecordingEngine) -> SystemAnswers:
-        account = Account()
+    async def _ask(
+        self, questions: Questions, system: System, recording: RecordingEngine
+    ) -> tuple[SystemAnswers, list[Failure]]:
         what = f"{questions.benchmark.name}: {system.label}"
 
         def note(seconds: float) -> str:
-            return f"{account.calls} answers"
+            return f"{asker.account.calls} answers"
 
         with progress(what, questions.total, "queries and windows", note=note) as bar:
             most = self.how.settings.max_concurrent_queries
-            asker = Asker(recording, questions.prompt, system.samplings[0], bar, most, self.failures, account)
+            asker = Asker(recording, questions.prompt, system.samplings[0], bar, most)
             try:
                 answers = await questions.ask(asker, _samplings(self.settings, system), system.label)
             finally:
                 await recording.aclose()
         _log.info("%s: %d calls paid for now, %d from the store", what, recording.spent.calls, recording.recalled)
-        return answers
+        return answers, asker.failures
 
 
 def _samplings(settings: Analyse, system: System) -> list[Sampling]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from rearank.analysis import Answer
@@ -42,7 +42,7 @@ class Asker:
         sampling: of single windows.
         bar: is advanced with each query.
         most: queries under way at once.
-        failures: gets the failed calls; what depends on them is left out.
+        failures: the failed calls; what depends on them is left out.
         account: of all answers.
     """
 
@@ -51,11 +51,11 @@ class Asker:
     sampling: Sampling
     bar: Progress
     most: int | None
-    failures: list[Failure]
-    account: Account
+    failures: list[Failure] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
 
     def behind(self, prompt: Prompt) -> Asker:
-        """The same model behind another prompt."""
+        """The same model behind another prompt; failures and answers are counted together."""
         return replace(self, prompt=prompt)
 
     async def lists(

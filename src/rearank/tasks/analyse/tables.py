@@ -120,9 +120,9 @@ class AnalysisTables:
 
     def titles(self) -> dict[str, dict[str, str]]:
         """table -> its ``title``, and a ``note`` that says how to read it."""
-        said = {name: _TITLES[name] for name in self.tables}
+        titles = {name: _TITLES[name] for name in self.tables}
         measure = heading(self.measure)
-        return {name: {"title": t, "note": note.replace("{measure}", measure)} for name, (t, note) in said.items()}
+        return {name: {"title": t, "note": note.replace("{measure}", measure)} for name, (t, note) in titles.items()}
 
     def _length(self, system: SystemAnswers) -> None:
         windows = window_points(system.answers or ())

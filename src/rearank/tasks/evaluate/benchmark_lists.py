@@ -13,7 +13,7 @@ from rearank.evaluation import Cell, heading
 from rearank.evaluation.published import MEASURE, Published, all_published, averages, mean_of, published
 from rearank.runs.reader import FIRST
 from rearank.tasks.evaluate.published import column
-from rearank.tasks.evaluate.scores import Measured
+from rearank.tasks.evaluate.scores import SystemScores
 from rearank.tasks.evaluate.tables import show
 
 
@@ -54,7 +54,7 @@ class _Average:
 
 
 def report_list(
-    node: BenchmarkList, results: Mapping[str, Sequence[Measured]], missing: Mapping[str, str], folder: Path
+    node: BenchmarkList, results: Mapping[str, Sequence[SystemScores]], missing: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
     """The list's table, on screen and in ``folder`` as ``table.md``, ``.csv`` and ``.tex``; its part of the summary.
 
@@ -105,9 +105,11 @@ def _averages(node: BenchmarkList, there: Sequence[Benchmark]) -> Iterator[_Aver
             yield _Average(group.name, group.benchmarks, evaluated, only=not inner)
 
 
-def _systems(there: Sequence[Benchmark], results: Mapping[str, Sequence[Measured]]) -> dict[str, dict[str, Measured]]:
+def _systems(
+    there: Sequence[Benchmark], results: Mapping[str, Sequence[SystemScores]]
+) -> dict[str, dict[str, SystemScores]]:
     """Row -> benchmark -> result, in the order of the table; all first stages are one row."""
-    found: dict[str, dict[str, Measured]] = {}
+    found: dict[str, dict[str, SystemScores]] = {}
     for benchmark in there:
         for result in results[benchmark.name]:
             key = "first_stage" if result.role == FIRST else result.name
@@ -117,7 +119,7 @@ def _systems(there: Sequence[Benchmark], results: Mapping[str, Sequence[Measured
     return found
 
 
-def _label(members: Mapping[str, Measured]) -> str:
+def _label(members: Mapping[str, SystemScores]) -> str:
     labels = list(dict.fromkeys(result.label for result in members.values()))
     return labels[0] if len(labels) == 1 or next(iter(members.values())).role != FIRST else FIRST
 
@@ -134,7 +136,7 @@ def _published_row(row: str, there: Sequence[Benchmark], parts: Sequence[_Averag
     return cells
 
 
-def _notes(row: str, members: Mapping[str, Measured], parts: Sequence[_Average]) -> list[str]:
+def _notes(row: str, members: Mapping[str, SystemScores], parts: Sequence[_Average]) -> list[str]:
     """Where a published row is from, what was different there, and what others measured."""
     shown = [result.published for result in members.values() if result.published is not None]
     numbers = [one for part in parts if (one := part.published(row)) is not None]
@@ -152,7 +154,7 @@ def _notes(row: str, members: Mapping[str, Measured], parts: Sequence[_Average])
 
 
 def _gaps(
-    there: Sequence[Benchmark], results: Mapping[str, Sequence[Measured]], missing: Mapping[str, str]
+    there: Sequence[Benchmark], results: Mapping[str, Sequence[SystemScores]], missing: Mapping[str, str]
 ) -> list[str]:
     gaps = [f"{name} is left out: {reason}" for name, reason in missing.items()]
     for benchmark in there:

@@ -22,7 +22,7 @@ from rearank.runs.stage import Stage
 from rearank.sections import Evaluation
 from rearank.tasks.evaluate.benchmark_lists import report_list
 from rearank.tasks.evaluate.measuring import Measuring
-from rearank.tasks.evaluate.scores import Measured, Places
+from rearank.tasks.evaluate.scores import Places, SystemScores
 from rearank.tasks.evaluate.systems import systems
 from rearank.tasks.evaluate.tables import report
 from rearank.tasks.evaluate.tracked import track_evaluation
@@ -83,7 +83,7 @@ def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) 
         EvaluationError: after everything was written, where too many queries failed.
     """
     benchmarks, folder = how.benchmarks, stage.folder.parent
-    results: dict[str, list[Measured]] = {}
+    results: dict[str, list[SystemScores]] = {}
     missing: dict[str, str] = {}
     stopped: Exception | None = None
     store = CompletionStore(folder / STORE)
@@ -130,7 +130,7 @@ def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) 
 def _summary(
     how: Evaluating,
     benchmarks: Sequence[Benchmark],
-    results: Mapping[str, Sequence[Measured]],
+    results: Mapping[str, Sequence[SystemScores]],
     missing: Mapping[str, str],
     folder: Path,
 ) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from rearank.runs.layout import ENGINE, QUERIES, write_json
 from rearank.runs.reader import FIRST, IDEAL, SYSTEM
 from rearank.sections import Evaluation
 from rearank.tasks.evaluate.published import first_stage_row, published_first_stage, published_system
-from rearank.tasks.evaluate.reranking import Outcome, Pass
-from rearank.tasks.evaluate.scores import Measured, Places, Weights, keep
+from rearank.tasks.evaluate.reranking import Pass, PassResult
+from rearank.tasks.evaluate.scores import Places, SystemScores, Weights, keep
 from rearank.tasks.evaluate.systems import System
 from rearank.types import Ranking
 
@@ -51,7 +51,7 @@ class Measuring:
     chosen: Mapping[str, str]
     failed: list[str] = field(default_factory=list)
 
-    def measure(self, benchmark: Benchmark) -> Iterator[Measured]:
+    def measure(self, benchmark: Benchmark) -> Iterator[SystemScores]:
         """Each system's result as it is done, the first stage's first.
 
         Raises:
@@ -81,7 +81,7 @@ class Measuring:
         place = self.places.open(benchmark, "ideal")
         yield keep(place, benchmark, [ideal], label="ideal order of the candidates", role=IDEAL)
 
-    def _system(self, benchmark: Benchmark, judged: Sequence[JudgedCandidates], system: System) -> Measured:
+    def _system(self, benchmark: Benchmark, judged: Sequence[JudgedCandidates], system: System) -> SystemScores:
         place = self.places.open(benchmark, system.name, Weights(system.model))
         qrels = {item.candidates.query.id: item.grades for item in judged}
         what, model = f"{benchmark.name}, {system.label}", self.parts.model
@@ -119,7 +119,7 @@ class Measuring:
             published=published_system(parts, self.chosen, benchmark, judged, system),
         )
 
-    def _lost(self, outcomes: Sequence[Outcome], what: str, asked: int) -> list[list[str]]:
+    def _lost(self, outcomes: Sequence[PassResult], what: str, asked: int) -> list[list[str]]:
         """The failed queries of each sample, logged; those of samples that lost too many are added to ``failed``."""
         lost = [[str(one) for one in outcome.results.values() if isinstance(one, Failure)] for outcome in outcomes]
         for lines in lost:
@@ -132,7 +132,7 @@ class Measuring:
         return lost
 
 
-async def _every_sample(passes: Sequence[Pass], recording: RecordingEngine, what: str) -> list[Outcome]:
+async def _every_sample(passes: Sequence[Pass], recording: RecordingEngine, what: str) -> list[PassResult]:
     try:
         return [await one.run(what) for one in passes]
     finally:
@@ -151,7 +151,7 @@ def _ideal_order(item: JudgedCandidates, depth: int) -> list[str]:
     return sorted(ids[:depth], key=lambda i: -max(item.grades.get(i, 0), 0)) + ids[depth:]
 
 
-def _rankings(outcome: Outcome, judged: Sequence[JudgedCandidates], depth: int) -> dict[str, list[str]]:
+def _rankings(outcome: PassResult, judged: Sequence[JudgedCandidates], depth: int) -> dict[str, list[str]]:
     """What was reranked, then what was not but is kept (``evaluation.kept_depth``); failed queries have none."""
     tails = {item.candidates.query.id: _ids(item)[depth:] for item in judged}
     ranked = {query: result for query, result in outcome.results.items() if isinstance(result, Ranking)}

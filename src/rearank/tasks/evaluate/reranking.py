@@ -32,7 +32,7 @@ TRACE_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PassResult:
     """One pass over a benchmark: a ranking or a failure for each query, and figures.
 
     ``figures`` follow from the answers alone, so that a run that was stopped and continued has an undisturbed one's;
@@ -66,7 +66,7 @@ class Pass:
         self._planned = {one.query.id: int(planned(len(one.passages))) for one in self.work} if planned else None
         self._expected = sum(self._planned.values()) if self._planned is not None else None
 
-    async def run(self, what: str) -> Outcome:
+    async def run(self, what: str) -> PassResult:
         """Rerank, under a bar of progress that is called ``what``."""
         self._before, self._began = self.recording.spent, time.monotonic()
         traced = self._traced() if self.session.sampling.sample == 0 else set()
@@ -89,7 +89,7 @@ class Pass:
             results = await self.session.rerank(self.work, traced=traced, on_answer=self._answered, on_done=done)
         if traced:
             _write_traces(self.place / TRACES, traces)
-        return Outcome(results, self.session.account.figures(), self._paid())
+        return PassResult(results, self.session.account.figures(), self._paid())
 
     def _answered(self, _: Completion) -> None:
         self.windows += 1

@@ -23,7 +23,7 @@ from rearank.tasks.evaluate.published import PublishedRow
 
 
 @dataclass(frozen=True)
-class Measured:
+class SystemScores:
     """A system on a benchmark: measure -> query -> value, averaged over its samples; the main measure first.
 
     ``role`` is ``first stage``, ``system`` or ``ideal``; ``row`` its row in the published tables; ``cost`` is what all
@@ -94,7 +94,7 @@ def keep(
     figures: Mapping[str, float] | None = None,
     row: str | None = None,
     published: PublishedRow | None = None,
-) -> Measured:
+) -> SystemScores:
     """Score the runs of a system and write them; several runs are samples, whose values are averaged.
 
     Args:
@@ -102,7 +102,7 @@ def keep(
         benchmark: scores.
         runs: query id -> passage ids, best first.
         label: in tables.
-        role: as ``Measured`` says.
+        role: as ``SystemScores`` says.
         figures: of the answers; they follow from them alone.
         row: in the published tables.
         published: the published number.
@@ -116,7 +116,7 @@ def keep(
         write_run(place / (RUN if len(runs) == 1 else f"run-{number}.trec"), ranked, f"rearank-{place.name}")
     counts = dict(figures or {})
     cost, failed = counts.get("cost", 0.0), int(counts.get("failed", 0))
-    found = Measured(place.name, label, role, per_query, row, published, cost, failed)
+    found = SystemScores(place.name, label, role, per_query, row, published, cost, failed)
     write_json(
         place / METRICS,
         {

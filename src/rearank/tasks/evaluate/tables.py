@@ -10,7 +10,7 @@ from rearank.data.benchmark import Benchmark
 from rearank.evaluation import Cell, heading, paired_test, render_table, summary_row, write_tables
 from rearank.evaluation.published import MEASURE
 from rearank.runs.reader import SYSTEM
-from rearank.tasks.evaluate.scores import Measured
+from rearank.tasks.evaluate.scores import SystemScores
 
 
 def show(stem: Path, lines: Sequence[str], rows: Sequence[Mapping[str, Cell]], after: Sequence[str] = ()) -> None:
@@ -22,7 +22,7 @@ def show(stem: Path, lines: Sequence[str], rows: Sequence[Mapping[str, Cell]], a
     print(f"\n{text}\n", flush=True)
 
 
-def report(benchmark: Benchmark, results: Sequence[Measured], trained: str, folder: Path) -> dict[str, Any]:
+def report(benchmark: Benchmark, results: Sequence[SystemScores], trained: str, folder: Path) -> dict[str, Any]:
     """One benchmark's table, and its part of the summary.
 
     Args:
@@ -38,8 +38,8 @@ def report(benchmark: Benchmark, results: Sequence[Measured], trained: str, fold
         f"the first stage, intervals are 95% bootstrap"
     ]
     after = [*known_lines(benchmark, first), *_published_lines(results)]
-    tests, said = _trained_tests(results, trained)
-    show(folder / "table", lines, rows, [*after, *said])
+    tests, lines_of_tests = _trained_tests(results, trained)
+    show(folder / "table", lines, rows, [*after, *lines_of_tests])
     return {
         **{result.name: result.mean for result in results},
         **tests,
@@ -52,7 +52,7 @@ def report(benchmark: Benchmark, results: Sequence[Measured], trained: str, fold
     }
 
 
-def known_lines(benchmark: Benchmark, first: Measured) -> list[str]:
+def known_lines(benchmark: Benchmark, first: SystemScores) -> list[str]:
     """What BM25 is known to have here, against the first stage: to be looked at before a reranker is paid for."""
     if MEASURE not in first.per_query or not benchmark.known:
         return []
@@ -63,7 +63,7 @@ def known_lines(benchmark: Benchmark, first: Measured) -> list[str]:
     return [f"{first.label}: {heading(MEASURE)} {ours:.4f}; known of BM25 here: {listed}"]
 
 
-def _row(result: Measured, first: Measured, main: str) -> dict[str, Cell]:
+def _row(result: SystemScores, first: SystemScores, main: str) -> dict[str, Cell]:
     more: dict[str, Cell] = {}
     if result.published is not None:
         more["published"] = str(result.published.number)
@@ -73,7 +73,7 @@ def _row(result: Measured, first: Measured, main: str) -> dict[str, Cell]:
     return summary_row(result.label, result.values, compared, measure=heading(main), beside=more)
 
 
-def _published_lines(results: Sequence[Measured]) -> list[str]:
+def _published_lines(results: Sequence[SystemScores]) -> list[str]:
     """Where each published number is from, and what was different there."""
     lines = []
     for result in results:
@@ -84,12 +84,12 @@ def _published_lines(results: Sequence[Measured]) -> list[str]:
     return lines
 
 
-def comparable(a: Measured, b: Measured) -> bool:
+def comparable(a: SystemScores, b: SystemScores) -> bool:
     """A paired test needs the same queries on both sides (``missing=skip`` leaves failed ones out), two at least."""
     return a.values.keys() == b.values.keys() and len(a.values) > 1
 
 
-def _trained_tests(results: Sequence[Measured], trained: str) -> tuple[dict[str, Any], list[str]]:
+def _trained_tests(results: Sequence[SystemScores], trained: str) -> tuple[dict[str, Any], list[str]]:
     """What was trained here against what it was trained from, and against the first stage."""
     by_name = {result.name: result for result in results}
     if trained not in by_name or "base" not in by_name or not comparable(by_name["base"], by_name[trained]):
@@ -99,9 +99,9 @@ def _trained_tests(results: Sequence[Measured], trained: str) -> tuple[dict[str,
     found: dict[str, Any] = {"p_value": test.p_value, "test": test.as_json()}
     if comparable(first, after):
         found[f"p_value_{first.name}"] = paired_test(first.values, after.values).p_value
-    said = (
+    line = (
         f"{after.label} against {base.label}: {test.mean_difference:+.4f} (paired t-test p = {test.p_value:.2g}, "
         f"randomisation p = {test.p_randomisation:.2g}; better on {test.wins}, equal on {test.ties}, "
         f"worse on {test.losses})"
     )
-    return found, ["", said]
+    return found, ["", line]

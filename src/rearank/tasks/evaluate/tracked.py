@@ -10,7 +10,7 @@ from typing import Any
 from rearank.runs.layout import EVALUATION, METRICS, QUERIES, RUN, SUMMARY, TRACES
 from rearank.runs.reader import FIRST, SYSTEM
 from rearank.tasks.evaluate.reranking import TRACE_COLUMNS
-from rearank.tasks.evaluate.scores import Measured
+from rearank.tasks.evaluate.scores import SystemScores
 from rearank.tracking import Artefact, read_jsonl
 from rearank.tracking.run_trackers import RunTrackers
 
@@ -18,7 +18,7 @@ QUERY_COLUMNS = ("benchmark", "system", "query", "text", "measure", "first stage
 
 
 def track_evaluation(
-    folder: Path, results: Mapping[str, Sequence[Measured]], model: Artefact | None, trackers: RunTrackers
+    folder: Path, results: Mapping[str, Sequence[SystemScores]], model: Artefact | None, trackers: RunTrackers
 ) -> None:
     """Means as ``test/<benchmark>/<system>``, tables of queries and traces, and the runs as an artefact."""
     with trackers.open(folder, "evaluate") as tracker:
@@ -41,13 +41,13 @@ def run_artefact(folder: Path, trackers: RunTrackers, *, used: bool = False) -> 
 
 
 def track_report(page: Path, trackers: RunTrackers) -> None:
-    """The report's page, as an artefact made of the runs beside it."""
+    """The report's page, as an artefact made of the runs in its folder."""
     with trackers.open(page.parent, "report") as tracker:
         tracker.artefact(run_artefact(page.parent / EVALUATION, trackers, used=True))
         tracker.artefact(Artefact("report", trackers.name_of("report"), {page.name: page}))
 
 
-def _means(results: Mapping[str, Sequence[Measured]]) -> Iterator[tuple[str, float]]:
+def _means(results: Mapping[str, Sequence[SystemScores]]) -> Iterator[tuple[str, float]]:
     for benchmark, found in results.items():
         for one in found:
             main, *others = one.means.items()
@@ -56,7 +56,7 @@ def _means(results: Mapping[str, Sequence[Measured]]) -> Iterator[tuple[str, flo
                 yield f"test/{benchmark}/{one.name}/{measure}", mean
 
 
-def _queries(folder: Path, results: Mapping[str, Sequence[Measured]]) -> Iterator[list[Any]]:
+def _queries(folder: Path, results: Mapping[str, Sequence[SystemScores]]) -> Iterator[list[Any]]:
     """Under ``QUERY_COLUMNS``: every query of every system against the first stage."""
     for benchmark, found in results.items():
         first = next((one.values for one in found if one.role == FIRST), {})
@@ -68,7 +68,7 @@ def _queries(folder: Path, results: Mapping[str, Sequence[Measured]]) -> Iterato
                 yield [benchmark, one.name, query, texts.get(query, ""), measure, before, value, value - before]
 
 
-def _traces(folder: Path, results: Mapping[str, Sequence[Measured]]) -> Iterator[list[Any]]:
+def _traces(folder: Path, results: Mapping[str, Sequence[SystemScores]]) -> Iterator[list[Any]]:
     for benchmark, found in results.items():
         for one in found:
             for line in read_jsonl(folder / benchmark / one.name / TRACES):

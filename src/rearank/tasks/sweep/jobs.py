@@ -106,10 +106,10 @@ class JobUnderWay:
 
     def _failure(self, error: Exception, explain: Callable[[BaseException], str | None]) -> dict[str, Any]:
         """Status and cause; the traceback goes to ``failure.txt``."""
-        said = explain(error) or f"{type(error).__name__}: {error}"
+        cause = explain(error) or f"{type(error).__name__}: {error}"
         (self.folder / FAILURE).write_text(traceback.format_exc(), encoding="utf-8")
-        _log.error("%s failed: %s", self.folder.name, said)
-        return {"status": "failed", "cause": said}
+        _log.error("%s failed: %s", self.folder.name, cause)
+        return {"status": "failed", "cause": cause}
 
     def _take_over(self, twin: Path, explain: Callable[[BaseException], str | None]) -> float | None:
         """The results of a job that was the same but for its name: linked where nothing is ever written again."""

@@ -9,11 +9,27 @@ from typing import Any
 import pytest
 
 from rearank.rewards import NdcgReward
+from rearank.runs.declared import differences
 from rearank.runs.environment import environment
-from rearank.tasks.figures import draw_curves
 from rearank.runs.sharing import fingerprint
-from rearank.tasks.stage import FolderInUseError, changed_settings, differences, locked, open_stage
+from rearank.runs.stage import FolderInUseError, Stage, locked, warn_of_old_version
+from rearank.tasks.training_figures import draw_curves
 from rearank.tracking import JsonlTracker
+
+BM25 = "rearank.data.bm25.Bm25"
+
+
+def stage_of(folder: Path, identity: dict[str, Any], **more: bool) -> Stage:
+    settings = {key: value for key, value in identity.items() if key not in ("code", "files")}
+    return Stage(folder, settings, identity.get("code", {}), identity.get("files", {}), **more)
+
+
+def open_stage(folder: Path, identity: dict[str, Any], **more: bool) -> Path:
+    return stage_of(folder, identity, **more).open()
+
+
+def changed_settings(folder: Path, identity: dict[str, Any]) -> str:
+    return stage_of(folder, identity).changed()
 
 
 def test_other_settings_move_the_old_result_aside(tmp_path: Path) -> None:
@@ -29,13 +45,13 @@ def test_other_settings_move_the_old_result_aside(tmp_path: Path) -> None:
 
 def test_an_index_kept_elsewhere_is_no_other_setting(tmp_path: Path) -> None:
     """``paths.outputs`` once relative, once absolute: the result is the same, and a long training is not done again."""
-    made = {"dataset": {"retriever": {"k1": 0.9, "cache_dir": "outputs/cache"}}, "seed": 1}
+    made = {"dataset": {"retriever": {"_target_": BM25, "k1": 0.9, "cache_dir": "outputs/cache"}}, "seed": 1}
     folder = open_stage(tmp_path / "training", made)
     (folder / "result.json").write_text("{}")
-    moved = {"dataset": {"retriever": {"k1": 0.9, "cache_dir": "/elsewhere/cache"}}, "seed": 1}
+    moved = {"dataset": {"retriever": {"_target_": BM25, "k1": 0.9, "cache_dir": "/elsewhere/cache"}}, "seed": 1}
     assert (open_stage(tmp_path / "training", moved) / "result.json").is_file()
     assert fingerprint(made) == fingerprint(moved)
-    other = {"dataset": {"retriever": {"k1": 1.2, "cache_dir": "outputs/cache"}}, "seed": 1}
+    other = {"dataset": {"retriever": {"_target_": BM25, "k1": 1.2, "cache_dir": "outputs/cache"}}, "seed": 1}
     assert fingerprint(made) != fingerprint(other)
     assert not (open_stage(tmp_path / "training", other) / "result.json").exists()
 
@@ -62,23 +78,56 @@ def test_changed_code_moves_the_old_result_aside_unless_it_is_accepted(
         "code of new, code of own, code of own.help"
     )
     assert not opened({"own": "1", "own.help": "3"})
-    assert "other settings or code (code of own.help): kept as" in caplog.text
+    assert "made with other settings or code (code of own.help): kept as" in caplog.text
     assert "code_accepted" not in json.loads((folder / "settings.json").read_text())
     assert not opened({"own": "2", "own.help": "3"}, accept=True, a=2), "other settings are another matter"
 
 
 def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It kept no code, and its classes had fewer fields: those have their defaults."""
+    """It kept no code, its classes had other names and fewer fields: those have their defaults."""
     reward = {"_target_": "rearank.rewards.NdcgReward", "k": 10}
-    folder = open_stage(tmp_path / "stage", {"reward": reward})
-    (folder / "result").touch()
-    now = {"reward": {**reward, "partial": NdcgReward().partial}, "code": {"rearank.rewards.ndcg": "1"}}
-    assert (open_stage(folder, now) / "result").exists()
-    assert caplog.text.count("kept no digests of code: taken as unchanged") == 1
-    assert (open_stage(folder, now) / "result").exists()
-    assert caplog.text.count("kept no digests of code: taken as unchanged") == 1, "once"
+    places = [tmp_path / "training", tmp_path / "evaluation" / "dl19" / "base"]
+    for place in places:
+        place.mkdir(parents=True)
+        old = {"reward": reward, "benchmark": {"_target_": "rearank.tasks.benchmark.Benchmark", "name": "dl19"}}
+        (place / "settings.json").write_text(json.dumps(old))
+        (place / "result").touch()
+    benchmark = {"_target_": "rearank.data.benchmark.Benchmark", "name": "dl19", "depth": 100}
+    now = {
+        "reward": {**reward, "partial": NdcgReward().partial},
+        "benchmark": benchmark,
+        "code": {"rearank.rewards.ndcg": "1"},
+    }
+    warn_of_old_version(tmp_path)
+    for place in places:
+        assert (open_stage(place, now) / "result").exists()
+    assert caplog.text.count("kept no digests of code and data: taken as unchanged") == 1, "one line in all"
+    assert "training, evaluation/dl19/base" in caplog.text
+    caplog.clear()
+    warn_of_old_version(tmp_path)
+    assert caplog.text == "", "its digests are there now"
     other = {"score": "unparsed", "unparsed": "score"}[NdcgReward().partial]
-    assert not (open_stage(folder, {**now, "reward": {**reward, "partial": other}}) / "result").exists()
+    assert not (open_stage(places[0], {**now, "reward": {**reward, "partial": other}}) / "result").exists()
+
+
+def test_rerun_makes_it_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = tmp_path / "training"
+    (open_stage(place, {"a": 1}, rerun=True) / "result").touch()
+    assert caplog.text == "", "there was nothing"
+    assert not (open_stage(place, {"a": 1}, rerun=True) / "result").exists()
+    assert (tmp_path / "training.1" / "result").exists()
+    assert f"{place}: rerun=true: kept as {place}.1" in caplog.text
+
+
+def test_what_a_stage_began_with_is_written_once(tmp_path: Path) -> None:
+    place = open_stage(tmp_path / "training", {"a": 1})
+    began = (place / "environment.json").read_text()
+    (place / "environment.json").write_text(began.replace(json.loads(began)["time"], "2001-01-01"))
+    open_stage(place, {"a": 1})
+    assert "2001-01-01" in (place / "environment.json").read_text()
+    open_stage(place, {"a": 2})
+    assert "2001-01-01" not in (place / "environment.json").read_text(), "another result, another beginning"
+    assert "2001-01-01" in (tmp_path / "training.1" / "environment.json").read_text()
 
 
 def test_the_same_content_elsewhere_is_the_same(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from tests.tasks.test_sweep import explain, job_of
 
 from rearank.runs.sharing import take_over
-from rearank.tasks.sweep import Job, JobUnderWay
+from rearank.runs.sweeps import Job
+from rearank.tasks.sweep.jobs import JobUnderWay
 
 FILES = {
     "training/model/model.safetensors": "weights",
@@ -76,7 +77,8 @@ class Work:
 
 
 def config(outputs: Path, **changes: Any) -> dict[str, Any]:
-    return {"seed": 1, "arm": "a", "name": "one", "paths": {"outputs": str(outputs)}, **changes}
+    own = {"_target_": "rearank.experiment.Experiment", "arm": "a", "name": "one"}
+    return {**own, "seed": 1, "paths": {"outputs": str(outputs)}, **changes}
 
 
 def carry_out(job: JobUnderWay, settings: dict[str, Any]) -> tuple[int, float | None]:
