@@ -14,7 +14,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-MOVED: Mapping[str, str] = {}
+MOVED: Mapping[str, str] = {
+    "rearank.pyterrier": "rearank.adapters.pyterrier",
+}
 """A module, or ``module.Name``, as it was called -> as it is called now. The longest entry that fits counts."""
 
 
