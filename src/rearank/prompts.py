@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from string import ascii_uppercase
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.types import Message, Passage, Window
 
 Asks: TypeAlias = Literal["ranking", "best", "yes_no"]
@@ -114,10 +117,10 @@ class _Form:
     ``<think> </think> <answer>`` switches any model's reasoning off.
     """
 
-    max_characters: int | None = None
-    max_tokens: int | None = None
+    max_characters: Annotated[int, Ge(1)] | None = None
+    max_tokens: Annotated[int, Ge(1)] | None = None
     neutralise: bool = True
-    max_words: int | None = None
+    max_words: Annotated[int, Ge(1)] | None = None
     asks: Asks = "ranking"
     labels: Labels = "numbers"
     prefill: str = ""
@@ -127,13 +130,7 @@ class _Form:
     titled: str = "Title: {title} Content: {text}"
 
     def __post_init__(self) -> None:
-        for name, kind in (("asks", Asks), ("labels", Labels), ("white_space", WhiteSpace)):
-            if getattr(self, name) not in (choices := get_args(kind)):
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        for name in ("max_characters", "max_words", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, or null for no cut, not {value}")
+        check_fields(self)
         if self.prefill != self.prefill.strip():
             # Templates take it away, and a space alone is no beginning that a tokenizer would make of the whole.
             raise ValueError(f"prefill must not begin or end with white space: {self.prefill!r}")
