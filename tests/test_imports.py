@@ -1,4 +1,4 @@
-"""How the package is cut: no import circle, no large file or folder, each class's name once, few that see the whole run.
+"""How the package is cut: no import circle, no large file or folder, a class name once, few that see the whole run.
 
 Each list of exceptions names what is still to be changed; a new entry needs a reason.
 """
