@@ -220,12 +220,10 @@ def _length_effect() -> str:
     ends = [(row["low"], row["high"]) for row in rows]
     text = f"rho {min(values):+.2f} to {max(values):+.2f} ({len(values)} seeds)"
     clear = sum(low > 0 or high < 0 for low, high in ends)
-    said = f"no: {clear} of {len(rows)} intervals exclude 0" if clear else "can't tell"
+    found = f"no: {clear} of {len(rows)} intervals exclude 0" if clear else "can't tell"
     if not clear and all(low > -0.2 and high < 0.2 for low, high in ends):
-        said = "yes, none beyond a rho of .2"
-    return (
-        f"| [longer reasoning, trained](experiments/length/README.md) | no clear trend (Figure 6) | | {text} | {said} |"
-    )
+        found = "yes, none beyond a rho of .2"
+    return f"| [longer reasoning, trained](experiments/length/README.md) | no clear trend (Figure 6) | | {text} | {found} |"
 
 
 def index_table() -> str:
@@ -248,8 +246,8 @@ def _differs(study: Study, results: Mapping[str, Any]) -> str:
     tests = [
         (arm, against(study, benchmark, "end", arm, study.baseline)) for arm in study.labels if arm != study.baseline
     ]
-    told = [(arm, test) for arm, test in tests if test is not None and suggestive(test)]
-    words = [f"{study.labels[arm]} {test['difference']:+.4f}{'*' if sure(test) else ''}" for arm, test in told]
+    clear = [(arm, test) for arm, test in tests if test is not None and suggestive(test)]
+    words = [f"{study.labels[arm]} {test['difference']:+.4f}{'*' if sure(test) else ''}" for arm, test in clear]
     return f"from {study.labels[study.baseline]}: {'; '.join(words) if words else 'none, as far as can be told'}"
 
 

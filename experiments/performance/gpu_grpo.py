@@ -170,7 +170,7 @@ def table(run: Path) -> str:
         value = _median(steps, name) or 0.0
         rows.append((name.removeprefix("time/").replace("_", " "), f"{value:.2f} s", f"{value / whole:.1%}"))
     scoring = _median(steps, "rollout/reward_seconds") or 0.0
-    rows.append(("scoring (beside the rollouts)", f"{scoring:.3f} s", f"{scoring / whole:.2%}"))
+    rows.append(("scoring (during the rollouts)", f"{scoring:.3f} s", f"{scoring / whole:.2%}"))
     figures = [
         ("answer tokens (mean)", "rollout/length", "{:.0f}"),
         ("prompt tokens (mean)", "rollout/prompt_length", "{:.0f}"),

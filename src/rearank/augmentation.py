@@ -39,7 +39,7 @@ class WindowFilter:
     """Which windows are worth training on.
 
     Args:
-        on: the nDCG that ``minimum`` bounds. Section 4.1 of the paper says the window's ``initial`` order's, its
+        on: the nDCG that ``minimum`` bounds. Section 4.1 of the paper names the window's ``initial`` order's, its
             ablation the ``best`` reachable one.
         minimum: windows below it are dropped (paper: 0.1).
         maximum_initial: windows whose given order is already this good or better are dropped, ``null`` for none: the

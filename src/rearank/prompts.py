@@ -33,7 +33,7 @@ _LETTER = re.compile(r"[\[［【]\s*([A-Za-z])\s*[\]］】]")
 _INSTRUCTION = re.compile(r"\[(?=\s*/?\s*(?:INST|SYS|SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS)\b)", re.IGNORECASE)
 # Zero-width and bidirectional marks hide text from a person's eye and split words for a tokenizer.
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
-# What neutralise looks for begins or ends with one of these; most passages hold none, and one look is enough.
+# What neutralise looks for begins or ends with one of these; most passages hold none, and one search is enough.
 _SUSPECT = re.compile(r"[<＜>＞\[［【]|" + _INVISIBLE.pattern)
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -64,7 +64,7 @@ class Tokenizer(Protocol):
 class Prompt(Protocol):
     """What a prompt node builds to.
 
-    ``tags`` says whether it asks for ``<answer>`` tags; ``asks`` and ``labels`` what for, and by which names. A last
+    ``tags``: whether it asks for ``<answer>`` tags; ``asks`` and ``labels`` what for, and by which names. A last
     message of the assistant's is the beginning of the answer, which the engine continues.
     """
 
@@ -109,7 +109,7 @@ def _shown(passage: Passage, form: _Form) -> str:
 class _Form:
     """What the prompt forms share: truncation, neutralisation, labels, what is asked, and how the answer begins.
 
-    ``white_space`` says what becomes of it in passages; a cut by ``max_words`` folds it, too. ``ftfy`` repairs mojibake
+    ``white_space``: how it is treated in passages; a cut by ``max_words`` folds it, too. ``ftfy`` repairs mojibake
     and curly quotes in them, before any cut, and in the query. ``renumber`` writes ``(3)`` for a ``[3]`` in either, all
     that RankLLM neutralises. ``titled`` is how a passage with a title is shown (the default: paper, appendix).
 

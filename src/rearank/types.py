@@ -179,7 +179,7 @@ class Completion:
     """A model's answer: untrusted text plus what it cost.
 
     ``finish`` is ``"stop"`` (the model ended its turn) or ``"length"`` (cut at ``max_tokens``);
-    ``prompt_truncated`` says that the prompt was cut to fit the context.
+    ``prompt_truncated``: the prompt was cut to fit the context.
     """
 
     text: str

@@ -18,8 +18,8 @@ class FullList:
     """One call for the list as it is.
 
     Calls a query: 1, and so the chain; none for a single candidate. ``size`` is the most passages a call may show: a
-    longer list is refused, because a prompt that overflows the context would be cut in silence, and part of the list
-    never read.
+    longer list is refused, because a prompt that overflows the context would be cut without an error, and part of the
+    list never read.
     """
 
     size: Annotated[int, Ge(2)] = 100

@@ -22,7 +22,7 @@ from rearank.types import Passage, Query, Ranking, Window
 class Pairwise:
     """``k`` passes from the bottom of the list to its top; in each a passage moves up while it beats the one above.
 
-    ``both_orders`` asks about each pair twice, with either passage first, and swaps only where both answers say so:
+    ``both_orders`` asks about each pair twice, with either passage first, and swaps only where both answers agree:
     many models favour the passage they read first. With a perfect ranker the best ``k`` come out in order.
 
     Comparisons a query: the sum of ``n - 1 - j`` over the passes ``j`` = 0 to ``min(k, n - 1) - 1``; one call each, or

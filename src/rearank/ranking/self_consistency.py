@@ -48,7 +48,7 @@ class SelfConsistency:
 
     @property
     def reads(self) -> Reads:
-        """The strategy's own; a whole order where it doesn't say."""
+        """The strategy's own; a whole order where it declares none."""
         return self.strategy.reads if isinstance(self.strategy, SaysWhatItReads) else "ranking"
 
     def calls(self, n: int) -> int:

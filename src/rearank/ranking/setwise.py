@@ -28,7 +28,7 @@ class Setwise:
 
     With ``h(i, n)`` the number of passages on the way from the heap's node ``i`` down its first children that have
     children themselves, in a heap of ``n``, the most calls a query are the sum of ``h(i, n)`` over all nodes (to build
-    the heap) and of ``h(0, n - 1), ..., h(0, n - k + 1)`` (to mend it after each of the best is taken); about
+    the heap) and of ``h(0, n - 1), ..., h(0, n - k + 1)`` (to restore it after each of the best is taken); about
     ``n / children + k log(n) / log(children)``. The chain has the same second part and, for the first, ``h`` summed
     along the root's first children alone. 100 passages, 10 wanted: at most 25 calls with 19 children (a chain of 21),
     85 with 3 (a chain of 46). Answers that let a passage stay where it is save calls.

@@ -28,8 +28,8 @@ class TopDown:
     what is kept of it; the chain grows by 2 for each list that is longer than a window and by 1 for the last. The
     fewest calls are those of one list (100, 20, 10: 6, in a chain of 2; 7 and 3 where a few are kept). A list loses
     ``size - k + 1`` passages at least, so that the most are those of the lists ``n``, ``n - (size - k + 1)``, ... down
-    to a window (31 calls, a chain of 17): what ``calls`` and ``chain`` say, and what a first stage that puts the worst
-    on top brings about.
+    to a window (31 calls, a chain of 17): what ``calls`` and ``chain`` give, and what a first stage that puts the worst
+    on top causes.
 
     Departure from the source: no budget of candidates ends the comparison early, since all of it runs in parallel.
     """

@@ -91,7 +91,7 @@ class MemoryPlan:
         return tuple(_override(name, getattr(self.workload, name)) for name in (*lora, *names))
 
     def problems(self) -> list[str]:
-        """What keeps it from running, each with what mends it; empty where it fits."""
+        """What keeps it from running, each with a remedy; empty where it fits."""
         return [f"{text}: {_remedy(self, topic)}" for topic, text in self.faults().items()]
 
     def faults(self) -> dict[str, str]:
@@ -274,7 +274,7 @@ def models(folder: Path) -> list[tuple[Model, Architecture]]:
 
 
 def table(found: Sequence[tuple[Model, Architecture]], prompt_tokens: int, gpus: Sequence[int] = (1, MACHINE)) -> str:
-    """Markdown: a row for every model, number of GPUs, and way to train; under it what mends those that don't fit.
+    """Markdown: a row for every model, number of GPUs, and way to train; under it a remedy for each that doesn't fit.
 
     Answers are as long as the model's ``max_tokens``; prompts as long as its context then lets them be, and
     ``prompt_tokens`` at most.
