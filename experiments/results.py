@@ -66,7 +66,7 @@ _ANYWHERE = ("experiment=", "arm=", "seed=", "paths.", "name=", "launcher=", "hy
 
 
 def _further(study: Study, jobs: Sequence[Job]) -> list[str]:
-    """What the sweep's command said beside the study's own: other results than the plain command's."""
+    """What the sweep's command set besides the study: its results differ from the plain command's."""
     lines = (line for job in jobs if "taken_from" not in _read(job.folder / "job.json") for line in job.fixed)
     own = {line for job in jobs for line in _own_overrides(job)}
     return sorted({line for line in lines if not line.startswith(_ANYWHERE)} - own)
@@ -131,7 +131,7 @@ def _systems(job: Job, benchmark: str) -> dict[str, dict[str, Any]]:
 
 
 def _benchmark(study: Study, by_arm: Mapping[str, Sequence[Job]], benchmark: str) -> dict[str, Any]:
-    """Means and tests at the end and, of trainings, early; first stage and ideal order beside them."""
+    """Means and tests at the end and, of trainings, early; with those of the first stage and of the ideal order."""
     found: dict[str, dict[str, Values]] = {"end": {}, "early": {}}
     answers: dict[str, dict[str, float]] = {}
     references: dict[str, float] = {}

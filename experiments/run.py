@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from figures import draw
 from results import results_of
-from studies import ROOT, STUDIES, Study, named
-from tables import render
+from studies import HERE, ROOT, STUDIES, Study, named
+from tables import effects_table, index_table, put, stored, study_table
 
 from rearank.runs.layout import write_json
 
@@ -57,6 +59,16 @@ def main() -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def render(studies: Sequence[Study]) -> None:
+    """Tables and figures of ``studies``, then the tables that are about all of them."""
+    for study in studies:
+        results = stored(study)
+        put(study.folder / "README.md", study_table(study, results))
+        draw(study, results)
+    put(HERE / "README.md", index_table())
+    put(ROOT / "README.md", effects_table())
 
 
 def _absolute(path: str) -> Path:

@@ -108,9 +108,9 @@ def test_negative_grades_are_not_relevant() -> None:
         (lambda: MultiSample(sets=0), "sets"),
         (lambda: MultiSample(size=101), "size"),
         (lambda: MultiSample(order="best"), "order"),  # type: ignore[arg-type]
-        (lambda: WindowFilter(on="last"), "filter.on"),  # type: ignore[arg-type]
-        (lambda: WindowFilter(minimum=1.5), "filter.minimum"),
-        (lambda: WindowFilter(minimum=0.5, maximum_initial=0.4), "filter.maximum_initial"),
+        (lambda: WindowFilter(on="last"), "on must be"),  # type: ignore[arg-type]
+        (lambda: WindowFilter(minimum=1.5), "minimum must"),
+        (lambda: WindowFilter(minimum=0.5, maximum_initial=0.4), "maximum_initial"),
         (lambda: NoAugmentation(size=1), "size"),
     ],
 )

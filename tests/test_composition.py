@@ -237,13 +237,13 @@ def test_a_retriever_replaces_every_collections_own() -> None:
         (["reward=ndcg", "reward._target_=rearank.augmentation.MultiSample"], "sets|weight"),
         (["seed=-1"], "seed must not be negative"),
         (["evaluation.samples=-1"], "evaluation: samples must not be negative"),
-        (["prepare.depth=1"], "prepare: depth is the number of candidates"),
+        (["prepare.depth=1"], "prepare: depth must be at least 2"),
         (["algorithm.group_size=1"], "algorithm: group_size must be at least 2"),
         (["algorithm.learning_rate=2"], "algorithm: learning_rate must lie"),
         (["trainer=trl", "trainer.save_every=0"], "trainer: save_every must be at least 1"),
         (["trainer.tensor_parallel=3"], "trainer: tensor_parallel .3. must divide"),
         (["sft.micro_batch=7"], "sft: micro_batch .7. must divide"),
-        (["model.temperature=-1"], "model: temperature must be 0"),
+        (["model.temperature=-1"], "model: temperature must not be negative"),
     ],
 )
 def test_what_is_out_of_range_is_named(overrides: list[str], message: str) -> None:

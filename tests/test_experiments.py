@@ -21,14 +21,15 @@ def modules() -> Iterator[dict[str, ModuleType]]:
     """``experiments/`` is a folder of scripts, no package: imported as its scripts import one another."""
     sys.path.insert(0, str(ROOT / "experiments"))
     try:
+        import figures
         import results
         import studies
         import tables
 
-        yield {"results": results, "studies": studies, "tables": tables}
+        yield {"results": results, "studies": studies, "tables": tables, "figures": figures}
     finally:
         sys.path.remove(str(ROOT / "experiments"))
-        for name in ("results", "studies", "tables"):
+        for name in ("results", "studies", "tables", "figures"):
             sys.modules.pop(name, None)
 
 
@@ -225,7 +226,7 @@ def test_results_are_read_off_a_sweeps_jobs(modules: Any, study: Any, tmp_path: 
     table = modules["tables"].study_table(study, found)
     assert "| b | 2 | 0.5700" in table
     assert "-0.0900 [" in table
-    modules["tables"].draw(replace(study, name="drawn", place=tmp_path), found)
+    modules["figures"].draw(replace(study, name="drawn", place=tmp_path), found)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 

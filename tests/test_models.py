@@ -260,7 +260,7 @@ def test_a_chat_template_takes_it_turn_by_turn(prompt: str) -> None:
     """With the tokenizer of the model that ships here, which also does the cutting."""
     pytest.importorskip("transformers")
     from rearank.engines.chat import load_chat
-    from rearank.training.tiny import ASSETS
+    from tests.shipped import ASSETS
 
     tokenizer = load_chat(ASSETS, None).tokenizer
     messages = prompt_of(prompt).render(WINDOW, tokenizer)

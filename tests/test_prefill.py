@@ -27,10 +27,10 @@ from rearank.prompts import ChatPrompt, CompactPrompt
 from rearank.ranking import AbortRunError, Failure, SlidingWindow, rerank_all
 from rearank.report.replay import RecordedAnswers, Replayed, replay
 from rearank.tasks.preflight import PreflightError, preflight
-from rearank.training.tiny import ASSETS
 from rearank.types import Candidates, Message, Passage, Query, Sampling, Window
 from tests.engines.fault_server import fault_server, logged
 from tests.engines.models import CHAT, save_tiny_model
+from tests.shipped import ASSETS
 from tests.test_models import run_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

@@ -107,7 +107,7 @@ def test_white_space_of_passages_is_folded_stripped_or_kept() -> None:
     assert shown(white_space="keep") == "what is x|\nTitle:  Head  Content:   two  spaces\n\na line \n"
     assert shown(white_space="keep", neutralise=False).startswith("what  is\nx|"), "the query is neutralise's matter"
     assert shown(white_space="keep", max_words=3) == "what is x|\nTitle: Head Content:\n", "words are joined by spaces"
-    with pytest.raises(ValueError, match="white_space must be one of fold, strip, keep"):
+    with pytest.raises(ValueError, match="white_space must be 'fold' or 'strip' or 'keep', not 'none'"):
         CompactPrompt(white_space="none")  # type: ignore[arg-type]
 
 

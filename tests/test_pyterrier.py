@@ -15,11 +15,11 @@ with warnings.catch_warnings():
     pt = pytest.importorskip("pyterrier")
 
 from rearank import Reranker  # noqa: E402
+from rearank.adapters.pyterrier import FirstStage, RerankTransformer, qrels, topics  # noqa: E402
 from rearank.data.bm25 import Bm25  # noqa: E402
 from rearank.data.synthetic import SyntheticCollection  # noqa: E402
 from rearank.engines import EngineError, ScriptedEngine, ScriptedNode  # noqa: E402
 from rearank.evaluation import score  # noqa: E402
-from rearank.pyterrier import FirstStage, RerankTransformer, qrels, topics  # noqa: E402
 from tests.rerankers import tiny  # noqa: E402
 
 COLLECTION = SyntheticCollection(seed=1, split="test", passage_count=300, query_count=12, name="small")
@@ -42,6 +42,16 @@ def oracle() -> Iterator[RerankTransformer]:
 def _no_java() -> Iterator[None]:
     yield
     assert not pt.java.started()
+
+
+def test_the_old_name_works_and_names_the_new_one() -> None:
+    with pytest.warns(DeprecationWarning, match=r"it is rearank\.adapters\.pyterrier\.FirstStage now"):
+        from rearank.pyterrier import FirstStage as Old
+    assert Old is FirstStage
+    import rearank.pyterrier
+
+    with pytest.warns(DeprecationWarning, match="has moved"):
+        assert rearank.pyterrier.topics is topics
 
 
 def test_the_first_stage_is_a_retriever_of_pyterriers(bm25: FirstStage) -> None:

@@ -211,7 +211,7 @@ def test_closing_ends_the_calls_under_way_and_the_thread() -> None:
         ({"model": "tiny", "strategy": "pointwise"}, "prompt"),
         ({"model": "tiny", "prompt": REVERSE}, "prompt: ScriptedNode is not what this place takes"),
         ({"model": "tiny", "overrides": ["strategy.sise=5"]}, "strategy.sise"),
-        ({"model": "tiny", "overrides": ["strategy.size=1"]}, "strategy: size is the number of passages"),
+        ({"model": "tiny", "overrides": ["strategy.size=1"]}, "strategy: size must be at least 2"),
         ({"model": Model(name="gone", path="/no/such/folder")}, "there is no such folder"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Analyzer and BM25: documents and queries a second, beside bm25s with its own tokenizer and its own search.
+"""Analyzer and BM25: documents and queries a second, compared with bm25s with its own tokenizer and its own search.
 
 Indexing is text -> index on disk, searching is index on disk and query text -> the best 100, on both sides, with the
 same backend. bm25s's tokenizer runs as it comes: its own regular expression and stopwords, no stemmer; a stemmer would
@@ -85,11 +85,11 @@ def run() -> list[Result]:
     asked = [query.text for query in queries.values()]
     with tempfile.TemporaryDirectory() as folder:
         caches = (Path(folder) / f"cache-{i}" for i in itertools.count())
-        kept, beside = Path(folder) / "kept", Path(folder) / "bm25s"
+        kept, plain = Path(folder) / "kept", Path(folder) / "bm25s"
         searcher = Bm25(cache_dir=str(kept), backend="numba")  # as theirs, and what auto takes for a large run
         searcher.search(collection, one, DEPTH)  # builds the index that is searched, and compiles
-        bm25s_index(collection, beside)
-        bm25s_search(asked[:1], beside)
+        bm25s_index(collection, plain)
+        bm25s_search(asked[:1], plain)
         analyzing, _ = seconds(lambda: list(map(EnglishAnalyzer(), texts)))
         tokenizing, _ = seconds(lambda: bm25s.tokenize(texts, show_progress=False))
         indexing, their_indexing = in_turns(
@@ -97,7 +97,7 @@ def run() -> list[Result]:
             lambda: bm25s_index(collection, next(caches)),
         )
         searching, their_searching = in_turns(
-            lambda: searcher.search(collection, queries, DEPTH), lambda: bm25s_search(asked, beside)
+            lambda: searcher.search(collection, queries, DEPTH), lambda: bm25s_search(asked, plain)
         )
     slower_index, slower_search = indexing / their_indexing, searching / their_searching
     return [

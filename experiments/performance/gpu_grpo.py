@@ -21,8 +21,8 @@ from typing import Any
 from common import words
 
 from rearank.engines.model import Architecture
+from rearank.training.footprint import GIB
 from rearank.training.local import load_tokenizer
-from rearank.training.memory.parts import GIB, saved_by_a_layer
 from rearank.training.rows import read_rows
 from rearank.training.verl.lengths import prompt_lengths
 
@@ -146,7 +146,7 @@ def expected(run: Path) -> dict[str, float]:
     weights = 2 * architecture.parameters
     resting = weights * (1 + 2 + (1 if algorithm["kl"] > 0 else 0))  # with moments, and the reference
     layer = 2 * 2 * architecture.kv_heads * architecture.head_dim * tokens * answers
-    saved = saved_by_a_layer(architecture)
+    saved = architecture.saved_by_a_layer()
     kept = architecture.layers * saved
     if trainer["gradient_checkpointing"]:  # each layer's input, and the layer whose turn it is
         kept = architecture.layers * 2 * architecture.hidden + saved
@@ -170,7 +170,7 @@ def table(run: Path) -> str:
         value = _median(steps, name) or 0.0
         rows.append((name.removeprefix("time/").replace("_", " "), f"{value:.2f} s", f"{value / whole:.1%}"))
     scoring = _median(steps, "rollout/reward_seconds") or 0.0
-    rows.append(("scoring (beside the rollouts)", f"{scoring:.3f} s", f"{scoring / whole:.2%}"))
+    rows.append(("scoring (during the rollouts)", f"{scoring:.3f} s", f"{scoring / whole:.2%}"))
     figures = [
         ("answer tokens (mean)", "rollout/length", "{:.0f}"),
         ("prompt tokens (mean)", "rollout/prompt_length", "{:.0f}"),

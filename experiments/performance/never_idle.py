@@ -12,7 +12,7 @@ one order and then its reverse, so that a busy machine hits all alike:
 
 Occupancy is the mean over vLLM's own steps of the sequences that got a token in the step, from a stat logger that the
 engine is started with (every scheme pays for it). The prefix cache is emptied before each run. Needs vLLM: ``make
-perf`` says so and goes on where there is none.
+perf`` prints so and goes on where there is none.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from statistics import fmean
 from typing import Any
 
 from common import Result
+from never_idle_report import draw, report
 
 from rearank.data.bm25 import Bm25
 from rearank.data.source import Source
@@ -38,7 +39,6 @@ from rearank.data.synthetic import SyntheticCollection
 from rearank.engines import CompletionStore, PromptRanker, RecordingEngine
 from rearank.engines.model import Model
 from rearank.engines.vllm import VllmEngine
-from rearank.evaluation import render_table
 from rearank.prompts import CompactPrompt
 from rearank.ranking import Failure, SlidingWindow, rerank_all
 from rearank.types import Candidates, Completion, Message, Permutation, Ranking, Sampling, Window
@@ -87,7 +87,7 @@ class Watched(VllmEngine):
 
         async def all_at_once() -> list[Any]:
             asked = zip(prompts, messages, strict=True)
-            return await asyncio.gather(*(self._generate(prompt, said, SAMPLING) for prompt, said in asked))
+            return await asyncio.gather(*(self._generate(prompt, chat, SAMPLING) for prompt, chat in asked))
 
         assert self._home is not None
         return [len(tokens) for tokens, _ in await self._home.run(all_at_once())]
@@ -297,48 +297,6 @@ async def benchmark(engine: Watched, queries: int, rounds: int) -> dict[str, Any
         "same_rankings": same,
         "curve": curve,
     }
-
-
-def report(data: Mapping[str, Any]) -> str:
-    best = {name: min(row["seconds"]) for name, row in data["schemes"].items()}
-    rows = [
-        {
-            "scheme": name,
-            "seconds": ", ".join(f"{s:.1f}" for s in row["seconds"]),
-            "occupancy": f"{fmean(row['occupancy']):.1f}",
-            "steps": f"{fmean(row['steps']):,.0f}",
-            "own CPU s": f"{min(row['own']):.1f}",
-            "tokens/s": f"{row['tokens'][0] / min(row['seconds']):,.0f}",
-            "over the floor": f"{best[name] / best['floor']:.2f}",
-            "over ours": f"{best[name] / best['ours']:.2f}",
-        }
-        for name, row in data["schemes"].items()
-    ]
-    curve = [{"in flight": str(count), "tokens/s": f"{value:,.0f}"} for count, value in data["curve"].items()]
-    return f"{render_table(rows)}\n\n{render_table(curve)}"
-
-
-def draw(data: Mapping[str, Any], folder: Path) -> None:
-    """The saturation curve with each scheme's own point on it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    counts, values = zip(*((int(c), v) for c, v in data["curve"].items()), strict=True)
-    axes.plot(counts, values, marker="o", markersize=4, color="0.5", label="so many requests at all times")
-    for name, row in data["schemes"].items():
-        axes.plot(fmean(row["occupancy"]), row["tokens"][0] / min(row["seconds"]), "D", label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(counts, [str(count) for count in counts])
-    axes.set_xlabel("requests in vLLM's batch")
-    axes.set_ylabel("tokens a second")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    for ending in ("png", "svg"):
-        figure.savefig(folder / f"never_idle.{ending}", dpi=120)
 
 
 def run(queries: int = 100, rounds: int = 2, max_concurrent: int | None = SLOTS) -> list[Result]:

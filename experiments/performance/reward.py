@@ -1,4 +1,4 @@
-"""Reward: 4,096 completions of 3,400 characters over 20 passages, beside a pytrec_eval evaluator per completion.
+"""Reward: 4,096 completions of 3,400 characters over 20 passages, compared with a pytrec_eval evaluator per completion.
 
 The peers' reward functions parse an answer and then build an evaluator for it. Both sides here parse with our parser
 and are given the same completions. ``one measure`` is the other side's cheapest form, the new order's score alone;

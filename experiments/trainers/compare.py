@@ -87,12 +87,12 @@ def table(runs: Mapping[str, Sequence[Path]]) -> str:
 
 def means(runs: Mapping[str, Sequence[Path]]) -> str:
     """Mean and spread over seeds of what was held out."""
-    said = []
+    lines = []
     for trainer, folders in runs.items():
         values = [json.loads((folder / "summary.json").read_text())["grpo"] for folder in folders]
         spread = f", standard deviation {stdev(values):.4f}" if len(values) > 1 else ""
-        said.append(f"{trainer}: mean of {len(values)} seeds {fmean(values):.4f}{spread}")
-    return "; ".join(said) + "."
+        lines.append(f"{trainer}: mean of {len(values)} seeds {fmean(values):.4f}{spread}")
+    return "; ".join(lines) + "."
 
 
 def main() -> None:

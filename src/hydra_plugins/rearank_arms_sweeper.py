@@ -2,7 +2,7 @@
 
 A grid (Hydra's own sweeper) crosses every value with every other; a study's arms are a list, whose members differ from
 the baseline in one thing each, and have names. ``arm=a,b`` and ``seed=1,2`` choose some of them; other keys may be
-swept beside. Hydra imports this file at every start: nothing heavy may stand up here.
+swept as well. Hydra imports this file at every start: nothing heavy may be imported at its top.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ArmsSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Hydra's protocol: launch every job at once; the launcher says how many run together.
+        """Hydra's protocol: launch every job at once; the launcher decides how many run together.
 
         Raises:
             HydraException: as ``jobs``.
@@ -94,7 +94,7 @@ class ArmsSweeper(Sweeper):
         swept = [[f"{key}={value}" for value in found] for key, found in values.items()]
         for seed, *lines in itertools.product(seeds, *swept):
             for name in arms:
-                yield [*_beside(lines, name, self._arms[name]), *self._arms[name], f"{ARM}={name}", f"{SEED}={seed}"]
+                yield [*_without(lines, name, self._arms[name]), *self._arms[name], f"{ARM}={name}", f"{SEED}={seed}"]
 
 
 def arms_as_written(config: DictConfig) -> dict[Any, Any]:
@@ -111,8 +111,8 @@ def _values(override: Override) -> list[str]:
     return list(override.sweep_string_iterator())
 
 
-def _beside(given: Sequence[str], name: str, arm: Sequence[str]) -> list[str]:
-    """``given`` without what the arm says too."""
+def _without(given: Sequence[str], name: str, arm: Sequence[str]) -> list[str]:
+    """``given`` without what the arm sets, too."""
     own = {line.lstrip("+").partition("=")[0]: line for line in arm}
     for line in given:
         key = line.lstrip("+").partition("=")[0]

@@ -1,7 +1,7 @@
 """A Hydra launcher for Ray: the jobs of a sweep as Ray tasks. ``launcher=ray`` chooses it.
 
 Hydra's own plugin (hydra-ray-launcher) asks for a cloudpickle that today's Ray, vLLM and verl are not made with. Hydra
-looks for launchers in this package alone, and imports them at every start: nothing heavy may stand up here.
+looks for launchers in this package alone, and imports them at every start: nothing heavy may be imported at the top.
 """
 
 from __future__ import annotations

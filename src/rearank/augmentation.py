@@ -10,8 +10,11 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
+from annotated_types import Ge, Interval, Le
+
+from rearank.checks import check_fields
 from rearank.metrics import ndcg
 from rearank.types import Candidates, JudgedWindow, Passage, Window
 
@@ -36,7 +39,7 @@ class WindowFilter:
     """Which windows are worth training on.
 
     Args:
-        on: the nDCG that ``minimum`` bounds. Section 4.1 of the paper says the window's ``initial`` order's, its
+        on: the nDCG that ``minimum`` bounds. Section 4.1 of the paper names the window's ``initial`` order's, its
             ablation the ``best`` reachable one.
         minimum: windows below it are dropped (paper: 0.1).
         maximum_initial: windows whose given order is already this good or better are dropped, ``null`` for none: the
@@ -46,25 +49,15 @@ class WindowFilter:
     """
 
     on: Literal["initial", "best"] = "initial"
-    minimum: float = 0.1
-    maximum_initial: float | None = None
-    min_relevant: int = 1
-    k: int = 10
+    minimum: Annotated[float, Interval(ge=0, le=1)] = 0.1
+    maximum_initial: Annotated[float, Le(1)] | None = None
+    min_relevant: Annotated[int, Ge(0)] = 1
+    k: Annotated[int, Ge(1)] = 10
 
     def __post_init__(self) -> None:
-        if self.on not in ("initial", "best"):
-            raise ValueError(f"filter.on must be 'initial' or 'best', not {self.on!r}")
-        if not 0 <= self.minimum <= 1:
-            raise ValueError(f"filter.minimum is an nDCG and must lie in [0, 1], not {self.minimum}")
-        if self.maximum_initial is not None and not self.minimum <= self.maximum_initial <= 1:
-            raise ValueError(
-                f"filter.maximum_initial must lie between filter.minimum ({self.minimum}) and 1, or be null, "
-                f"not {self.maximum_initial}"
-            )
-        if self.min_relevant < 0:
-            raise ValueError(f"filter.min_relevant must not be negative, not {self.min_relevant}")
-        if self.k < 1:
-            raise ValueError(f"filter.k is the nDCG cut-off and must be at least 1, not {self.k}")
+        check_fields(self)
+        if self.maximum_initial is not None and self.maximum_initial < self.minimum:
+            raise ValueError(f"maximum_initial ({self.maximum_initial}) must not be below minimum ({self.minimum})")
 
     def reason_to_drop(self, judged: JudgedWindow) -> str | None:
         """The first reason that applies, or ``None`` for a window to keep."""
@@ -93,8 +86,8 @@ class MultiSample:
         ideal: ``query`` gives every window all judged grades of its query, ``window`` none but its own.
     """
 
-    sets: int = 50
-    size: int = 20
+    sets: Annotated[int, Ge(1)] = 50
+    size: Annotated[int, Ge(2)] = 20
     depth: int = 100
     order: Literal["random", "first_stage"] = "random"
     ideal: Literal["query", "window"] = "query"
@@ -102,14 +95,9 @@ class MultiSample:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.sets < 1:
-            raise ValueError(f"sets is the number of windows drawn a query and must be at least 1, not {self.sets}")
-        if not 2 <= self.size <= self.depth:
-            raise ValueError(f"size must lie between 2 and depth ({self.depth}), not {self.size}")
-        if self.order not in ("random", "first_stage"):
-            raise ValueError(f"order must be 'random' or 'first_stage', not {self.order!r}")
-        if self.ideal not in ("query", "window"):
-            raise ValueError(f"ideal must be 'query' or 'window', not {self.ideal!r}")
+        check_fields(self)
+        if self.size > self.depth:
+            raise ValueError(f"size must be at most depth ({self.depth}), not {self.size}")
 
     def augment(self, candidates: Candidates, grades: Mapping[str, int]) -> Augmented:
         """Draw, then filter. A query with fewer than two candidates has nothing to rank and gives no window."""
@@ -137,15 +125,12 @@ class MultiSample:
 class NoAugmentation:
     """One window a query: the first ``size`` candidates in first-stage order (the ablation without expansion)."""
 
-    size: int = 20
+    size: Annotated[int, Ge(2)] = 20
     ideal: Literal["query", "window"] = "query"
     filter: WindowFilter = field(default_factory=WindowFilter)
 
     def __post_init__(self) -> None:
-        if self.size < 2:
-            raise ValueError(f"size must be at least 2, not {self.size}")
-        if self.ideal not in ("query", "window"):
-            raise ValueError(f"ideal must be 'query' or 'window', not {self.ideal!r}")
+        check_fields(self)
 
     def augment(self, candidates: Candidates, grades: Mapping[str, int]) -> Augmented:
         """The query's first window, or the reason why it was dropped."""

@@ -1,4 +1,4 @@
-"""Names of nodes -> objects, as the command line would make them: what the library's face is given.
+"""Names of nodes -> objects, as the command line would make them: what ``Reranker`` is given.
 
 The nodes ship inside the package (``rearank/conf`` is the checkout's ``conf/``), so that a name means the same thing
 wherever the package is installed.

@@ -32,6 +32,7 @@ MOVED: Mapping[str, str] = {
     "rearank.tasks.sweep.SweepCallback": "rearank.tasks.sweep.plan.SweepCallback",
     "rearank.tasks.train.SftTask": "rearank.tasks.pipeline.SftTask",
     "rearank.tasks.train.TrainTask": "rearank.tasks.pipeline.TrainTask",
+    "rearank.pyterrier": "rearank.adapters.pyterrier",
 }
 """A module, or ``module.Name``, as it was called -> as it is called now. The longest entry that fits counts."""
 

@@ -39,7 +39,7 @@ class ParseStatus(StrEnum):
     """How an answer was read: the first that applies, from worst to best."""
 
     EMPTY = "empty"
-    """No text, or an answer that names no passage (says neither yes nor no, where that was asked)."""
+    """No text, or an answer that names no passage (is neither yes nor no, where that was asked)."""
     UNCLOSED_THINK = "unclosed_think"
     """A ``<think>`` that never ends: cut at the token limit, as a rule."""
     NO_ANSWER_TAG = "no_answer_tag"
@@ -76,7 +76,7 @@ class ParsedRanking:
 
 @dataclass(frozen=True, slots=True)
 class ParsedRelevance:
-    """What was read of an answer about one passage; ``relevant`` is ``None`` where it says neither yes nor no."""
+    """What was read of an answer about one passage; ``relevant`` is ``None`` where it is neither yes nor no."""
 
     relevant: bool | None
     status: ParseStatus
@@ -118,19 +118,14 @@ def parse_ranking(
     order, out_of_range, duplicates = _positions(numbers, size)
     rest = (i for i in range(size) if i not in order) if len(order) < size else ()
     permutation = Permutation((*order, *rest))
-    status = ParseStatus.OK
-    if not text.strip() or (answer is not None and not unclosed and not order and not out_of_range):
-        status = ParseStatus.EMPTY
-    elif unclosed:
-        status = ParseStatus.UNCLOSED_THINK
-    elif answer is None:
-        status = ParseStatus.NO_ANSWER_TAG
-    elif out_of_range:
-        status = ParseStatus.OUT_OF_RANGE
-    elif duplicates or (best and len(order) > 1):
-        status = ParseStatus.DUPLICATES
-    elif len(order) < size and not best:
-        status = ParseStatus.PARTIAL
+    status = _form(text, answer, unclosed, names_any=bool(order) or out_of_range)
+    if status is ParseStatus.OK:
+        if out_of_range:
+            status = ParseStatus.OUT_OF_RANGE
+        elif duplicates or (best and len(order) > 1):
+            status = ParseStatus.DUPLICATES
+        elif len(order) < size and not best:
+            status = ParseStatus.PARTIAL
     return ParsedRanking(permutation, status, think, answer, len(order))
 
 
@@ -144,22 +139,25 @@ def parse_yes_no(text: str, *, tags: bool = True) -> ParsedRelevance:
     reply, think, unclosed = _split_reasoning(text)
     answer = _last_answer(reply) if tags else reply
     relevant = _yes_or_no(answer or "")
-    status = ParseStatus.OK
-    if not text.strip() or (answer is not None and not unclosed and relevant is None):
-        status = ParseStatus.EMPTY
-    elif unclosed:
-        status = ParseStatus.UNCLOSED_THINK
-    elif answer is None:
-        status = ParseStatus.NO_ANSWER_TAG
+    status = _form(text, answer, unclosed, names_any=relevant is not None)
     return ParsedRelevance(relevant, status, think, answer)
+
+
+def _form(text: str, answer: str | None, unclosed: bool, *, names_any: bool) -> ParseStatus:
+    """The status by the completion's form alone."""
+    if not text.strip() or (answer is not None and not unclosed and not names_any):
+        return ParseStatus.EMPTY
+    if unclosed:
+        return ParseStatus.UNCLOSED_THINK
+    return ParseStatus.NO_ANSWER_TAG if answer is None else ParseStatus.OK
 
 
 def _yes_or_no(answer: str) -> bool | None:
     first = _FIRST_WORD.match(answer)
     if first is not None:
         return first.group(1) is not None
-    said = {word.group(1) is not None for word in _YES_OR_NO.finditer(answer)}
-    return said.pop() if len(said) == 1 else None
+    found = {word.group(1) is not None for word in _YES_OR_NO.finditer(answer)}
+    return found.pop() if len(found) == 1 else None
 
 
 def _split_reasoning(text: str) -> tuple[str, str | None, bool]:
@@ -204,11 +202,7 @@ def _numbers(answer: str, best: bool) -> list[str]:
     """The identifiers that ``answer`` names, in its order."""
     if _CANONICAL.fullmatch(answer):
         return _DIGITS.findall(answer)  # what most trained models write, read in a third of the time
-    numbers: list[str] = []
-    for bracket in _BRACKETS.finditer(answer):
-        if _NUMBERS.fullmatch(bracket.group(1)):
-            numbers += _NUMBER.findall(bracket.group(1))
-    if numbers:
+    if numbers := _bracketed(answer, _NUMBERS, _NUMBER):
         return numbers
     if _BARE_LIST.fullmatch(answer):
         return _NUMBER.findall(answer)
@@ -220,14 +214,17 @@ def _numbers(answer: str, best: bool) -> list[str]:
 
 def _letters(answer: str) -> list[str]:
     """As ``_numbers``, of passages labelled A, B, ...: as the numbers 1, 2, ..."""
-    letters: list[str] = []
-    for bracket in _BRACKETS.finditer(answer):
-        if _LETTERS.fullmatch(bracket.group(1)):
-            letters += _LETTER.findall(bracket.group(1))
+    letters = _bracketed(answer, _LETTERS, _LETTER)
     if not letters:
         named = [name for name in _NAMED.findall(answer) if not name.isdigit()]
         letters = _LETTER.findall(answer) if _BARE_LETTERS.fullmatch(answer) else named
     return [str(ord(letter.upper()) - ord("A") + 1) for letter in letters]
+
+
+def _bracketed(answer: str, several: re.Pattern[str], one: re.Pattern[str]) -> list[str]:
+    """The labels in all bracket pairs that hold nothing else."""
+    inside = [bracket.group(1) for bracket in _BRACKETS.finditer(answer)]
+    return [label for text in inside if several.fullmatch(text) for label in one.findall(text)]
 
 
 def _positions(numbers: list[str], size: int) -> tuple[dict[int, None], bool, bool]:

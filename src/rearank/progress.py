@@ -57,23 +57,23 @@ class Progress:
             self._bar.update(count)
 
     def close(self, failed: bool = False) -> None:
-        """Say how it ended; called by ``progress``."""
+        """Show how it ended; called by ``progress``."""
         self._stop.set()
         self._thread.join()
         if self._bar is not None:
             self._bar.set_postfix_str(self._noted(), refresh=True)
             self._bar.close()
         else:
-            self._say(" - stopped" if failed else " - done")
+            self._write(" - stopped" if failed else " - done")
 
     def _beat(self) -> None:
         while not self._stop.wait(1.0 if self._bar is not None else EVERY):
             if self._bar is not None:
                 self._bar.set_postfix_str(self._noted(), refresh=True)
             else:
-                self._say("")
+                self._write("")
 
-    def _say(self, ending: str) -> None:
+    def _write(self, ending: str) -> None:
         seconds = time.monotonic() - self._began
         counts = self._done or (self._note_of is not None and self._total)
         count = f" {self._done}{f'/{self._total}' if self._total else ''} {self._unit}".rstrip() if counts else ""
@@ -81,7 +81,7 @@ class Progress:
         noted = self._note_of(seconds) if self._note_of is not None else self._note
         note = f" ({noted})" if noted else ""
         line = f"{self._what}:{count} {seconds:.0f} s{left}{note}{ending}"
-        if not ending or self._shown or seconds >= 1:  # what took no time and said nothing needs no line
+        if not ending or self._shown or seconds >= 1:  # what took no time and showed no line needs none
             self._out.write(line + "\n")
             self._out.flush()
         self._shown = line
@@ -120,7 +120,7 @@ def progress(
         unit: of what, in the plural.
         out: where to; standard error by default.
         note: asked for what stands behind the figures whenever they are shown, with the seconds gone by.
-        left: asked for the seconds to come, ``None`` while they can't be told; by default they follow from the count.
+        left: asked for the seconds to come, ``None`` while they aren't known; by default they follow from the count.
     """
     shown = Progress(what, total, unit, out or sys.stderr, note, left)
     try:

@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from string import ascii_uppercase
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.types import Message, Passage, Window
 
 Asks: TypeAlias = Literal["ranking", "best", "yes_no"]
@@ -30,7 +33,7 @@ _LETTER = re.compile(r"[\[［【]\s*([A-Za-z])\s*[\]］】]")
 _INSTRUCTION = re.compile(r"\[(?=\s*/?\s*(?:INST|SYS|SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS)\b)", re.IGNORECASE)
 # Zero-width and bidirectional marks hide text from a person's eye and split words for a tokenizer.
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
-# What neutralise looks for begins or ends with one of these; most passages hold none, and one look is enough.
+# What neutralise looks for begins or ends with one of these; most passages hold none, and one search is enough.
 _SUSPECT = re.compile(r"[<＜>＞\[［【]|" + _INVISIBLE.pattern)
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -61,7 +64,7 @@ class Tokenizer(Protocol):
 class Prompt(Protocol):
     """What a prompt node builds to.
 
-    ``tags`` says whether it asks for ``<answer>`` tags; ``asks`` and ``labels`` what for, and by which names. A last
+    ``tags``: whether it asks for ``<answer>`` tags; ``asks`` and ``labels`` what for, and by which names. A last
     message of the assistant's is the beginning of the answer, which the engine continues.
     """
 
@@ -106,7 +109,7 @@ def _shown(passage: Passage, form: _Form) -> str:
 class _Form:
     """What the prompt forms share: truncation, neutralisation, labels, what is asked, and how the answer begins.
 
-    ``white_space`` says what becomes of it in passages; a cut by ``max_words`` folds it, too. ``ftfy`` repairs mojibake
+    ``white_space``: how it is treated in passages; a cut by ``max_words`` folds it, too. ``ftfy`` repairs mojibake
     and curly quotes in them, before any cut, and in the query. ``renumber`` writes ``(3)`` for a ``[3]`` in either, all
     that RankLLM neutralises. ``titled`` is how a passage with a title is shown (the default: paper, appendix).
 
@@ -114,10 +117,10 @@ class _Form:
     ``<think> </think> <answer>`` switches any model's reasoning off.
     """
 
-    max_characters: int | None = None
-    max_tokens: int | None = None
+    max_characters: Annotated[int, Ge(1)] | None = None
+    max_tokens: Annotated[int, Ge(1)] | None = None
     neutralise: bool = True
-    max_words: int | None = None
+    max_words: Annotated[int, Ge(1)] | None = None
     asks: Asks = "ranking"
     labels: Labels = "numbers"
     prefill: str = ""
@@ -127,13 +130,7 @@ class _Form:
     titled: str = "Title: {title} Content: {text}"
 
     def __post_init__(self) -> None:
-        for name, kind in (("asks", Asks), ("labels", Labels), ("white_space", WhiteSpace)):
-            if getattr(self, name) not in (choices := get_args(kind)):
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        for name in ("max_characters", "max_words", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, or null for no cut, not {value}")
+        check_fields(self)
         if self.prefill != self.prefill.strip():
             # Templates take it away, and a space alone is no beginning that a tokenizer would make of the whole.
             raise ValueError(f"prefill must not begin or end with white space: {self.prefill!r}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt, Interval
+
+from rearank.checks import check_fields
 from rearank.evaluation import check_measures
 from rearank.runs import INCIDENTAL, SELECTS
 
@@ -21,20 +24,13 @@ class Preparation:
         validation_windows: at most so many, spread over the queries; 0 for no validation.
     """
 
-    depth: int = 100
-    queries: int | None = None
-    validation_share: float = 0.1
-    validation_windows: int = 128
+    depth: Annotated[int, Ge(2)] = 100
+    queries: Annotated[int, Ge(1)] | None = None
+    validation_share: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    validation_windows: Annotated[int, Ge(0)] = 128
 
     def __post_init__(self) -> None:
-        if self.depth < 2:
-            raise ValueError(f"depth is the number of candidates a query and must be at least 2, not {self.depth}")
-        if self.queries is not None and self.queries < 1:
-            raise ValueError(f"queries must be at least 1, or null for all of them, not {self.queries}")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"validation_share must lie in [0, 1), not {self.validation_share}")
-        if self.validation_windows < 0:
-            raise ValueError(f"validation_windows must not be negative, not {self.validation_windows}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -57,29 +53,17 @@ class Evaluation:
 
     base: bool = field(default=True, metadata=SELECTS)
     trained: bool = field(default=True, metadata=SELECTS)
-    steps: tuple[int, ...] = field(default=(), metadata=SELECTS)
-    samples: int = 0
-    sample_temperature: float = 1.0
-    max_concurrent_queries: int | None = field(default=256, metadata=INCIDENTAL)
-    max_failed: float = field(default=0.0, metadata=INCIDENTAL)
-    depth: int | None = field(default=None, metadata=SELECTS)
-    kept_depth: int | None = None
+    steps: tuple[Annotated[int, Ge(1)], ...] = field(default=(), metadata=SELECTS)
+    samples: Annotated[int, Ge(0)] = 0
+    sample_temperature: Annotated[float, Gt(0)] = 1.0
+    max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=256, metadata=INCIDENTAL)
+    max_failed: Annotated[float, Interval(ge=0, le=1)] = field(default=0.0, metadata=INCIDENTAL)
+    depth: Annotated[int, Ge(1)] | None = field(default=None, metadata=SELECTS)
+    kept_depth: Annotated[int, Ge(1)] | None = None
     measures: tuple[str, ...] | None = field(default=None, metadata=SELECTS)
 
     def __post_init__(self) -> None:
-        if any(step < 1 for step in self.steps):
-            raise ValueError(f"steps are of a training and must be at least 1, not {list(self.steps)}")
-        if self.samples < 0:
-            raise ValueError(f"samples must not be negative, not {self.samples}")
-        if self.sample_temperature <= 0:
-            raise ValueError(f"sample_temperature must be above 0, not {self.sample_temperature}")
-        if self.max_concurrent_queries is not None and self.max_concurrent_queries < 1:
-            raise ValueError(f"max_concurrent_queries must be at least 1 or null, not {self.max_concurrent_queries}")
-        if not 0 <= self.max_failed <= 1:
-            raise ValueError(f"max_failed is a share and must lie in [0, 1], not {self.max_failed}")
-        for name in ("depth", "kept_depth"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} is a number of candidates and must be at least 1 or null, not {value}")
+        check_fields(self)
         if self.measures is not None:
             check_measures(self.measures)
 
@@ -107,19 +91,12 @@ class Compare:
     measures: tuple[str, ...] = ("ndcg_cut_10",)
     baseline: str | None = None
     missing: Literal["zero", "skip"] = "zero"
-    relevant_from: int = 1
-    permutations: int = 10_000
-    moved: int = 10
+    relevant_from: Annotated[int, Ge(1)] = 1
+    permutations: Annotated[int, Ge(1)] = 10_000
+    moved: Annotated[int, Ge(0)] = 10
     ideal: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_measures(self.measures)
-        if self.relevant_from < 1:
-            raise ValueError(f"relevant_from is a grade and must be at least 1, not {self.relevant_from}")
-        if self.permutations < 1:
-            raise ValueError(f"permutations must be at least 1, not {self.permutations}")
-        if self.moved < 0:
-            raise ValueError(f"moved must not be negative, not {self.moved}")
-        if self.missing not in ("zero", "skip"):
-            raise ValueError(f"missing must be 'zero' or 'skip', not {self.missing!r}")

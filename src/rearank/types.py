@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+from annotated_types import Ge, Interval
+
+from rearank.checks import check_fields
 
 T = TypeVar("T")
 
@@ -160,19 +164,14 @@ class Sampling:
     differ in ``sample`` (or ``seed``) and a repeated call can be answered from the store.
     """
 
-    max_tokens: int = 2048
-    temperature: float = 0.0
-    top_p: float = 1.0
+    max_tokens: Annotated[int, Ge(1)] = 2048
+    temperature: Annotated[float, Ge(0)] = 0.0
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0
     seed: int = 0
     sample: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +179,7 @@ class Completion:
     """A model's answer: untrusted text plus what it cost.
 
     ``finish`` is ``"stop"`` (the model ended its turn) or ``"length"`` (cut at ``max_tokens``);
-    ``prompt_truncated`` says that the prompt was cut to fit the context.
+    ``prompt_truncated``: the prompt was cut to fit the context.
     """
 
     text: str

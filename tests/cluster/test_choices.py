@@ -9,8 +9,8 @@ import pytest
 from tests.cluster.runs import SMALL, curves, run
 from tests.data.rearank_rows import rows as miniature
 from tests.data.rearank_rows import write_parquet, write_qrels
+from tests.shipped import ASSETS
 
-from rearank.training import tiny
 from rearank.training.rows import TrainingRow, read_rows
 from rearank.training.verl.export import sharded_over
 
@@ -29,11 +29,11 @@ def untied(folder: Path) -> str:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(tiny.ASSETS)
+    model = AutoModelForCausalLM.from_pretrained(ASSETS)
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny.ASSETS).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(ASSETS).save_pretrained(folder)
     return str(folder)
 
 
@@ -105,7 +105,7 @@ def test_a_group_reads_its_prompt_once(tmp_path: Path) -> None:
     run(tmp_path, SMALL, "cluster.gpus_per_node=2", "augmentation.size=10", "model.max_tokens=128", block)
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny.ASSETS)
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS)
     prompts = [[asdict(message) for message in row.prompt] for row in rows_of(tmp_path / "run")]
     whole = {"add_generation_prompt": True, "return_dict": False}
     lengths = {len(tokenizer.apply_chat_template(prompt, **whole)) for prompt in prompts}

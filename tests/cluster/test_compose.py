@@ -11,9 +11,9 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from tests.shipped import ASSETS
 
 from rearank.config import build, node_of
-from rearank.training import tiny
 from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import Lora, TrainingError
 from rearank.training.sft import Sft
@@ -118,7 +118,7 @@ def test_values_arrive_where_verl_reads_them() -> None:
     assert (actor.engine.param_offload, actor.engine.optimizer_offload) == (True, True)
     assert actor.optim.lr == algorithm.learning_rate
     assert actor.engine.mixed_precision["param_dtype"] == "fp32"
-    config.critic.model.path = str(tiny.ASSETS)  # verl loads its config
+    config.critic.model.path = str(ASSETS)  # verl loads its config
     critic = omega_conf_to_dataclass(config.critic)
     assert critic.ppo_infer_max_token_len_per_gpu == 2048, "the trainer takes both of the critic's limits from it"
     assert (critic.optim.clip_grad, critic.optim.lr) == (0.3, 1e-5)

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
+from tests.shipped import ASSETS
 
-from rearank.training import tiny
 from rearank.training.verl.cpu.patches import PATCHES, Patch
 
 
@@ -75,7 +75,7 @@ def test_verl_still_asks_small_vocabularies_for_a_newline() -> None:
     from transformers import AutoTokenizer
     from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny.ASSETS)
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS)
     with pytest.raises(ValueError, match="newline"):  # if not: remove `hf_model_type = None` in rollouts.RolloutWorker
         create_continuous_token_builder(tokenizer, hf_model_type="qwen3")
     generic = create_continuous_token_builder(tokenizer, hf_model_type=None)
@@ -125,7 +125,7 @@ from functools import partial
 import verl
 from omegaconf import open_dict
 from pathlib import Path
-from rearank.training import tiny
+from rearank.engines.model import Model
 from rearank.training.algorithm import PolicyGradient
 from rearank.training.verl import Cluster, VerlTrainer
 from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config
@@ -134,7 +134,7 @@ from verl.workers.engine.fsdp import transformer_impl
 
 torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 torch.compile = partial(torch.compile, backend="eager")  # what is counted is tracing, not code for a GPU
-weights = Weights(str(tiny.ASSETS), Lengths(64, 64), "{}", 0)
+weights = Weights(Model("tiny", "pkg://rearank/training/assets/tiny").location, Lengths(64, 64), "{}", 0)
 files = Files(Path("rows"), None, Path("checkpoints"))
 
 def graphs(**changes):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from rearank.training.memory import parts
+from rearank.training import footprint
 from rearank.training.verl.compose import verl_tree
 
 
@@ -21,8 +21,8 @@ def test_keys_the_plan_counts_on() -> None:
         "actor_rollout_ref.actor.fsdp_config.model_dtype": "fp32",
         "actor_rollout_ref.ref.fsdp_config.model_dtype": "fp32",
         "actor_rollout_ref.actor.fsdp_config.reshard_after_forward": True,
-        "actor_rollout_ref.actor.entropy_from_logits_chunk_size": parts._ENTROPY_SLICE,
-        "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": parts._BUCKET * 1024,
+        "actor_rollout_ref.actor.entropy_from_logits_chunk_size": footprint.ENTROPY_SLICE,
+        "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": footprint.BUCKET * 1024,
         "actor_rollout_ref.rollout.enforce_eager": False,
     }
     assert {key: OmegaConf.select(tree, key) for key in expected} == expected
@@ -66,8 +66,8 @@ def peak_of_fused_logits(tokens: int, vocabulary: int, hidden: int) -> tuple[int
 def test_fused_kernels_make_slices_of_the_logits() -> None:
     vocabulary, hidden = 12_000, 16
     short, long = (peak_of_fused_logits(tokens, vocabulary, hidden) for tokens in (1024, 2048))
-    a_slice = parts._FUSED_SLICE * vocabulary
-    for measured, expected in zip(long, (parts._FUSED_FORWARD, parts._FUSED_BACKWARD), strict=True):
+    a_slice = footprint.FUSED_SLICE * vocabulary
+    for measured, expected in zip(long, (footprint.FUSED_FORWARD, footprint.FUSED_BACKWARD), strict=True):
         assert measured / a_slice == pytest.approx(expected, rel=0.06)
     for few, many in zip(short, long, strict=True):
         assert many == pytest.approx(few, rel=0.02), "no more for a longer pass"

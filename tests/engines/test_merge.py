@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.shipped import ASSETS
 
 from rearank.engines.base import EngineError
 from rearank.engines.merge import main, merge
 from rearank.engines.model import Architecture, Model
-from rearank.training.tiny import ASSETS
 
 pytest.importorskip("torch")
 peft = pytest.importorskip("peft")

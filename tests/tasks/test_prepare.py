@@ -73,7 +73,7 @@ def test_more_than_there_are_is_all_of_them(place: Path) -> None:
 
 
 def test_no_query_is_no_number_of_them(place: Path) -> None:
-    with pytest.raises(ValueError, match="prepare: queries must be at least 1, or null for all"):
+    with pytest.raises(ValueError, match="prepare: queries must be at least 1, not 0"):
         made(place, *SMALL, "prepare.queries=0")
 
 

@@ -18,9 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rearank.config import build
 from rearank.engines.model import Architecture, Model
-from rearank.training.memory import MemoryPlan, Workload, describe, estimate, recommend
-from rearank.training.memory.parts import lora_parameters, saved_by_a_layer, value_parameters
-from rearank.training.memory.table import main, models, table
+from rearank.training.memory import MemoryPlan, Workload, describe, estimate, main, models, recommend, table
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # What the hub says of each checkpoint, or the sum over its tensors.
@@ -115,9 +113,9 @@ def test_the_count_is_the_real_models(tmp_path: Path, kind: str, changes: dict[s
         assert architecture.layer_parameters == count(model.model.layers[0])
         adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM"))
         trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-        assert lora_parameters(architecture, 3) == trained
+        assert architecture.adapter_parameters(3) == trained
         config.num_labels = 1
-        assert value_parameters(architecture) == count(AutoModelForTokenClassification.from_config(config))
+        assert architecture.value_parameters == count(AutoModelForTokenClassification.from_config(config))
 
 
 @needs_models
@@ -161,7 +159,7 @@ def test_what_a_layer_saves_is_what_torch_saves(tmp_path: Path, kind: str, chang
         )
     assert output.shape == hidden.shape
     # The norms' and the attention's sums, a few numbers a token, are not counted.
-    expected = saved_by_a_layer(Architecture.from_folder(tmp_path))
+    expected = Architecture.from_folder(tmp_path).saved_by_a_layer()
     assert expected == pytest.approx(sum(saved.values()) / tokens, rel=0.03)
 
 
@@ -247,14 +245,14 @@ def test_more_tokens_need_more(a: Architecture, work: Workload, tokens: int) -> 
 @given(architectures, workloads, st.integers(1, 64))
 def test_adapters_never_need_more_to_train(a: Architecture, work: Workload, rank: int) -> None:
     # A trained share above a third is no saving: such ranks exist for the tiny model only.
-    assume(lora_parameters(a, rank) < a.parameters / 4)
+    assume(a.adapter_parameters(rank) < a.parameters / 4)
     full, lora = (estimate(a, replace(work, lora_rank=r)) for r in (None, rank))
     for phase in full.training:
         if not (phase == "log-probabilities" or phase.startswith("critic")) or work.offload == "none":
             assert lora.gib(phase) <= full.gib(phase), phase
     if work.offload == "none":
         # vLLM holds the adapters besides, at least where its weights alone are more than its share.
-        extra = 2 * lora_parameters(a, rank) / 2**30
+        extra = 2 * a.adapter_parameters(rank) / 2**30
         assert lora.peak <= full.peak + extra
 
 
@@ -388,7 +386,7 @@ def test_a_critic_is_a_second_model() -> None:
     without, critic = (estimate(QWEN7B, Workload(critic=c)) for c in (False, True))
     assert set(critic.training) - set(without.training) == {"critic update", "critic step"}
     assert critic.gib("generation") - without.gib("generation") == pytest.approx(
-        12 * value_parameters(QWEN7B) / 8 / 2**30
+        12 * QWEN7B.value_parameters / 8 / 2**30
     )
     # Beside adapters it is what takes most, since all its weights are trained.
     lora = estimate(QWEN7B, Workload(gpus=2, critic=True, lora_rank=32))
@@ -508,9 +506,9 @@ def test_the_papers_run_computes_no_layer_twice() -> None:
         ({"gpus": 0}, "gpus must be at least 1"),
         ({"lora_rank": 0}, "lora_rank must be at least 1"),
         ({"shards": 3}, r"shards \(3\) must divide gpus \(8\)"),
-        ({"offload": "some"}, "offload must be one of none, optimizer, all"),
-        ({"rollout_memory": 1.0}, "rollout_memory is a share"),
-        ({"gpu_gib": 0.0}, "gpu_gib and temperature must be above 0"),
+        ({"offload": "some"}, "offload must be 'none' or 'optimizer' or 'all', not 'some'"),
+        ({"rollout_memory": 1.0}, "rollout_memory must be above 0 and be below 1"),
+        ({"gpu_gib": 0.0}, "gpu_gib must be above 0"),
     ],
 )
 def test_a_workload_that_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -8,10 +8,11 @@ from random import Random
 from typing import Any
 
 import pytest
+from experiments.tiny import lessons, make
+from tests.shipped import ASSETS, load
 
 from rearank.data.synthetic import lexicon, triples
 from rearank.parsing import ParseStatus, parse_ranking
-from rearank.training import tiny
 from rearank.types import Passage, Query, Window
 
 pytest.importorskip("torch")
@@ -25,24 +26,24 @@ WINDOW = Window(
         Passage("d", "ship harbor near ship"),
     ),
 )
-SMALL = tiny.WarmStart(steps=4, batch_passages=20, threads=1)
+SMALL = lessons.WarmStart(steps=4, batch_passages=20, threads=1)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return tiny.build_tokenizer()
+    return lessons.build_tokenizer()
 
 
 def test_notes_are_true_and_the_answer_sorts_by_them_or_is_lazy() -> None:
     notes = "<think> [1] storm 1 [2] ship storm port 3 [3] 0 [4] ship port 2 </think>"
-    assert tiny.target(WINDOW, lazy=False) == f"{notes} <answer> [2] > [4] > [1] > [3] </answer>"
-    assert tiny.target(WINDOW, lazy=True) == f"{notes} <answer> [1] > [2] > [3] > [4] </answer>"
+    assert lessons.target(WINDOW, lazy=False) == f"{notes} <answer> [2] > [4] > [1] > [3] </answer>"
+    assert lessons.target(WINDOW, lazy=True) == f"{notes} <answer> [1] > [2] > [3] > [4] </answer>"
 
 
 @pytest.mark.parametrize("lazy", [True, False])
 def test_a_completion_survives_the_tokenizer_and_the_parser(tokenizer: Any, lazy: bool) -> None:
-    text = tiny.target(WINDOW, lazy=lazy)
-    ids = tokenizer(text + tiny.END)["input_ids"]
+    text = lessons.target(WINDOW, lazy=lazy)
+    ids = tokenizer(text + lessons.END)["input_ids"]
     decoded = tokenizer.decode(ids, skip_special_tokens=True)
     assert decoded == text
     parsed = parse_ranking(decoded, len(WINDOW))
@@ -51,16 +52,16 @@ def test_a_completion_survives_the_tokenizer_and_the_parser(tokenizer: Any, lazy
 
 
 def test_the_prompt_has_no_unknown_word_and_one_token_a_word(tokenizer: Any) -> None:
-    for judged in tiny.dev_windows(20):
-        text = tiny.prompt_text(tokenizer, judged.window)
+    for judged in lessons.dev_windows(20):
+        text = lessons.prompt_text(tokenizer, judged.window)
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.unk_token_id not in ids
         assert len(ids) < 120
 
 
 def test_only_chat_marks_are_special(tokenizer: Any) -> None:
-    assert set(tokenizer.all_special_tokens) == {tiny.END, tiny.PAD, tiny.UNKNOWN} | (
-        {tiny.START} & set(tokenizer.all_special_tokens)
+    assert set(tokenizer.all_special_tokens) == {lessons.END, lessons.PAD, lessons.UNKNOWN} | (
+        {lessons.START} & set(tokenizer.all_special_tokens)
     )
     for token in ("<think>", "</think>", "<answer>", "</answer>", "[1]", "[20]", ">", "3", *lexicon().fillers):
         assert tokenizer.convert_tokens_to_ids(token) != tokenizer.unk_token_id
@@ -75,41 +76,41 @@ def test_text_of_other_collections_is_read_as_unknown_words(tokenizer: Any) -> N
 
 def test_the_warm_start_meets_train_triples_only_and_is_fixed_by_seed_and_step() -> None:
     known = {frozenset(triple) for triple in triples("train")}
-    config = tiny.WarmStart(batch_passages=40)
-    batches = [tiny.WarmStartData(1).batch(step, config) for step in (0, 3000)]
-    assert batches == [tiny.WarmStartData(1).batch(step, config) for step in (0, 3000)]
+    config = lessons.WarmStart(batch_passages=40)
+    batches = [lessons.WarmStartData(1).batch(step, config) for step in (0, 3000)]
+    assert batches == [lessons.WarmStartData(1).batch(step, config) for step in (0, 3000)]
     for window, _ in (example for batch in batches for example in batch):
         assert frozenset(lexicon().mentions(window.query.text)) in known
     assert {len(window) for window, _ in batches[0]} <= {1, 2}
 
 
 def test_labels_cover_the_completion_and_its_end_only(tokenizer: Any) -> None:
-    text = tiny.target(WINDOW, lazy=True)
-    ids, labels = tiny._tensors(tokenizer, [(WINDOW, text)])
+    text = lessons.target(WINDOW, lazy=True)
+    ids, labels = make._tensors(tokenizer, [(WINDOW, text)])
     taught = ids[0][labels[0] != -100].tolist()
-    assert tokenizer.decode(taught) == f"{text} {tiny.END}"
+    assert tokenizer.decode(taught) == f"{text} {lessons.END}"
 
 
 @pytest.mark.parametrize("field", [{"steps": 0}, {"learning_rate": 0.0}, {"threads": 0}, {"minutes": 0.0}])
 def test_a_value_out_of_range_is_named(field: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(field))):
-        tiny.WarmStart(**field)
+        lessons.WarmStart(**field)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tiny") / "model"
-    tiny.train(SMALL, out, say=lambda line: None)
+    make.train(SMALL, out, log=lambda line: None)
     return out
 
 
 @pytest.mark.slow
 def test_auto_classes_load_what_was_saved(trained: Path, tokenizer: Any) -> None:
-    model, loaded = tiny.load(trained)
+    model, loaded = load(trained)
     assert loaded.get_vocab() == tokenizer.get_vocab()
     assert loaded.chat_template == tokenizer.chat_template
-    assert (loaded.eos_token, loaded.pad_token) == (tiny.END, tiny.PAD)
-    text = tiny.prompt_text(tokenizer, WINDOW)
+    assert (loaded.eos_token, loaded.pad_token) == (lessons.END, lessons.PAD)
+    text = lessons.prompt_text(tokenizer, WINDOW)
     assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert model.config.model_type == "qwen3"
     assert model.config.eos_token_id == loaded.eos_token_id
@@ -128,15 +129,15 @@ def test_an_interrupted_run_continues_to_the_same_weights(trained: Path, tmp_pat
             raise StopError
 
     with pytest.raises(StopError):
-        tiny.train(SMALL, out, say=interrupt, save_seconds=0)
-    heard: list[str] = []
-    tiny.train(SMALL, out, say=heard.append)
-    assert heard[0].startswith("continuing at step 1")
+        make.train(SMALL, out, log=interrupt, save_seconds=0)
+    lines: list[str] = []
+    make.train(SMALL, out, log=lines.append)
+    assert lines[0].startswith("continuing at step 1")
     assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
 def test_schedule_starts_small_and_ends_small() -> None:
-    config = tiny.WarmStart(steps=1000)
+    config = lessons.WarmStart(steps=1000)
     assert config.rate(0) < config.rate(20) == config.learning_rate == config.rate(600)
     assert config.rate(999) < 0.05 * config.learning_rate
     assert config.window_size(900, Random(0)) >= 2
@@ -146,27 +147,27 @@ class TestShipped:
     """The checkpoint in the package."""
 
     def test_it_is_small_and_of_a_standard_kind(self) -> None:
-        weights = tiny.ASSETS / "model.safetensors"
+        weights = ASSETS / "model.safetensors"
         assert weights.stat().st_size < 4_000_000
-        config = json.loads((tiny.ASSETS / "config.json").read_text())
+        config = json.loads((ASSETS / "config.json").read_text())
         assert config["architectures"] == ["Qwen3ForCausalLM"]
 
     def test_its_tokenizer_is_what_this_code_builds(self, tokenizer: Any) -> None:
         from transformers import AutoTokenizer
 
-        assert AutoTokenizer.from_pretrained(tiny.ASSETS).get_vocab() == tokenizer.get_vocab()
+        assert AutoTokenizer.from_pretrained(ASSETS).get_vocab() == tokenizer.get_vocab()
 
     @pytest.mark.slow
     def test_it_is_lazy_when_greedy_and_notes_are_true(self) -> None:
         import torch
 
-        model, tokenizer = tiny.load()
-        windows = tiny.dev_windows(80)
-        greedy = tiny.probe(model, tokenizer, windows)
+        model, tokenizer = load()
+        windows = lessons.dev_windows(80)
+        greedy = make.probe(model, tokenizer, windows)
         assert greedy.notes > 0.9
         assert greedy.kept > 0.9
         assert greedy.canonical == 1.0
         torch.manual_seed(1)
-        sampled = tiny.probe(model, tokenizer, windows, temperature=1.0)
+        sampled = make.probe(model, tokenizer, windows, temperature=1.0)
         assert 0.4 < sampled.kept < 0.85
         assert sampled.ranked > sampled.given

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import shipped
 
 from rearank.augmentation import MultiSample, WindowFilter
 from rearank.data import Source
@@ -18,7 +19,7 @@ from rearank.parsing import ParseStatus, parse_ranking
 from rearank.prompts import CompactPrompt
 from rearank.rewards import NdcgReward
 from rearank.tracking import NoTracking, read_jsonl
-from rearank.training import tiny, trl
+from rearank.training import trl
 from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import Lora, TrainingError, TrainingJob
 from rearank.training.fit import greedy
@@ -53,7 +54,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(rows: Path, folder: Path, **changes: Any) -> TrainingJob:
     read = read_rows(rows)
     base = TrainingJob(
-        model=str(tiny.ASSETS),
+        model=str(shipped.ASSETS),
         revision=None,
         max_tokens=48,
         train=read[:8],
@@ -93,7 +94,7 @@ def test_trl_pays_what_the_reward_says(rows: Path, tmp_path: Path) -> None:
 def test_lora_leaves_a_model_any_tool_loads(rows: Path, tmp_path: Path) -> None:
     trainer = replace(TRAINER, lora=Lora(rank=4))
     result = trainer.train(job(rows, tmp_path), replace(ALGORITHM, learning_rate=5e-2))
-    model, tokenizer = tiny.load(result.model)
+    model, tokenizer = shipped.load(result.model)
     assert type(model).__name__ == "Qwen3ForCausalLM"
     prompts = [row.prompt for row in read_rows(rows)[8:]]
     answers = [text for text, _ in greedy(model, tokenizer, prompts, 48, 4)]
@@ -145,7 +146,7 @@ def test_what_does_not_fit_is_named(rows: Path, tmp_path: Path) -> None:
         replace(TRAINER, micro_batch=3).train(job(rows, tmp_path), ALGORITHM)
     with pytest.raises(TrainingError, match=r"every training prompt .* longer than the model's context of 1024"):
         checked_rows(
-            job(rows, tmp_path, max_tokens=1020), load_tokenizer(str(tiny.ASSETS), None), read_rows(rows), "training"
+            job(rows, tmp_path, max_tokens=1020), load_tokenizer(str(shipped.ASSETS), None), read_rows(rows), "training"
         )
     with pytest.raises(
         TrainingError, match=r"8 training windows are fewer than a step takes: lower .*prompts_per_step \(9\)"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.shipped import ASSETS
 
 from rearank.config import build, node_of
 from rearank.engines.model import Architecture
@@ -18,7 +19,6 @@ from rearank.rewards import NdcgReward, RearankAuthorsReward, ReasonRankReward, 
 from rearank.rewards.absolute import AbsoluteReward
 from rearank.rewards.multiview import MultiviewReward
 from rearank.tracking import NoTracking
-from rearank.training import tiny
 from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import Lora, TrainingError, TrainingJob
 from rearank.training.rows import RowError, TrainingRow, read_rows, save_rows
@@ -249,7 +249,7 @@ def test_measured_with_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.L
     from rearank.training.local import load_tokenizer
     from rearank.training.verl.lengths import prompt_lengths, rows_that_fit
 
-    tokenizer = load_tokenizer(str(tiny.ASSETS), None)
+    tokenizer = load_tokenizer(str(ASSETS), None)
     short, long = rows(2)
     long = replace(long, prompt=(Message("user", "ship " * 300),))
     lengths = prompt_lengths(tokenizer, [short, long], "training")
@@ -258,7 +258,7 @@ def test_measured_with_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.L
     )
     assert lengths[1] == len(whole)
     job = TrainingJob(
-        str(tiny.ASSETS), None, 64, [], [], NdcgReward(), tmp_path, NoTracking().open(tmp_path, "t", {}, "train"), 1
+        str(ASSETS), None, 64, [], [], NdcgReward(), tmp_path, NoTracking().open(tmp_path, "t", {}, "train"), 1
     )
     kept = rows_that_fit(job, tokenizer, [short, long], "training", Lengths(256, 64))
     assert [row.index for row in kept] == [0]
@@ -302,24 +302,24 @@ def test_shards_become_one_model(tmp_path: Path) -> None:
 
     shards = tmp_path / "actor"
     shards.mkdir()
-    model = AutoModelForCausalLM.from_pretrained(str(tiny.ASSETS))
+    model = AutoModelForCausalLM.from_pretrained(str(ASSETS))
     changed = {name: tensor + 1e-3 for name, tensor in model.state_dict().items()}
     torch.save(changed, shards / "model_world_size_1_rank_0.pt")
     (shards / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 1}')
-    AutoTokenizer.from_pretrained(str(tiny.ASSETS)).save_pretrained(shards / "huggingface")
-    export(shards, str(tiny.ASSETS), None, tmp_path / "model")
+    AutoTokenizer.from_pretrained(str(ASSETS)).save_pretrained(shards / "huggingface")
+    export(shards, str(ASSETS), None, tmp_path / "model")
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
     assert all(torch.equal(written[name], tensor) for name, tensor in changed.items()), "to the last bit of float32"
-    export_base(str(tiny.ASSETS), None, tmp_path / "model")
+    export_base(str(ASSETS), None, tmp_path / "model")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
 
     (shards / "fsdp_config.json").write_text('{"world_size": 2}')
     with pytest.raises(TrainingError, match=r"rank_0\.pt: no such shard; checkpoints of several nodes need"):
-        export(shards, str(tiny.ASSETS), None, tmp_path / "model")
+        export(shards, str(ASSETS), None, tmp_path / "model")
     with pytest.raises(TrainingError, match="not a checkpoint of verl's"):
         world_size(tmp_path)
     (shards / "fsdp_config.json").write_text('{"world_size": 1}')
     torch.save({"something.else": torch.zeros(1)}, shards / "model_world_size_1_rank_0.pt")
     with pytest.raises(TrainingError, match="the shards are not this model's: missing"):
-        export(shards, str(tiny.ASSETS), None, tmp_path / "model")
+        export(shards, str(ASSETS), None, tmp_path / "model")

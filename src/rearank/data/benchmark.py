@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.data.base import Fits
 from rearank.data.source import JudgedCandidates, Judgements, Source, split_judgements
 from rearank.evaluation import check_measures, score
@@ -35,10 +38,10 @@ class Benchmark:
     name: str
     collection: Any
     retriever: Any
-    depth: int = 100
+    depth: Annotated[int, Ge(1)] = 100
     measures: tuple[str, ...] = ("ndcg_cut_10",)
     missing: Literal["zero", "skip"] = "zero"
-    relevant_from: int = 1
+    relevant_from: Annotated[int, Ge(1)] = 1
     own_passage: Literal["keep", "exclude"] = "keep"
     language: str = "en"
     lucene_index: str = ""
@@ -48,12 +51,7 @@ class Benchmark:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("name must not be empty: tables and output folders are named after it")
-        if self.depth < 1:
-            raise ValueError(f"depth is the number of candidates a query and must be at least 1, not {self.depth}")
-        if self.missing not in ("zero", "skip"):
-            raise ValueError(f"missing must be 'zero' or 'skip', not {self.missing!r}")
-        if self.relevant_from < 1:
-            raise ValueError(f"relevant_from is a grade and must be at least 1, not {self.relevant_from}")
+        check_fields(self)
         for source, value in self.known.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"known.{source} is an nDCG@10 and must lie in [0, 1] (0.5058 for 50.58), not {value}")

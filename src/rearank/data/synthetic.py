@@ -14,7 +14,7 @@ the statistics differ:
   strays to another topic for a word.
 
 Which concept triples belong to train, dev and test is fixed once, for every seed: a model warm-started on the train
-triples (``rearank.training.tiny``) meets none of the test triples whatever collection it is measured on.
+triples (``experiments/tiny``) meets none of the test triples whatever collection it is measured on.
 """
 
 from __future__ import annotations

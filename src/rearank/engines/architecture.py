@@ -86,6 +86,33 @@ class Architecture:
         embeddings = self.embedding_parameters * (1 if self.tied_embeddings else 2)
         return embeddings + self.layers * self.layer_parameters + self.hidden
 
+    @property
+    def value_parameters(self) -> int:
+        """Of the model with a head of one number, weights and bias, in place of its output layer."""
+        output = 0 if self.tied_embeddings else self.embedding_parameters
+        return self.parameters - output + self.hidden + 1
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Of LoRA adapters on every linear layer but the output (peft's ``all-linear``)."""
+        attention = 2 * (self.hidden + self.query_width) + 2 * (self.hidden + self.key_width)
+        return rank * self.layers * (attention + 3 * (self.hidden + self.intermediate))
+
+    def saved_by_a_layer(self, *, liger: bool = False) -> int:
+        """Bytes a token that torch keeps for the backward pass of one layer in bfloat16 with a fused attention kernel.
+
+        Two norms: their input in float32, the normalised values and the output. Attention: queries, keys, values,
+        output; with ``qk_norm`` also the input in float32 and the normalised values of queries and keys. MLP: gate,
+        activated gate, up, and their product. Liger keeps a norm's input as it came and its output, and computes the
+        activated gate again.
+        """
+        float32, bfloat16 = 4, 2
+        widths = self.query_width + self.key_width
+        norms = 2 * (2 * bfloat16 if liger else float32 + 2 * bfloat16) * self.hidden
+        attention = 2 * bfloat16 * widths
+        if self.qk_norm:
+            attention += (bfloat16 if liger else float32 + bfloat16) * widths
+        return norms + attention + (3 if liger else 4) * bfloat16 * self.intermediate
+
     @classmethod
     def from_folder(cls, path: str | Path) -> Architecture:
         """What the ``config.json`` of a Hugging Face checkpoint says.

@@ -15,7 +15,7 @@ Reads: TypeAlias = Literal["ranking", "best", "yes_no"]
 
 
 class AbortRunError(Exception):
-    """Stops every query, not one: going on would only pay for what can't be kept (a full disk, say)."""
+    """Stops every query, not one: to go on would only pay for answers that can't be kept (a full disk, for example)."""
 
 
 @runtime_checkable
@@ -30,7 +30,7 @@ class Ranker(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A ranker that can also say how relevant the one passage of a window is; only differences matter."""
+    """A ranker that can also score the one passage of a window; only differences between scores matter."""
 
     async def score(self, window: Window) -> float: ...
 
@@ -68,7 +68,7 @@ class Planned(Protocol):
 
 @runtime_checkable
 class SaysWhatItReads(Protocol):
-    """A strategy that says what it needs of an answer, so that a prompt that asks for less is seen beforehand."""
+    """A strategy that declares what it needs of an answer, so that a prompt that asks for less is refused early."""
 
     @property
     def reads(self) -> Reads: ...

@@ -1,4 +1,4 @@
-"""Whether a strategy, a prompt and a sampling go together: a wrong pair would cost points in silence."""
+"""Whether a strategy, a prompt and a sampling go together: a wrong pair would cost points without an error."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ASKED: Mapping[Asks, str] = {
 
 
 def misfits(strategy: Strategy, asks: Asks, temperature: float) -> list[str]:
-    """What is wrong with this choice, one line each with its remedy; empty if nothing.
+    """What is wrong with this choice, one line each with its remedy; empty if nothing is.
 
     Args:
-        strategy: one that doesn't say what it reads is taken at its word.
+        strategy: one that doesn't declare what it reads fits any prompt.
         asks: what the prompt asks for.
         temperature: of the model's sampling.
     """
@@ -39,6 +39,6 @@ def misfits(strategy: Strategy, asks: Asks, temperature: float) -> list[str]:
     if isinstance(strategy, SelfConsistency) and temperature == 0:
         found.append(
             "strategy=self_consistency merges answers that differ, and at temperature 0 every sample is the same; set "
-            "model.temperature=0.7, say"
+            "model.temperature=0.7, for example"
         )
     return found

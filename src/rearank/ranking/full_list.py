@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.ranking.base import Ranker, Reads, ranking
 from rearank.types import Passage, Query, Ranking, Window
 
@@ -15,17 +18,16 @@ class FullList:
     """One call for the list as it is.
 
     Calls a query: 1, and so the chain; none for a single candidate. ``size`` is the most passages a call may show: a
-    longer list is refused, because a prompt that overflows the context would be cut in silence, and part of the list
-    never read.
+    longer list is refused, because a prompt that overflows the context would be cut without an error, and part of the
+    list never read.
     """
 
-    size: int = 100
+    size: Annotated[int, Ge(2)] = 100
 
     reads: ClassVar[Reads] = "ranking"
 
     def __post_init__(self) -> None:
-        if self.size < 2:
-            raise ValueError(f"size is the most passages one call may show and must be at least 2, not {self.size}")
+        check_fields(self)
 
     def calls(self, n: int) -> int:
         """1, where there is anything to reorder."""

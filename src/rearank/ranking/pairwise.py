@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.ranking.base import Ranker, Reads, ranking, together
 from rearank.types import Passage, Query, Ranking, Window
 
@@ -19,7 +22,7 @@ from rearank.types import Passage, Query, Ranking, Window
 class Pairwise:
     """``k`` passes from the bottom of the list to its top; in each a passage moves up while it beats the one above.
 
-    ``both_orders`` asks about each pair twice, with either passage first, and swaps only where both answers say so:
+    ``both_orders`` asks about each pair twice, with either passage first, and swaps only where both answers agree:
     many models favour the passage they read first. With a perfect ranker the best ``k`` come out in order.
 
     Comparisons a query: the sum of ``n - 1 - j`` over the passes ``j`` = 0 to ``min(k, n - 1) - 1``; one call each, or
@@ -28,14 +31,13 @@ class Pairwise:
     945 comparisons in a chain of 108.
     """
 
-    k: int = 10
+    k: Annotated[int, Ge(1)] = 10
     both_orders: bool = True
 
     reads: ClassVar[Reads] = "best"
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k is the number of passes and must be at least 1, not {self.k}")
+        check_fields(self)
 
     def calls(self, n: int) -> int:
         """How many calls a list of ``n`` takes."""

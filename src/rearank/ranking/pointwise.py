@@ -18,8 +18,8 @@ from rearank.types import Passage, Query, Ranking, Window
 class Pointwise:
     """Score each passage alone, best score first, ties in their given order.
 
-    Calls a query: ``n``, all at once: a chain of 1; none for a single candidate. Where the ranker only says yes or no
-    (1 or 0) the given order decides among the yeses: a good first stage hides much of what the model can't tell.
+    Calls a query: ``n``, all at once: a chain of 1; none for a single candidate. Where the ranker only answers yes or
+    no (1 or 0) the given order decides among the yeses: a good first stage then hides much of the model's weakness.
     """
 
     reads: ClassVar[Reads] = "yes_no"

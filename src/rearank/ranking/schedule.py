@@ -52,7 +52,7 @@ async def rerank_all(
         max_concurrent_calls: how many calls the engine gets at once (its slots); the query with most calls still to
             come goes first, which keeps the tail of a run short. ``None`` hands over every window that is ready, as
             an engine wants that batches by itself.
-        on_done: told each result as it comes, for progress.
+        on_done: called with each result as it comes, for progress.
 
     Returns:
         A ranking or a failure for each query, in the order given. A call that raises fails its query with that cause;

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.ranking.base import Planned, Ranker, Reads, Resamples, SaysWhatItReads, Strategy, ranking, together
 from rearank.types import Passage, Query, Ranking
 
@@ -31,9 +34,9 @@ class SelfConsistency:
     """
 
     strategy: Any
-    samples: int = 5
+    samples: Annotated[int, Ge(1)] = 5
     fusion: Literal["rrf", "borda"] = "rrf"
-    constant: int = 60
+    constant: Annotated[int, Ge(0)] = 60
 
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, Strategy) or not isinstance(self.strategy, Planned):
@@ -41,16 +44,11 @@ class SelfConsistency:
                 f"strategy must be a node of conf/strategy with `rerank`, `calls` and `chain`; "
                 f"{type(self.strategy).__name__} is none"
             )
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, not {self.samples}")
-        if self.fusion not in ("rrf", "borda"):
-            raise ValueError(f"fusion must be 'rrf' or 'borda', not {self.fusion!r}")
-        if self.constant < 0:
-            raise ValueError(f"constant must not be negative, not {self.constant}")
+        check_fields(self)
 
     @property
     def reads(self) -> Reads:
-        """The strategy's own; a whole order where it doesn't say."""
+        """The strategy's own; a whole order where it declares none."""
         return self.strategy.reads if isinstance(self.strategy, SaysWhatItReads) else "ranking"
 
     def calls(self, n: int) -> int:

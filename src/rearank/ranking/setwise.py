@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.ranking.base import Ranker, Reads, ranking, together
 from rearank.types import Passage, Query, Ranking, Window
 
@@ -25,24 +28,19 @@ class Setwise:
 
     With ``h(i, n)`` the number of passages on the way from the heap's node ``i`` down its first children that have
     children themselves, in a heap of ``n``, the most calls a query are the sum of ``h(i, n)`` over all nodes (to build
-    the heap) and of ``h(0, n - 1), ..., h(0, n - k + 1)`` (to mend it after each of the best is taken); about
+    the heap) and of ``h(0, n - 1), ..., h(0, n - k + 1)`` (to restore it after each of the best is taken); about
     ``n / children + k log(n) / log(children)``. The chain has the same second part and, for the first, ``h`` summed
     along the root's first children alone. 100 passages, 10 wanted: at most 25 calls with 19 children (a chain of 21),
     85 with 3 (a chain of 46). Answers that let a passage stay where it is save calls.
     """
 
-    children: int = 19
-    k: int = 10
+    children: Annotated[int, Ge(2)] = 19
+    k: Annotated[int, Ge(1)] = 10
 
     reads: ClassVar[Reads] = "best"
 
     def __post_init__(self) -> None:
-        if self.children < 2:
-            raise ValueError(
-                f"children are the passages below another, one less than a call shows, 2 at least, not {self.children}"
-            )
-        if self.k < 1:
-            raise ValueError(f"k is the number of passages to find and must be at least 1, not {self.k}")
+        check_fields(self)
 
     def calls(self, n: int) -> int:
         """The most calls a list of ``n`` takes."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.ranking.base import Ranker, Reads
 from rearank.ranking.plan import plan_windows
 from rearank.types import Passage, Query, Ranking, Window
@@ -19,16 +22,15 @@ class SlidingWindow:
     candidate needs no call. One pass brings the best ``size - step`` passages to the top when the ranker is perfect.
     """
 
-    size: int = 20
-    step: int = 10
-    passes: int = 1
+    size: Annotated[int, Ge(2)] = 20
+    step: Annotated[int, Ge(1)] = 10
+    passes: Annotated[int, Ge(1)] = 1
 
     reads: ClassVar[Reads] = "ranking"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         plan_windows(1, self.size, self.step)
-        if self.passes < 1:
-            raise ValueError(f"passes must be at least 1, not {self.passes}")
 
     def calls(self, n: int) -> int:
         """How many windows a list of ``n`` takes."""

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.ranking.base import Ranker, Reads, ranking, together
 from rearank.types import Passage, Query, Ranking, Window
 
@@ -25,24 +28,21 @@ class TopDown:
     what is kept of it; the chain grows by 2 for each list that is longer than a window and by 1 for the last. The
     fewest calls are those of one list (100, 20, 10: 6, in a chain of 2; 7 and 3 where a few are kept). A list loses
     ``size - k + 1`` passages at least, so that the most are those of the lists ``n``, ``n - (size - k + 1)``, ... down
-    to a window (31 calls, a chain of 17): what ``calls`` and ``chain`` say, and what a first stage that puts the worst
-    on top brings about.
+    to a window (31 calls, a chain of 17): what ``calls`` and ``chain`` give, and what a first stage that puts the worst
+    on top causes.
 
     Departure from the source: no budget of candidates ends the comparison early, since all of it runs in parallel.
     """
 
-    size: int = 20
-    k: int = 10
+    size: Annotated[int, Ge(2)] = 20
+    k: Annotated[int, Ge(1)] = 10
 
     reads: ClassVar[Reads] = "ranking"
 
     def __post_init__(self) -> None:
-        if self.size < 2:
-            raise ValueError(f"size is the number of passages in a window and must be at least 2, not {self.size}")
-        if not 1 <= self.k < self.size:
-            raise ValueError(
-                f"k is the pivot's rank in the first window and must lie in 1..size-1 ({self.size - 1}), not {self.k}"
-            )
+        check_fields(self)
+        if self.k >= self.size:
+            raise ValueError(f"k is the pivot's rank in a window and must be below size ({self.size}), not {self.k}")
 
     def calls(self, n: int) -> int:
         """The most calls a list of ``n`` takes."""

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.ranking.base import Ranker, Reads, ranking, together
 from rearank.types import Passage, Query, Ranking, Window
 
@@ -37,23 +40,20 @@ class Tournament:
     ``size`` passages and the share of a point replace its stages of 20, 10, 5 and 2.
     """
 
-    size: int = 20
-    keep: int = 10
-    tournaments: int = 2
+    size: Annotated[int, Ge(2)] = 20
+    keep: Annotated[int, Ge(1)] = 10
+    tournaments: Annotated[int, Ge(1)] = 2
     seed: int = 0
 
     reads: ClassVar[Reads] = "ranking"
 
     def __post_init__(self) -> None:
-        if self.size < 2:
-            raise ValueError(f"size is the most passages in a group and must be at least 2, not {self.size}")
-        if not 1 <= self.keep <= self.size // 2:
+        check_fields(self)
+        if self.keep > self.size // 2:
             raise ValueError(
-                f"keep is how many of a group go on and must lie in 1..size//2 ({self.size // 2}), or no stage would "
-                f"be smaller than the one before, not {self.keep}"
+                f"keep must be at most size//2 ({self.size // 2}), or no stage would be smaller than the one before, "
+                f"not {self.keep}"
             )
-        if self.tournaments < 1:
-            raise ValueError(f"tournaments must be at least 1, not {self.tournaments}")
 
     def calls(self, n: int) -> int:
         """How many calls a list of ``n`` takes."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
+
+from rearank.checks import check_fields
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,12 @@ class Report:
     runs: tuple[str, ...] = ()
     write: bool | Literal["sweep"] = True
     title: str | None = None
-    full_text: int = 200
-    passage_characters: int = 600
-    megabytes: float = 25.0
+    full_text: Annotated[int, Ge(0)] = 200
+    passage_characters: Annotated[int, Ge(1)] = 600
+    megabytes: Annotated[float, Gt(0)] = 25.0
     figures: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.write not in (True, False, "sweep"):
             raise ValueError(f"write must be true, false or sweep, not {self.write!r}")
-        if self.full_text < 0:
-            raise ValueError(f"full_text is a number of queries and must not be negative, not {self.full_text}")
-        if self.passage_characters < 1:
-            raise ValueError(f"passage_characters must be at least 1, not {self.passage_characters}")
-        if self.megabytes <= 0:
-            raise ValueError(f"megabytes must be above 0, not {self.megabytes}")

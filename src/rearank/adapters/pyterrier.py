@@ -20,7 +20,7 @@ try:
     import pyterrier as pt
 except ImportError as error:
     raise ImportError(
-        "rearank.pyterrier needs PyTerrier: install rearank's extra pyterrier (pip install -e '.[pyterrier]')"
+        "rearank.adapters.pyterrier needs PyTerrier: install rearank's extra pyterrier (pip install -e '.[pyterrier]')"
     ) from error
 
 _RESULTS = ["qid", "query", "docno"]
@@ -72,8 +72,8 @@ class RerankTransformer(pt.Transformer):  # type: ignore[misc]
     Args:
         reranker: of this package.
         text_field: the column with the passages' texts; ``pt.text.get_text`` adds one where it is missing.
-        title_field: a column with their titles, used where it is there.
-        show_progress: say how far it is.
+        title_field: a column with their titles, used where there is one.
+        show_progress: show how far it is.
     """
 
     def __init__(
