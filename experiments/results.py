@@ -14,7 +14,9 @@ from studies import EFFECTS, Study
 
 from rearank.evaluation import bootstrap_interval, holm, paired_test
 from rearank.metrics import ndcg
-from rearank.tasks.sweep import ON_ITS_WAY, Job, Sweep, measured_by
+from rearank.runs.reader import FIRST, IDEAL, Evaluated, by_benchmark, on_its_way, read_systems, stands_for
+from rearank.runs.seeds import Seeds, p_over_seeds
+from rearank.runs.sweeps import Job, Sweep
 from rearank.training.rows import read_rows
 from rearank.types import JudgedWindow
 
@@ -37,7 +39,15 @@ def results_of(study: Study, sweep: Path) -> dict[str, Any]:
     if missing := [arm for arm, found in by_arm.items() if not found]:
         raise ValueError(f"{sweep}: no job of {', '.join(missing)}")
     environments = [_read(job.folder / "environment.json") for job in jobs]
-    benchmarks = {name: _benchmark(study, by_arm, name) for name in _benchmarks(jobs)}
+    measured = {arm: {job.choices["seed"]: by_benchmark(read_systems(job.folder)) for job in found}
+                for arm, found in by_arm.items()}  # fmt: skip
+    names = dict.fromkeys(name for seeds in measured.values() for one in seeds.values() for name in one)
+    benchmarks = {
+        name: _benchmark(
+            study, {a: {s: one.get(name, []) for s, one in seeds.items()} for a, seeds in measured.items()}
+        )
+        for name in names
+    }
     _correct([test for one in benchmarks.values() for test in one["tests"]])
     return {
         "study": study.name,
@@ -119,35 +129,28 @@ def _reachable(judged: JudgedWindow) -> float:
     return ndcg(best, ideal, 10) - ndcg(judged.relevance, ideal, 10)
 
 
-def _benchmarks(jobs: Sequence[Job]) -> list[str]:
-    places = (
-        path.parent.parent.name for job in jobs for path in sorted(job.folder.glob("evaluation/*/*/metrics.json"))
-    )
-    return list(dict.fromkeys(places))
+def _benchmark(study: Study, by_arm: Mapping[str, Mapping[str, list[Evaluated]]]) -> dict[str, Any]:
+    """Means and tests at the end and, of trainings, early; with those of the first stage and of the ideal order.
 
-
-def _systems(job: Job, benchmark: str) -> dict[str, dict[str, Any]]:
-    return {path.parent.name: _read(path) for path in job.folder.glob(f"evaluation/{benchmark}/*/metrics.json")}
-
-
-def _benchmark(study: Study, by_arm: Mapping[str, Sequence[Job]], benchmark: str) -> dict[str, Any]:
-    """Means and tests at the end and, of trainings, early; with those of the first stage and of the ideal order."""
+    ``by_arm``: arm -> seed -> what its job measured on the benchmark.
+    """
     found: dict[str, dict[str, Values]] = {"end": {}, "early": {}}
     answers: dict[str, dict[str, float]] = {}
     references: dict[str, float] = {}
     steps = set()
-    for arm, jobs in by_arm.items():
-        per_job = {job.choices["seed"]: _systems(job, benchmark) for job in jobs}
-        chosen = {seed: systems[name] for seed, systems in per_job.items() if (name := measured_by(systems))}
-        found["end"][arm] = {seed: _values(one) for seed, one in chosen.items()}
+    benchmark = ""
+    for arm, per_seed in by_arm.items():
+        chosen = {seed: one for seed, systems in per_seed.items() if (one := stands_for(systems)) is not None}
+        found["end"][arm] = {seed: one.main for seed, one in chosen.items()}
         answers[arm] = _answers(list(chosen.values()))
-        for seed, systems in per_job.items():
-            for name, system in systems.items():
-                if ON_ITS_WAY in name:
-                    steps.add(int(name.partition(ON_ITS_WAY)[2]))
-                    found["early"].setdefault(arm, {})[seed] = _values(system)  # type: ignore[index]
-                if system["role"] in ("first stage", "ideal"):
-                    references[system["role"]] = fmean(_values(system).values())
+        for seed, systems in per_seed.items():
+            for system in systems:
+                benchmark = system.benchmark
+                if (way := on_its_way(system.name)) is not None:
+                    steps.add(way[1])
+                    found["early"].setdefault(arm, {})[seed] = system.main  # type: ignore[index]
+                if system.role in (FIRST, IDEAL):
+                    references[system.role] = system.mean
     for when, arms in found.items():
         _check_seeds(study, arms, when)
     return {
@@ -169,16 +172,21 @@ def _check_seeds(study: Study, arms: Mapping[str, Values], when: str) -> None:
             raise ValueError(f"{study.name}: all seeds of {arm} measure the same ({when}): is it one model?")
 
 
-def _summary(seeds: Values) -> dict[str, Any]:
+def _summary(each: Values) -> dict[str, Any]:
     """Mean, spread over seeds, and the interval of the mean over queries."""
-    means = {seed: fmean(values.values()) for seed, values in seeds.items()}
-    low, high = bootstrap_interval(list(_over_seeds(seeds).values()))
+    seeds = Seeds(each)
+    low, high = bootstrap_interval(_by_query(each))
     return {
-        "mean": fmean(means.values()),
-        "seeds": dict(sorted(means.items())),
-        "sd_of_seeds": stdev(means.values()) if len(means) > 1 else None,
+        "mean": seeds.mean,
+        "seeds": dict(sorted(seeds.means.items())),
+        "sd_of_seeds": seeds.deviation,
         "interval_95_over_queries": [low, high],
     }
+
+
+def _by_query(each: Values) -> list[float]:
+    """Means over the seeds, by the queries' ids."""
+    return [value for _, value in sorted(Seeds(each).values.items())]
 
 
 def _tests(study: Study, benchmark: str, found: Mapping[str, Mapping[str, Values]]) -> list[dict[str, Any]]:
@@ -213,15 +221,10 @@ def _both(a: Values, b: Values) -> tuple[Values, Values]:
     return {seed: a[seed] for seed in shared}, {seed: b[seed] for seed in shared}
 
 
-def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
-    values: dict[str, float] = metrics["per_query"][metrics["measures"][0]]
-    return values
-
-
-def _answers(measured: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _answers(measured: Sequence[Evaluated]) -> dict[str, float]:
     """A query's calls and tokens, and the share of answers that named every passage once."""
-    counts = [one["calls"] for one in measured]
-    queries = [len(_values(one)) for one in measured]
+    counts = [one.calls for one in measured]
+    queries = [len(one.main) for one in measured]
     calls = sum(one["calls"] for one in counts)
     return {
         "calls_a_query": calls / sum(queries),
@@ -238,10 +241,10 @@ def versus(a: Values, b: Values) -> dict[str, Any]:
     ``interval_95`` is Student's over the seeds: what other trainings would show. Where no seed changes either side it
     is the bootstrap's over the queries, and ``deterministic`` says so.
     """
-    over_a, over_b = _over_seeds(a), _over_seeds(b)
+    over_a, over_b = (dict(sorted(Seeds(one).values.items())) for one in (a, b))
     test = paired_test(over_a, over_b)
     over_queries = bootstrap_interval([over_b[query] - over_a[query] for query in sorted(over_a)])
-    means = [{seed: fmean(values.values()) for seed, values in arm.items()} for arm in (a, b)]
+    means = [Seeds(one).means for one in (a, b)]
     by_seed = {seed: means[1][seed] - means[0][seed] for seed in sorted(means[0])}
     deterministic = len(by_seed) > 1 and all(len({round(m, 12) for m in one.values()}) == 1 for one in means)
     several = len(by_seed) > 1 and not deterministic
@@ -251,7 +254,7 @@ def versus(a: Values, b: Values) -> dict[str, Any]:
         "interval_95_over_queries": list(over_queries),
         "deterministic": deterministic,
         "by_seed": by_seed,
-        "p_over_seeds": paired_test(*means).p_value if several else None,
+        "p_over_seeds": p_over_seeds(*means) if several else None,
         "p_t_test": test.p_value,
         "p_randomisation": test.p_randomisation,
         "wins": test.wins,
@@ -263,11 +266,6 @@ def versus(a: Values, b: Values) -> dict[str, Any]:
 def _student(values: Sequence[float]) -> tuple[float, float]:
     half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
     return fmean(values) - half, fmean(values) + half
-
-
-def _over_seeds(seeds: Values) -> dict[str, float]:
-    queries = set.intersection(*(set(values) for values in seeds.values()))
-    return {query: fmean(values[query] for values in seeds.values()) for query in sorted(queries)}
 
 
 GAIN = "gain"

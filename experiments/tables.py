@@ -223,7 +223,8 @@ def _length_effect() -> str:
     found = f"no: {clear} of {len(rows)} intervals exclude 0" if clear else "can't tell"
     if not clear and all(low > -0.2 and high < 0.2 for low, high in ends):
         found = "yes, none beyond a rho of .2"
-    return f"| [longer reasoning, trained](experiments/length/README.md) | no clear trend (Figure 6) | | {text} | {found} |"
+    link = "[longer reasoning, trained](experiments/length/README.md)"
+    return f"| {link} | no clear trend (Figure 6) | | {text} | {found} |"
 
 
 def index_table() -> str:

@@ -183,7 +183,7 @@ def _job(folder: Path, arm: str, seed: int, means: dict[str, float]) -> None:
     for system, mean in means.items():
         role = {"bm25": "first stage", "ideal": "ideal"}.get(system, "system")
         metrics = {
-            "system": system, "role": role, "measures": ["ndcg_cut_10"],
+            "system": system, "role": role, "benchmark": "synthetic", "measures": ["ndcg_cut_10"],
             "per_query": {"ndcg_cut_10": _values(mean)["1"]},
             "calls": {"calls": 8, "completion_tokens": 80, "prompt_tokens": 160, "status_ok": 6, "unparsed": 1},
         }  # fmt: skip
