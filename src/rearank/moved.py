@@ -14,7 +14,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-MOVED: Mapping[str, str] = {}
+MOVED: Mapping[str, str] = {
+    "rearank.training.algorithm": "rearank.algorithms",
+    "rearank.training.fit": "rearank.training.trl.fit",
+    "rearank.training.verl.node.Cluster": "rearank.training.verl.settings.Cluster",
+}
 """A module, or ``module.Name``, as it was called -> as it is called now. The longest entry that fits counts."""
 
 

@@ -95,7 +95,7 @@ def sft(run: Run) -> TrainingResult:
     experiment = run.experiment
 
     def work(job: TrainingJob) -> TrainingResult:
-        result: TrainingResult = experiment.sft.train(job, experiment.trainer, tags=experiment.prompt.tags)
+        result: TrainingResult = experiment.trainer.fine_tune(job, experiment.sft, tags=experiment.prompt.tags)
         return result
 
     return _stage(run, "sft", ("model", "reward", "sft", "trainer"), work)

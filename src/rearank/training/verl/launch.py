@@ -5,47 +5,56 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rearank.algorithms import PolicyGradient
 from rearank.config import node_of
 from rearank.progress import Progress, progress
+from rearank.rewards import SeesGroup
 from rearank.tracking import read_jsonl
-from rearank.training.algorithm import PolicyGradient
-from rearank.training.base import TrainingError, TrainingJob, TrainingResult, result_of, write_result
+from rearank.training.base import (
+    TrainingError,
+    TrainingJob,
+    TrainingResult,
+    check_enough,
+    check_reward,
+    result_of,
+    write_result,
+)
 from rearank.training.guard import Watchdog
 from rearank.training.local import complete_checkpoint, load_tokenizer
-from rearank.training.rows import TrainingRow, save_rows
-from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config, sft_config
+from rearank.training.rows import TrainingRow, chats, save_rows
+from rearank.training.sft import Sft
+from rearank.training.verl.compose import ppo_config, sft_config
+from rearank.training.verl.events import Outcome
 from rearank.training.verl.export import export, export_base, sharded_over, world_size
 from rearank.training.verl.lengths import rows_that_fit
-from rearank.training.verl.node import Cluster, VerlTrainer
 from rearank.training.verl.preflight import gpu_gib, settled
-from rearank.training.verl.runner import Outcome
 from rearank.training.verl.session import FAILURE, session
-
-if TYPE_CHECKING:
-    from rearank.training.sft import Sft
+from rearank.training.verl.settings import Cluster, Files, Lengths, Settings, Weights
 
 _log = logging.getLogger(__name__)
 
 
-def train(trainer: VerlTrainer, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
+def train(trainer: Settings, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
     """See ``VerlTrainer.train``."""
     if (finished := result_of(job.folder)) is not None:
         return finished
     trainer.check(algorithm)
-    lengths = Lengths(trainer.max_prompt_tokens, job.max_tokens)
+    check_reward(algorithm, job.reward)
+    if algorithm.dynamic_sampling and isinstance(job.reward, SeesGroup):
+        raise TrainingError(
+            f"verl replaces groups before {type(job.reward).__name__} has seen them whole: set "
+            "algorithm.dynamic_sampling=false, or a reward that scores single answers"
+        )
+    lengths = trainer.lengths(job.max_tokens)
     trainer = settled(trainer, algorithm, lengths, job.sizes, gpu_gib(trainer))
     rows, held_out = _rows(job, lengths)
-    if len(rows) < algorithm.prompts_per_step:
-        raise TrainingError(
-            f"{len(rows)} training windows are fewer than a step takes: lower algorithm.prompts_per_step "
-            f"({algorithm.prompts_per_step}), draw more windows (augmentation.sets) or judge more queries"
-        )
+    check_enough(algorithm, rows)
     files = _files(job, bool(held_out))
     save_rows(files.train, rows)
     if files.validation is not None:
@@ -63,14 +72,14 @@ def train(trainer: VerlTrainer, job: TrainingJob, algorithm: PolicyGradient) -> 
     return _run(trainer, job, _Plan("train", config, watch, files.checkpoints, "actor", steps))
 
 
-def fine_tune(trainer: VerlTrainer, job: TrainingJob, sft: Sft, *, tags: bool) -> TrainingResult:
+def fine_tune(trainer: Settings, job: TrainingJob, sft: Sft, *, tags: bool) -> TrainingResult:
     """See ``VerlTrainer.fine_tune``."""
     if (finished := result_of(job.folder)) is not None:
         return finished
     trainer.check_model()
     if sft.batch % trainer.cluster.gpus:
         raise TrainingError(f"sft.batch ({sft.batch}) must divide over the GPUs ({trainer.cluster.gpus})")
-    lengths = Lengths(trainer.max_prompt_tokens, job.max_tokens)
+    lengths = trainer.lengths(job.max_tokens)
     trainer = settled(trainer, PolicyGradient(kl=0.0), lengths, job.sizes, gpu_gib(trainer))
     if (trainer.tokens_per_pass or 0) < lengths.total:
         raise TrainingError(
@@ -98,12 +107,8 @@ def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: boo
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from rearank.training.sft import ideal_answer
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    answers = [ideal_answer(row.judged, notes=sft.notes == "grades", tags=tags) for row in rows]
-    prompts = [[asdict(message) for message in row.prompt] for row in rows]
-    pq.write_table(pa.table({"prompt": prompts, "answer": answers}), path)
+    pq.write_table(pa.table({"prompt": chats(rows), "answer": sft.answers(rows, tags=tags)}), path)
 
 
 def _rows(job: TrainingJob, lengths: Lengths) -> tuple[list[TrainingRow], list[TrainingRow]]:
@@ -149,7 +154,7 @@ class _Plan:
         return self.checkpoints / f"global_step_{step}" / self.shards
 
 
-def _run(trainer: VerlTrainer, job: TrainingJob, plan: _Plan) -> TrainingResult:
+def _run(trainer: Settings, job: TrainingJob, plan: _Plan) -> TrainingResult:
     """Start or continue ``plan``, then write its best checkpoint as a model."""
     last = complete_checkpoint(plan.checkpoints, "global_step_*")
     done = step_of(last) if last is not None else 0
@@ -182,7 +187,7 @@ def _outcome_of(history: Sequence[Mapping[str, Any]], steps: int) -> Outcome:
     return Outcome(steps, best["step"] if best else -1, best.get("val/ndcg@10") if best else None)
 
 
-def _publish(trainer: VerlTrainer, job: TrainingJob, shards: Path | None) -> Path:
+def _publish(trainer: Settings, job: TrainingJob, shards: Path | None) -> Path:
     """The best checkpoint (``None``: the model that training started from) as ``<folder>/model``."""
     target = job.folder / "model"
     if shards is None:

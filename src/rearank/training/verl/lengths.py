@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rearank.progress import progress
 from rearank.training.base import TrainingError, TrainingJob
-from rearank.training.rows import TrainingRow
-from rearank.training.verl.compose import Lengths
+from rearank.training.rows import TrainingRow, chats
+from rearank.training.verl.settings import Lengths
 
 _BATCH = 256
 _log = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ def prompt_lengths(tokenizer: Any, rows: Sequence[TrainingRow], what: str) -> li
     try:
         with progress(f"measuring {what} prompts", len(rows), "windows") as shown:
             for start in range(0, len(rows), _BATCH):
-                batch = [[asdict(message) for message in row.prompt] for row in rows[start : start + _BATCH]]
+                batch = chats(rows[start : start + _BATCH])
                 texts = tokenizer.apply_chat_template(batch, tokenize=False, add_generation_prompt=True)
                 lengths += _lengths(tokenizer, texts)
                 shown.advance(len(batch))

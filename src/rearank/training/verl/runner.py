@@ -5,24 +5,11 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from rearank.training.verl.events import Reporter, root_cause
+from rearank.training.verl.events import Outcome, Reporter, root_cause
 
 _PATIENCE = 15.0  # seconds for the rollout engines to end
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended. ``failure`` in a line, ``trace`` at length; both ``None`` where it went well."""
-
-    steps: int = 0
-    best_step: int = -1
-    best_ndcg: float | None = None
-    stopped: str | None = None
-    failure: str | None = None
-    trace: str | None = None
 
 
 class Runner:
@@ -71,6 +58,7 @@ def _train(config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
+    from rearank.training.verl import advantage
     from rearank.training.verl.rollouts import RolloutManager
     from rearank.training.verl.trainer import Trainer, Watch
 
@@ -79,6 +67,7 @@ def _train(config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
     OmegaConf.resolve(tree)
     validate_config(tree, use_reference_policy=need_reference_policy(tree), use_critic=need_critic(tree))
     tq.init(tree.transfer_queue)
+    advantage.register()
     trainer = Trainer(tree, Watch(**watch))
     try:
         trainer.init()

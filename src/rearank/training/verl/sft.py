@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 from verl.trainer import sft_trainer_ray
 
 from rearank.training.local import mark_complete, prune
-from rearank.training.verl.events import Reporter
-from rearank.training.verl.runner import Outcome
+from rearank.training.verl.events import Outcome, Reporter
 
 _CURVES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "lr": "train/learning_rate", "mfu": "perf/mfu"}
 

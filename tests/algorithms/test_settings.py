@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rearank.training.algorithm import PolicyGradient, Ppo
+from rearank.algorithms import MaxRl, PolicyGradient, Ppo
 from rearank.training.base import TrainingError
 from rearank.training.trl import TrlTrainer
 from rearank.training.verl import Cluster, VerlTrainer
@@ -21,6 +21,9 @@ from rearank.training.verl import Cluster, VerlTrainer
         ({"advantage": "critic"}, "goes with algorithm=ppo"),
         ({"advantage": "batch", "group_size": 1, "dynamic_sampling": True}, "dynamic_sampling compares"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative"),
+        ({"clip": 1.0}, "clip must be above 0 and be below 1, not 1"),
+        ({"top_p": 0.0}, "top_p must be above 0 and be at most 1, not 0"),
+        ({"advantage": "own"}, "the advantage of PolicyGradient has no other of its own: set advantage=group, not own"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -32,8 +35,16 @@ def test_ppo_needs_no_group_but_a_critic() -> None:
     assert Ppo().group_size == 1
     with pytest.raises(ValueError, match="advantage=critic goes with"):
         Ppo(advantage="group", group_size=4)
-    with pytest.raises(ValueError, match="lam must lie in"):
+    with pytest.raises(ValueError, match="lam must not be negative and be at most 1"):
         Ppo(lam=1.5)
+
+
+def test_maxrl_computes_its_own() -> None:
+    assert MaxRl().advantage == "own"
+    with pytest.raises(ValueError, match="the advantage of MaxRl is its class's own: leave advantage=own, not group"):
+        MaxRl(advantage="group")
+    with pytest.raises(ValueError, match=r"kl_in=reward can make rewards negative.*set kl_in=loss"):
+        MaxRl(kl_in="reward")
 
 
 def test_steps() -> None:
@@ -43,18 +54,17 @@ def test_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "algorithm",
+    ("algorithm", "message"),
     [
-        Ppo(group_size=4),
-        PolicyGradient(advantage="leave_one_out"),
-        PolicyGradient(advantage="batch"),
-        PolicyGradient(dynamic_sampling=True),
-        PolicyGradient(kl_in="reward"),
+        (Ppo(group_size=4), "advantage=critic: use trainer=verl, or an algorithm without a value model"),
+        (PolicyGradient(dynamic_sampling=True), "dynamic_sampling=True: set algorithm.dynamic_sampling=false"),
+        (PolicyGradient(kl_in="reward"), "kl_in=reward: set algorithm.kl_in=loss, or use trainer=verl"),
+        (PolicyGradient(advantage="batch", group_size=1), r"group_size=1: set algorithm.group_size=2 or more"),
+        (PolicyGradient(correction="token"), "correction=token: set algorithm.correction=none"),
     ],
-    ids=lambda a: a.advantage,
 )
-def test_what_trl_cannot_run_is_named(algorithm: PolicyGradient) -> None:
-    with pytest.raises(TrainingError, match=r"trainer=trl can't run algorithm\.\w+=.*use trainer=verl"):
+def test_what_trl_cannot_run_is_named_with_its_remedy(algorithm: PolicyGradient, message: str) -> None:
+    with pytest.raises(TrainingError, match=rf"trainer=trl can't run algorithm\.{message}"):
         TrlTrainer().check(algorithm)
 
 
@@ -64,6 +74,10 @@ def test_what_trl_cannot_run_is_named(algorithm: PolicyGradient) -> None:
         PolicyGradient(minibatches=16),
         PolicyGradient(advantage="centred", loss="constant"),
         PolicyGradient(ratio="sequence", minibatches=4),
+        PolicyGradient(advantage="leave_one_out"),
+        PolicyGradient(advantage="batch"),
+        PolicyGradient(advantage="leave_one_out", kl_in="reward", kl=0.0),
+        MaxRl(),
     ],
 )
 def test_what_trl_can_run(algorithm: PolicyGradient) -> None:
