@@ -26,6 +26,7 @@ PACKAGES = {
     **{"verl": "verl", "ray": "ray", "vllm": "vllm", "torch": "torch", "transformers": "transformers", "peft": "peft"},
     **{"tensordict": "tensordict", "transfer_queue": "transferqueue", "zmq": "pyzmq", "pyarrow": "pyarrow"},
     **{"hydra": "hydra-core", "omegaconf": "omegaconf", "huggingface_hub": "huggingface-hub"},
+    **{"annotated_types": "annotated-types"},
 }
 """Modules that our part of the cluster imports, and the packages that bring them."""
 
