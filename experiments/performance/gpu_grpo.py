@@ -21,10 +21,10 @@ from typing import Any
 from common import words
 
 from rearank.engines.model import Architecture
+from rearank.training.lengths import prompt_lengths
 from rearank.training.local import load_tokenizer
 from rearank.training.memory.parts import GIB, saved_by_a_layer
 from rearank.training.rows import read_rows
-from rearank.training.verl.lengths import prompt_lengths
 
 _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -16,6 +16,7 @@ from typing import Any
 
 MOVED: Mapping[str, str] = {
     "rearank.training.algorithm": "rearank.algorithms",
+    "rearank.training.verl.lengths": "rearank.training.lengths",
     "rearank.training.fit": "rearank.training.trl.fit",
     "rearank.training.verl.node.Cluster": "rearank.training.verl.settings.Cluster",
 }

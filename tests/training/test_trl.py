@@ -23,7 +23,7 @@ from rearank.tracking import NoTracking, read_jsonl
 from rearank.training import tiny
 from rearank.training.base import Lora, TrainingError, TrainingJob
 from rearank.training.guard import Guard
-from rearank.training.local import checked_rows, complete_checkpoint, load_tokenizer, mark_complete
+from rearank.training.local import complete_checkpoint, load_tokenizer, mark_complete
 from rearank.training.rows import read_rows, write_rows
 from rearank.training.sft import Sft, ideal_answer
 from rearank.training.trl import TrlTrainer
@@ -197,9 +197,7 @@ def test_what_does_not_fit_is_named(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"trainer\.micro_batch \(3\) must divide .* = 8"):
         replace(TRAINER, micro_batch=3).train(job(rows, tmp_path), ALGORITHM)
     with pytest.raises(TrainingError, match=r"every training prompt .* longer than the model's context of 1024"):
-        checked_rows(
-            job(rows, tmp_path, max_tokens=1020), load_tokenizer(str(tiny.ASSETS), None), read_rows(rows), "training"
-        )
+        TRAINER.train(job(rows, tmp_path, max_tokens=1020), ALGORITHM)
     with pytest.raises(
         TrainingError, match=r"8 training windows are fewer than a step takes: lower .*prompts_per_step \(9\)"
     ):

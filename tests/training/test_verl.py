@@ -245,8 +245,9 @@ def test_prompts_that_are_too_long() -> None:
 
 
 def test_measured_with_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from rearank.training.lengths import prompt_lengths
     from rearank.training.local import load_tokenizer
-    from rearank.training.verl.lengths import prompt_lengths, rows_that_fit
+    from rearank.training.verl.launch import _rows
 
     tokenizer = load_tokenizer(str(tiny.ASSETS), None)
     short, long = rows(2)
@@ -259,13 +260,13 @@ def test_measured_with_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.L
     job = TrainingJob(
         str(tiny.ASSETS), None, 64, [], [], NdcgReward(), tmp_path, NoTracking().open(tmp_path, "t", {}, "train"), 1
     )
-    kept = rows_that_fit(job, tokenizer, [short, long], "training", Lengths(256, 64))
+    kept, _ = _rows(replace(job, train=[short, long]), Lengths(256, 64))
     assert [row.index for row in kept] == [0]
     assert "1 of 2 training windows left out" in caplog.text
     with pytest.raises(TrainingError, match=r"every training prompt .* is longer than trainer.max_prompt_tokens \(2\)"):
-        rows_that_fit(job, tokenizer, [short, long], "training", Lengths(2, 64))
+        _rows(replace(job, train=[short, long]), Lengths(2, 64))
     with pytest.raises(TrainingError, match="together exceed the model's context of 1024"):
-        rows_that_fit(job, tokenizer, [short], "training", Lengths(1000, 64))
+        _rows(replace(job, train=[short]), Lengths(1000, 64))
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rearank.progress import Progress, progress
 from rearank.tracking import read_jsonl
 from rearank.training.base import (
     Best,
-    Lora,
     TrainingError,
     TrainingJob,
     TrainingResult,
@@ -23,9 +22,9 @@ from rearank.training.base import (
     result_of,
     write_result,
 )
-from rearank.training.guard import Guard, Watchdog
+from rearank.training.guard import Watchdog
+from rearank.training.lengths import context_of, rows_that_fit
 from rearank.training.local import (
-    checked_rows,
     complete_checkpoint,
     keep_best,
     load_tokenizer,
@@ -35,27 +34,9 @@ from rearank.training.local import (
     step_of,
 )
 from rearank.training.rows import TrainingRow
+from rearank.training.trl.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-
-class OneMachine(Protocol):
-    """What ``fit`` asks of the trainer node."""
-
-    @property
-    def lora(self) -> Lora | None: ...
-
-    @property
-    def threads(self) -> int | None: ...
-
-    @property
-    def validate_every(self) -> int: ...
-
-    @property
-    def guard(self) -> Guard: ...
-
-    @property
-    def validation_batch(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +55,7 @@ class Made:
 
 
 def fit(
-    job: TrainingJob, settings: OneMachine, what: str, make: Callable[[Any, Sequence[TrainingRow]], Made]
+    job: TrainingJob, settings: Settings, what: str, make: Callable[[Any, Sequence[TrainingRow]], Made]
 ) -> TrainingResult:
     """Train, or go on from the last checkpoint in ``job.folder``, or return what a finished run left there.
 
@@ -98,8 +79,7 @@ def fit(
             torch.set_num_threads(settings.threads)
     with progress(f"loading the tokenizer of {job.model}"):
         tokenizer = load_tokenizer(job.model, job.revision)
-    train = checked_rows(job, tokenizer, job.train, "training")
-    validation = checked_rows(job, tokenizer, job.validation, "validation") if job.validation else []
+    train, validation = _rows(job, tokenizer)
     with progress(f"loading {job.model}"):
         made = make(tokenizer, train)
     best = Best.load(job.folder / "best.json")
@@ -124,13 +104,23 @@ def fit(
     return write_result(job.folder, TrainingResult(str(model), done, best.step, best.ndcg, watch.stopped))
 
 
+def _rows(job: TrainingJob, tokenizer: Any) -> tuple[Sequence[TrainingRow], Sequence[TrainingRow]]:
+    """Training and validation rows that leave an answer room in the model's context."""
+    if (context := context_of(job)) is None:
+        return job.train, job.validation
+    most, limit = context - job.max_tokens, f"the model's context of {context} less an answer (model.max_tokens)"
+    both = (("training", job.train), ("validation", job.validation))
+    train, validation = (rows_that_fit(tokenizer, rows, what, most, limit) for what, rows in both)
+    return train, validation
+
+
 class _Watch:
     """What happens beside the optimiser's steps."""
 
     def __init__(
         self,
         job: TrainingJob,
-        settings: OneMachine,
+        settings: Settings,
         made: Made,
         tokenizer: Any,
         validation: Sequence[TrainingRow],

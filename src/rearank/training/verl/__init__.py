@@ -1,7 +1,7 @@
 """``trainer=verl``: reinforcement learning and SFT on a Ray cluster, with verl as it is published and vLLM rollouts.
 
 On the driver: ``settings`` what the config says · ``node`` what a trainer does · ``preflight`` what a run would fail
-at · ``lengths`` prompts in tokens · ``compose`` verl's config from ours · ``session`` Ray up and down · ``launch`` a
+at · ``compose`` verl's config from ours · ``session`` Ray up and down · ``launch`` a
 run, from rows to a model.
 In the cluster: ``runner`` the actor that runs a training · ``trainer`` verl's PPO trainer, watched · ``step`` a step's
 answers and figures · ``rollouts`` its sampling · ``reward`` the function it scores by · ``advantage`` the algorithm's ·

@@ -26,14 +26,14 @@ from rearank.training.base import (
     write_result,
 )
 from rearank.training.guard import Watchdog
+from rearank.training.lengths import context_of, rows_that_fit
 from rearank.training.local import complete_checkpoint, load_tokenizer
 from rearank.training.rows import TrainingRow, chats, save_rows
 from rearank.training.sft import Sft
 from rearank.training.verl.compose import ppo_config, sft_config
 from rearank.training.verl.events import Outcome
 from rearank.training.verl.export import export, export_base, sharded_over, world_size
-from rearank.training.verl.lengths import rows_that_fit
-from rearank.training.verl.preflight import gpu_gib, settled
+from rearank.training.verl.preflight import gpu_gib, settled, too_long
 from rearank.training.verl.session import FAILURE, session
 from rearank.training.verl.settings import Cluster, Files, Lengths, Settings, Weights
 
@@ -113,10 +113,15 @@ def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: boo
 
 def _rows(job: TrainingJob, lengths: Lengths) -> tuple[list[TrainingRow], list[TrainingRow]]:
     """Training and validation rows that fit; measured with the model's own tokenizer."""
+    if (context := context_of(job)) is not None and lengths.total > context:
+        raise TrainingError(too_long(lengths, context))
     with progress(f"loading the tokenizer of {job.model}"):
         tokenizer = load_tokenizer(job.model, job.revision)
-    rows = rows_that_fit(job, tokenizer, job.train, "training", lengths)
-    return rows, rows_that_fit(job, tokenizer, job.validation, "validation", lengths) if job.validation else []
+    limit = f"trainer.max_prompt_tokens ({lengths.prompt})"
+    both = (("training", job.train), ("validation", job.validation))
+    remedy = "raise trainer.max_prompt_tokens, or "
+    train, held_out = (rows_that_fit(tokenizer, rows, what, lengths.prompt, limit, remedy) for what, rows in both)
+    return train, held_out
 
 
 def _files(job: TrainingJob, validation: bool) -> Files:

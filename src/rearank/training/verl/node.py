@@ -9,11 +9,11 @@ from pathlib import Path
 from rearank.algorithms import PolicyGradient
 from rearank.engines.model import Model
 from rearank.training.base import Report, TrainingError, TrainingJob, TrainingResult
+from rearank.training.lengths import prompt_lengths
 from rearank.training.local import load_tokenizer
 from rearank.training.rows import TrainingRow
 from rearank.training.sft import Sft
 from rearank.training.verl import launch, preflight
-from rearank.training.verl.lengths import prompt_lengths
 from rearank.training.verl.machine import problems
 from rearank.training.verl.settings import Settings
 

@@ -67,14 +67,19 @@ def examine(
         report.notes.append("memory and disk: not estimated, the model's sizes are not known (model.architecture)")
         return report
     if lengths.total > sizes.context:
-        report.problems.append(
-            f"trainer.max_prompt_tokens ({lengths.prompt}) and model.max_tokens ({lengths.answer}) together exceed the "
-            f"model's context of {sizes.context}; lower one of them"
-        )
+        report.problems.append(too_long(lengths, sizes.context))
     if not trainer.on_cpu:
         _examine_memory(report, trainer, algorithm, lengths, sizes, gib)
     _examine_disk(report, trainer, algorithm, sizes, folder)
     return report
+
+
+def too_long(lengths: Lengths, context: int) -> str:
+    """What is wrong with prompts and answers that together are longer than the model's ``context``."""
+    return (
+        f"trainer.max_prompt_tokens ({lengths.prompt}) and model.max_tokens ({lengths.answer}) together exceed the "
+        f"model's context of {context}; lower one of them"
+    )
 
 
 def examine_lengths(report: Report, measured: Sequence[int], what: str, lengths: Lengths) -> None:
