@@ -140,6 +140,12 @@ def check_enough(algorithm: PolicyGradient, rows: Sequence[TrainingRow]) -> None
         )
 
 
+def note_of(figures: Mapping[str, float]) -> str:
+    """The few figures that progress shows."""
+    shown = ("train/reward/total", "rollout/ndcg@10", "train/loss", "val/ndcg@10")
+    return ", ".join(f"{name.partition('/')[2]} {figures[name]:.3f}" for name in shown if name in figures)
+
+
 def describe(breakdowns: Sequence[RewardBreakdown]) -> dict[str, float]:
     """Means of a batch of scored answers; ``rearank.tracking.names`` says under which names they are logged."""
     figures = {f"reward/{name}": fmean(getattr(b, name) for b in breakdowns) for name in _COMPONENTS}

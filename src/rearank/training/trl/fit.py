@@ -19,6 +19,7 @@ from rearank.training.base import (
     TrainingJob,
     TrainingResult,
     describe,
+    note_of,
     result_of,
     write_result,
 )
@@ -114,77 +115,72 @@ def _rows(job: TrainingJob, tokenizer: Any) -> tuple[Sequence[TrainingRow], Sequ
     return train, validation
 
 
+@dataclass
 class _Watch:
-    """What happens beside the optimiser's steps."""
+    """What happens beside the optimiser's steps; ``stopped``: why training ends before its last step, if it does."""
 
-    def __init__(
-        self,
-        job: TrainingJob,
-        settings: Settings,
-        made: Made,
-        tokenizer: Any,
-        validation: Sequence[TrainingRow],
-        best: Best,
-        shown: Progress,
-    ) -> None:
-        self._job, self._settings, self._made, self._tokenizer = job, settings, made, tokenizer
-        self._validation, self._best, self._shown = validation, best, shown
-        self._done = 0
-        self._dog = Watchdog(settings.guard)
-        self.stopped: str | None = None
-        """Why training ends before its last step, where it does."""
+    job: TrainingJob
+    settings: Settings
+    made: Made
+    tokenizer: Any
+    validation: Sequence[TrainingRow]
+    best: Best
+    shown: Progress
+    done: int = 0
+    stopped: str | None = None
+
+    def __post_init__(self) -> None:
+        self.dog = Watchdog(self.settings.guard)
 
     def continue_from(self, step: int) -> None:
         """A checkpoint of ``step`` is resumed: what was logged after it will be logged again."""
-        self._job.tracker.jsonl.rewind(step)
-        self._dog.replay(read_jsonl(self._job.tracker.jsonl.path))
+        self.job.tracker.jsonl.rewind(step)
+        self.dog.replay(read_jsonl(self.job.tracker.jsonl.path))
         _log.info("continued from step %d", step)
-        self._shown.advance(step)
-        self._done = step
+        self.shown.advance(step)
+        self.done = step
 
     def begin(self, step: int) -> None:
         """Before the first step, of a resumed run too."""
         if step == 0:
-            self._job.tracker.jsonl.rewind(-1)
+            self.job.tracker.jsonl.rewind(-1)
             self._validate(0)
 
     def step_end(self, step: int, last: int) -> None:
         """After each step."""
-        self._shown.advance(step - self._done)
-        self._done = step
-        if step % self._settings.validate_every == 0 or step == last:
+        self.shown.advance(step - self.done)
+        self.done = step
+        if step % self.settings.validate_every == 0 or step == last:
             self._validate(step)
 
     def log(self, logs: Mapping[str, Any], step: int) -> None:
         """TRL's log of a step."""
-        if figures := self._made.figures(logs):
-            self._job.tracker.log(figures, step)
-            self.stopped = self.stopped or self._dog.step(figures)
-            shown = ("train/reward/total", "rollout/ndcg@10", "train/loss")
-            note = ", ".join(f"{name.partition('/')[2]} {figures[name]:.3f}" for name in shown if name in figures)
-            self._shown.advance(0, note)
+        if figures := self.made.figures(logs):
+            self.job.tracker.log(figures, step)
+            self.stopped = self.stopped or self.dog.step(figures)
+            self.shown.advance(0, note_of(figures))
 
     def _validate(self, step: int) -> None:
-        self._made.validated(step)
-        if not self._validation:
+        self.made.validated(step)
+        if not self.validation:
             return
         answers = greedy(
-            self._made.trainer.model,
-            self._tokenizer,
-            [row.prompt for row in self._validation],
-            self._job.max_tokens,
-            self._settings.validation_batch,
-            lambda done: self._shown.advance(0, f"validating {done}/{len(self._validation)}"),
+            self.made.trainer.model,
+            self.tokenizer,
+            [row.prompt for row in self.validation],
+            self.job.max_tokens,
+            self.settings.validation_batch,
+            lambda done: self.shown.advance(0, f"validating {done}/{len(self.validation)}"),
         )
-        scored = [self._job.reward(text, row.judged) for (text, _), row in zip(answers, self._validation, strict=True)]
+        scored = [self.job.reward(text, row.judged) for (text, _), row in zip(answers, self.validation, strict=True)]
         figures = {f"val/{name}": value for name, value in describe(scored).items()}
         figures["val/length"] = sum(length for _, length in answers) / len(answers)
-        self._job.tracker.log(figures, step)
+        self.job.tracker.log(figures, step)
         ndcg = figures["val/ndcg@10"]
-        self.stopped = self.stopped or self._dog.validated(ndcg)
-        self._shown.advance(0, f"validation nDCG@10 {ndcg:.4f} at step {step}")
-        if self._best.beaten_by(ndcg):
-            keep_best(self._made.trainer, self._tokenizer, self._job.folder, step, ndcg, self._best)
+        self.stopped = self.stopped or self.dog.validated(ndcg)
+        self.shown.advance(0, f"validation nDCG@10 {ndcg:.4f} at step {step}")
+        if self.best.beaten_by(ndcg):
+            keep_best(self.made.trainer, self.tokenizer, self.job.folder, step, ndcg, self.best)
 
 
 def _attach(made: Made, watch: _Watch) -> None:

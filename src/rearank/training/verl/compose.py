@@ -97,29 +97,32 @@ def sft_config(trainer: Settings, sft: Sft, weights: Weights, files: Files, step
         "engine.seed": weights.seed,
         **_under("engine", _sharding(trainer) | _precision(trainer)),
         "checkpoint.save_contents": ["model", "optimizer", "extra"],
-        "trainer.nnodes": trainer.cluster.nodes,
-        "trainer.n_gpus_per_node": trainer.cluster.gpus_per_node,
-        "trainer.project_name": "rearank",
-        "trainer.experiment_name": weights.name,
-        "trainer.logger": [],
+        **_under("trainer", _length(trainer, weights, files, steps)),
         "trainer.seed": weights.seed,
-        "trainer.total_training_steps": steps,
-        "trainer.total_epochs": steps + 1,
-        "trainer.default_local_dir": str(files.checkpoints),
-        "trainer.resume_mode": "disable",
         "trainer.max_ckpt_to_keep": None,
         # A checkpoint at each validation, so that the best one is there to be kept.
         "trainer.save_freq": trainer.validate_every if files.validation else trainer.save_every,
-        "trainer.test_freq": trainer.validate_every if files.validation else -1,
+        **({"trainer.device": "cpu", "+engine.mixed_precision": _FLOAT32} if trainer.on_cpu else {}),
     }
-    if trainer.on_cpu:
-        settings |= {
-            "trainer.device": "cpu",
-            "+engine.mixed_precision": _FLOAT32,
-        }
     set_keys(config, settings, "ours")
     merge_user_keys(config, trainer.verl)
     return config
+
+
+def _length(trainer: Settings, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
+    """Where and how long any of verl's trainers runs."""
+    return {
+        "nnodes": trainer.cluster.nodes,
+        "n_gpus_per_node": trainer.cluster.gpus_per_node,
+        "total_training_steps": steps,
+        "total_epochs": steps + 1,  # steps decide
+        "project_name": "rearank",
+        "experiment_name": weights.name,
+        "logger": [],  # figures go through our tracking
+        "test_freq": trainer.validate_every if files.validation else -1,
+        "default_local_dir": str(files.checkpoints),
+        "resume_mode": "disable",
+    }
 
 
 def _data(algorithm: PolicyGradient, weights: Weights, files: Files) -> dict[str, Any]:
@@ -276,19 +279,10 @@ def _critic(trainer: Settings, algorithm: Ppo, weights: Weights) -> dict[str, An
 
 def _run(trainer: Settings, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
     keys = {
-        "nnodes": trainer.cluster.nodes,
-        "n_gpus_per_node": trainer.cluster.gpus_per_node,
-        "total_training_steps": steps,
-        "total_epochs": steps + 1,  # steps decide
-        "project_name": "rearank",
-        "experiment_name": weights.name,
-        "logger": [],  # figures go through our tracking
+        **_length(trainer, weights, files, steps),
         # Asked at each step; which steps are saved is decided by save_every and validate_every.
         "save_freq": 1,
-        "test_freq": trainer.validate_every if files.validation else -1,
         "val_before_train": False,
-        "default_local_dir": str(files.checkpoints),
-        "resume_mode": "disable",
         "max_actor_ckpt_to_keep": None,  # old ones are removed once the new one is whole
         "max_critic_ckpt_to_keep": None,
     }

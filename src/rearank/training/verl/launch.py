@@ -22,6 +22,7 @@ from rearank.training.base import (
     TrainingResult,
     check_enough,
     check_reward,
+    note_of,
     result_of,
     write_result,
 )
@@ -35,7 +36,7 @@ from rearank.training.verl.events import Outcome
 from rearank.training.verl.export import export, export_base, sharded_over, world_size
 from rearank.training.verl.preflight import gpu_gib, settled, too_long
 from rearank.training.verl.session import FAILURE, session
-from rearank.training.verl.settings import Cluster, Files, Lengths, Settings, Weights
+from rearank.training.verl.settings import Cluster, Files, Lengths, Settings, Watch, Weights
 
 _log = logging.getLogger(__name__)
 
@@ -61,15 +62,7 @@ def train(trainer: Settings, job: TrainingJob, algorithm: PolicyGradient) -> Tra
         save_rows(files.validation, held_out)
     steps = algorithm.total_steps(len(rows))
     config = ppo_config(trainer, algorithm, _weights(job, lengths), files, steps)
-    watch = {
-        "guard": trainer.guard,
-        "save_every": trainer.save_every,
-        "validate_every": trainer.validate_every,
-        "keep": trainer.keep,
-        "rollout_samples": trainer.rollout_samples,
-        "rows": files.train,
-    }
-    return _run(trainer, job, _Plan("train", config, watch, files.checkpoints, "actor", steps))
+    return _run(trainer, job, _Plan("train", config, files, "actor", steps))
 
 
 def fine_tune(trainer: Settings, job: TrainingJob, sft: Sft, *, tags: bool) -> TrainingResult:
@@ -98,8 +91,7 @@ def fine_tune(trainer: Settings, job: TrainingJob, sft: Sft, *, tags: bool) -> T
         save_answers(files.validation, held_out, sft, tags=tags)
     steps = sft.total_steps(len(rows))
     config = sft_config(trainer, sft, _weights(job, lengths), files, steps, lengths.total)
-    watch = {"keep": trainer.keep}
-    return _run(trainer, job, _Plan("fine_tune", config, watch, files.checkpoints, ".", steps))
+    return _run(trainer, job, _Plan("fine_tune", config, files, ".", steps))
 
 
 def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: bool) -> None:
@@ -144,24 +136,23 @@ def _weights(job: TrainingJob, lengths: Lengths) -> Weights:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A run of the runner's ``method``: verl's config, what is done beside it, and where its checkpoints go."""
+    """A run of the runner's ``method``: verl's config, its rows, and where its checkpoints go."""
 
     method: str
     config: DictConfig
-    watch: Mapping[str, Any]
-    checkpoints: Path
+    files: Files
     shards: str
     """The part of a checkpoint that holds the model."""
     steps: int
 
     def shards_of(self, step: int) -> Path:
         """Where the model of ``step`` is."""
-        return self.checkpoints / f"global_step_{step}" / self.shards
+        return self.files.checkpoints / f"global_step_{step}" / self.shards
 
 
 def _run(trainer: Settings, job: TrainingJob, plan: _Plan) -> TrainingResult:
     """Start or continue ``plan``, then write its best checkpoint as a model."""
-    last = complete_checkpoint(plan.checkpoints, "global_step_*")
+    last = complete_checkpoint(plan.files.checkpoints, "global_step_*")
     done = step_of(last) if last is not None else 0
     if last is not None:
         _check_same_gpus(plan.shards_of(done), trainer.cluster)
@@ -173,7 +164,7 @@ def _run(trainer: Settings, job: TrainingJob, plan: _Plan) -> TrainingResult:
     if done >= plan.steps or reason is not None:  # stopped between the last step and here
         outcome = replace(_outcome_of(history, done), stopped=reason)
     else:
-        told = (OmegaConf.to_container(plan.config, resolve=False), {**plan.watch, "history": history})
+        told = (OmegaConf.to_container(plan.config, resolve=False), Watch(trainer, plan.files.train, history))
         with session(trainer, job.folder.resolve()) as ray_session, progress("training", plan.steps, "steps") as shown:
             outcome = ray_session.run(plan.method, _Taker(job, shown, done).take, *told)
     step = outcome.best_step if outcome.best_step >= 0 else outcome.steps  # without validation: the last
@@ -257,11 +248,5 @@ class _Taker:
 
     def _log(self, step: int, figures: Mapping[str, float]) -> None:
         self._job.tracker.log(figures, step)
-        shown = ("train/reward/total", "rollout/ndcg@10", "train/loss", "val/ndcg@10")
-        note = ", ".join(
-            f"{name.removeprefix('rollout/').removeprefix('train/')} {figures[name]:.3f}"
-            for name in shown
-            if name in figures
-        )
-        self._shown.advance(max(0, step - self._done), note)
+        self._shown.advance(max(0, step - self._done), note_of(figures))
         self._done = max(step, self._done)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -244,3 +245,14 @@ class Weights:
     name: str = "rearank"
     largest: int = 0
     """Parameters of the largest weight, as far as it is known: the embedding."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the trainer in the cluster is told besides verl's config."""
+
+    settings: Settings
+    rows: Path
+    """The training rows: answers are shown beside the row they answer."""
+    history: Sequence[Mapping[str, Any]]
+    """Lines logged before a stop, up to the checkpoint that is resumed."""

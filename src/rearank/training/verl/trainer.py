@@ -17,12 +17,13 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from rearank.rewards import SeesGroup
 from rearank.training.base import ROLLOUT_COLUMNS, TrainingError, describe, rollout_line
-from rearank.training.guard import Guard, Watchdog
+from rearank.training.guard import Watchdog
 from rearank.training.local import mark_complete, prune
 from rearank.training.rows import read_rows
 from rearank.training.verl.events import Reporter
 from rearank.training.verl.reward import reward_of
 from rearank.training.verl.rollouts import GroupClient
+from rearank.training.verl.settings import Watch
 from rearank.training.verl.step import Answer, answers_of, breakdown_of, column, figures_of, score_together, token_means
 
 POLL = 0.1
@@ -30,21 +31,6 @@ POLL = 0.1
 
 REPLACED = 20
 """Batches that dynamic sampling may draw for one step."""
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What the trainer does beside verl's loop."""
-
-    guard: Guard
-    save_every: int
-    validate_every: int
-    keep: int
-    rollout_samples: int
-    rows: Path
-    """The training rows: answers are shown beside the row they answer."""
-    history: Sequence[Mapping[str, Any]]
-    """Lines logged before a stop, up to the checkpoint that is resumed."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +48,10 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
     total_training_steps: int
 
     def __init__(self, config: Any, watch: Watch) -> None:
-        self._watch = watch
+        self._watch = watch.settings
         self._reporter = Reporter()
         self._reward = reward_of(config.reward.custom_reward_function.reward_kwargs.reward)
-        self._dog = Watchdog(watch.guard)
+        self._dog = Watchdog(watch.settings.guard)
         self._rows = {row.index: row for row in read_rows(watch.rows)}
         self._best_step, self._best_ndcg = -1, float("-inf")
         self._best_when_whole = -1  # the best step at the last checkpoint to go on from
