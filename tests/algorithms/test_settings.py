@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rearank.algorithms import MaxRl, PolicyGradient, Ppo
-from rearank.training.base import TrainingError
+from rearank.config import build
+from rearank.training.base import ChecksAlgorithm, Examines, Trainer, TrainingError
 from rearank.training.trl import TrlTrainer
 from rearank.training.verl import Cluster, VerlTrainer
 
@@ -37,6 +38,25 @@ def test_ppo_needs_no_group_but_a_critic() -> None:
         Ppo(advantage="group", group_size=4)
     with pytest.raises(ValueError, match="lam must not be negative and be at most 1"):
         Ppo(lam=1.5)
+
+
+def test_names_of_earlier_versions_go_on_working() -> None:
+    old = {"_target_": "rearank.training.algorithm.PolicyGradient", "advantage": "centred", "kl": 0.0}
+    assert build(old, "algorithm") == PolicyGradient(advantage="centred", kl=0.0)
+    assert isinstance(build({"_target_": "rearank.training.algorithm.Ppo"}), Ppo)
+    assert build({"_target_": "rearank.training.verl.node.Cluster"}) == Cluster()
+    with pytest.warns(DeprecationWarning, match=r"it is rearank\.algorithms\.PolicyGradient now"):
+        from rearank.training.algorithm import PolicyGradient as Old  # type: ignore[import-not-found]
+    assert Old is PolicyGradient
+
+
+def test_what_a_trainer_can_do() -> None:
+    verl = VerlTrainer(cluster=Cluster())
+    for trainer in (TrlTrainer(), verl):
+        assert isinstance(trainer, Trainer)
+        assert isinstance(trainer, ChecksAlgorithm)
+    assert isinstance(verl, Examines)
+    assert not isinstance(TrlTrainer(), Examines)
 
 
 def test_maxrl_computes_its_own() -> None:

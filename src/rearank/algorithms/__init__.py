@@ -9,8 +9,9 @@ To add one, subclass :class:`PolicyGradient` with a method ``advantages`` in a f
 point a yaml's ``_target_`` at it.
 """
 
-from rearank.algorithms.base import ADVANTAGES, PolicyGradient
+from rearank.algorithms.base import ADVANTAGES, Advantage, PolicyGradient
+from rearank.algorithms.groups import Floats, mean_of_group
 from rearank.algorithms.maxrl import MaxRl
 from rearank.algorithms.ppo import Ppo
 
-__all__ = ["ADVANTAGES", "MaxRl", "PolicyGradient", "Ppo"]
+__all__ = ["ADVANTAGES", "Advantage", "Floats", "MaxRl", "PolicyGradient", "Ppo", "mean_of_group"]
