@@ -12,11 +12,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from rearank.algorithms import PolicyGradient
 from rearank.config import build
 from rearank.data import Collection, Retriever
 from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.experiment import Experiment, Run, make_run
-from rearank.training.algorithm import PolicyGradient
 from tests.golden import config_keys
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -239,7 +239,7 @@ def test_a_retriever_replaces_every_collections_own() -> None:
         (["evaluation.samples=-1"], "evaluation: samples must not be negative"),
         (["prepare.depth=1"], "prepare: depth must be at least 2"),
         (["algorithm.group_size=1"], "algorithm: group_size must be at least 2"),
-        (["algorithm.learning_rate=2"], "algorithm: learning_rate must lie"),
+        (["algorithm.learning_rate=2"], "algorithm: learning_rate must be above 0"),
         (["trainer=trl", "trainer.save_every=0"], "trainer: save_every must be at least 1"),
         (["trainer.tensor_parallel=3"], "trainer: tensor_parallel .3. must divide"),
         (["sft.micro_batch=7"], "sft: micro_batch .7. must divide"),

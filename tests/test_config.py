@@ -76,7 +76,7 @@ def test_a_node_becomes_its_object() -> None:
     [
         ({"flor": -2}, r"reward\.flor: no such key; did you mean floor"),
         ({"k": "ten"}, r"reward\.k: .*ten.*int"),
-        ({"k": 0}, r"reward: k is the nDCG cut-off and must be at least 1"),
+        ({"k": 0}, r"reward: k must be at least 1"),
         ({"partial": "scored"}, r"reward\.partial: 'scored' is none of score, unparsed; did you mean score"),
         ({"tags": "perhaps"}, r"reward\.tags"),
         ({"_target_": "rearank.rewards.ndcg.Ndcg"}, r"reward\._target_: can't import"),

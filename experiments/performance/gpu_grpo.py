@@ -22,9 +22,9 @@ from common import words
 
 from rearank.engines.model import Architecture
 from rearank.training.footprint import GIB
+from rearank.training.lengths import prompt_lengths
 from rearank.training.local import load_tokenizer
 from rearank.training.rows import read_rows
-from rearank.training.verl.lengths import prompt_lengths
 
 _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

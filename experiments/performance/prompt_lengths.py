@@ -34,7 +34,7 @@ def tokenizer(texts: list[str]) -> Any:
 
 def run() -> list[Result]:
     """Seconds for 12,000 rows, from a sample of them."""
-    from rearank.training.verl.lengths import prompt_lengths
+    from rearank.training.lengths import prompt_lengths
 
     rng = Random(1)
     texts = [words(120, 30_000, rng.random) for _ in range(2_000)]

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
 
+from rearank.algorithms import PolicyGradient
 from rearank.analysis import Analyse
 from rearank.augmentation import Augmentation
 from rearank.config import ConfigError, build
@@ -27,7 +28,6 @@ from rearank.sections import Compare, Evaluation, Preparation
 from rearank.serving import Serving
 from rearank.tracking import TrackingNode
 from rearank.tracking.run_trackers import RunTrackers
-from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import Trainer
 from rearank.training.sft import Sft
 from rearank.training.verl import Cluster

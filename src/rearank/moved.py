@@ -33,6 +33,10 @@ MOVED: Mapping[str, str] = {
     "rearank.tasks.train.SftTask": "rearank.tasks.pipeline.SftTask",
     "rearank.tasks.train.TrainTask": "rearank.tasks.pipeline.TrainTask",
     "rearank.pyterrier": "rearank.adapters.pyterrier",
+    "rearank.training.algorithm": "rearank.algorithms",
+    "rearank.training.verl.lengths": "rearank.training.lengths",
+    "rearank.training.fit": "rearank.training.trl.fit",
+    "rearank.training.verl.node.Cluster": "rearank.training.verl.settings.Cluster",
 }
 """A module, or ``module.Name``, as it was called -> as it is called now. The longest entry that fits counts."""
 

@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from rearank.config import build
-from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config
+from rearank.training.verl.compose import ppo_config
+from rearank.training.verl.settings import Files, Lengths, Weights
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SCRIPT = {

@@ -13,12 +13,13 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tests.shipped import ASSETS
 
+from rearank.algorithms import PolicyGradient, Ppo
 from rearank.config import build, node_of
-from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import Lora, TrainingError
 from rearank.training.sft import Sft
 from rearank.training.verl import Cluster, VerlTrainer, compose, keys
-from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config, sft_config
+from rearank.training.verl.compose import ppo_config, sft_config
+from rearank.training.verl.settings import Files, Lengths, Weights
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # Those to train from: a node without a target is another's weights, a served one or an adapter can't be trained.
@@ -75,16 +76,16 @@ def test_every_model_and_every_algorithm(model: str, algorithm: str) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "expected"),
     [
-        ("grpo", {"algorithm.adv_estimator": "grpo", "algorithm.norm_adv_by_std_in_grpo": True,
+        ("grpo", {"algorithm.adv_estimator": "rearank",
                   "actor_rollout_ref.actor.use_kl_loss": True, "actor_rollout_ref.actor.kl_loss_coef": 0.01,
                   "actor_rollout_ref.actor.loss_agg_mode": "token-mean"}),
-        ("dr_grpo", {"algorithm.norm_adv_by_std_in_grpo": False, "actor_rollout_ref.actor.use_kl_loss": False,
+        ("dr_grpo", {"algorithm.adv_estimator": "rearank", "actor_rollout_ref.actor.use_kl_loss": False,
                      "actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum-norm",
                      "actor_rollout_ref.actor.loss_scale_factor": 1024}),
         ("dapo", {"actor_rollout_ref.actor.clip_ratio_high": 0.28, "algorithm.filter_groups.enable": True}),
         ("gspo", {"actor_rollout_ref.actor.policy_loss.loss_mode": "gspo",
                   "actor_rollout_ref.actor.clip_ratio_low": 3e-4}),
-        ("rloo", {"algorithm.adv_estimator": "rloo", "algorithm.use_kl_in_reward": True,
+        ("rloo", {"algorithm.adv_estimator": "rearank", "algorithm.use_kl_in_reward": True,
                   "algorithm.kl_ctrl.kl_coef": 0.001, "actor_rollout_ref.actor.use_kl_loss": False}),
         ("reinforce_pp", {"algorithm.adv_estimator": "reinforce_plus_plus", "actor_rollout_ref.rollout.n": 1}),
         ("ppo", {"algorithm.adv_estimator": "gae", "critic.optim.lr": 1e-5, "critic.model.path": "owner/model"}),

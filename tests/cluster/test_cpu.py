@@ -126,9 +126,10 @@ import verl
 from omegaconf import open_dict
 from pathlib import Path
 from rearank.engines.model import Model
-from rearank.training.algorithm import PolicyGradient
+from rearank.algorithms import PolicyGradient
 from rearank.training.verl import Cluster, VerlTrainer
-from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config
+from rearank.training.verl.compose import ppo_config
+from rearank.training.verl.settings import Files, Lengths, Weights
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine.fsdp import transformer_impl
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,23 @@ from typing import Any
 import pytest
 from tests import shipped
 
+from rearank.algorithms import MaxRl, PolicyGradient
 from rearank.augmentation import MultiSample, WindowFilter
 from rearank.data import Source
 from rearank.data.bm25 import Bm25
 from rearank.data.synthetic import SyntheticCollection
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.prompts import CompactPrompt
-from rearank.rewards import NdcgReward
+from rearank.rewards import AbsoluteReward, NdcgReward, RewardBreakdown, RewardFunction, SeesGroup
 from rearank.tracking import NoTracking, read_jsonl
-from rearank.training import trl
-from rearank.training.algorithm import PolicyGradient
 from rearank.training.base import Lora, TrainingError, TrainingJob
-from rearank.training.fit import greedy
 from rearank.training.guard import Guard
-from rearank.training.local import checked_rows, complete_checkpoint, load_tokenizer, mark_complete
+from rearank.training.local import complete_checkpoint, load_tokenizer, mark_complete
 from rearank.training.rows import read_rows, write_rows
 from rearank.training.sft import Sft, ideal_answer
-from rearank.training.trl import TrlTrainer, _RewardFunction
+from rearank.training.trl import TrlTrainer
+from rearank.training.trl.fit import greedy
+from rearank.training.trl.reward import PaidBy
 from rearank.types import JudgedWindow, Passage, Query, Window
 
 torch = pytest.importorskip("torch")
@@ -79,7 +80,7 @@ COMPLETIONS = [
 
 def test_trl_pays_what_the_reward_says(rows: Path, tmp_path: Path) -> None:
     read, logged = read_rows(rows), {}
-    paid = _RewardFunction(job(rows, tmp_path), read)(
+    paid = PaidBy(NdcgReward(), read)(
         completions=[[{"role": "assistant", "content": text}] for text in COMPLETIONS for _ in read],
         row=[row.index for _ in COMPLETIONS for row in read],
         log_metric=logged.__setitem__,
@@ -89,6 +90,57 @@ def test_trl_pays_what_the_reward_says(rows: Path, tmp_path: Path) -> None:
     assert paid == [NdcgReward()(text, row.judged).total for text in COMPLETIONS for row in read]
     assert logged["train/reward/total"] == pytest.approx(sum(paid) / len(paid))
     assert sum(logged[f"rollout/parse/{status.value}"] for status in ParseStatus) == pytest.approx(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Novel(NdcgReward):
+    """The answer that no other of its group gives earns 1 more."""
+
+    def score_group(self, completions: Sequence[str], judged: JudgedWindow) -> list[RewardBreakdown]:
+        times, alone = Counter(completions), [self(text, judged) for text in completions]
+        return [
+            replace(one, total=one.total + (times[text] == 1)) for text, one in zip(completions, alone, strict=True)
+        ]
+
+
+def test_a_reward_sees_its_group(rows: Path) -> None:
+    read = read_rows(rows)
+    asked = [(0, "a"), (1, "a"), (0, "b"), (0, "a"), (1, "b")]  # groups need not lie together
+    paid = PaidBy(Novel(), read)
+    found = paid(
+        completions=[[{"role": "assistant", "content": text}] for _, text in asked],
+        row=[number for number, _ in asked],
+        log_metric=lambda *_: None,
+    )
+    alone = [NdcgReward()(text, read[number].judged).total for number, text in asked]
+    assert [a - b for a, b in zip(found, alone, strict=True)] == [0, 1, 1, 0, 1]
+    assert [text for _, text, _ in paid.scored] == [text for _, text in asked]
+    assert isinstance(Novel(), SeesGroup)
+    assert not isinstance(NdcgReward(), SeesGroup)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "reward"),
+    [
+        (MaxRl(kl=0.0), AbsoluteReward()),
+        (PolicyGradient(advantage="leave_one_out", kl=0.01), Novel()),
+        (PolicyGradient(advantage="batch", kl=0.0), NdcgReward()),
+    ],
+    ids=["maxrl", "leave_one_out", "batch"],
+)
+def test_algorithms_that_trl_does_not_have(
+    rows: Path, tmp_path: Path, algorithm: PolicyGradient, reward: RewardFunction
+) -> None:
+    small = replace(algorithm, steps=2, prompts_per_step=2, group_size=4, learning_rate=1e-4)
+    result = TRAINER.train(job(rows, tmp_path, reward=reward, validation=[]), small)
+    assert result.steps == 2
+    lines = [line for line in read_jsonl(tmp_path / "train.jsonl") if "train/loss" in line]
+    assert all({"rollout/reward_spread", "rollout/groups_without_spread"} <= line.keys() for line in lines)
+
+
+def test_a_reward_that_the_algorithm_cannot_learn_from_is_refused(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"algorithm=maxrl .* NdcgReward may be negative: set reward=absolute"):
+        TRAINER.train(job(rows, tmp_path), MaxRl())
 
 
 def test_lora_leaves_a_model_any_tool_loads(rows: Path, tmp_path: Path) -> None:
@@ -124,7 +176,7 @@ def test_a_collapsing_run_is_stopped_and_says_why(rows: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("notes", ["none", "grades"])
 def test_sft_learns_its_targets(rows: Path, tmp_path: Path, notes: Any) -> None:
-    result = Sft(steps=3, batch=4, learning_rate=1e-3, notes=notes).train(job(rows, tmp_path), TRAINER)
+    result = TRAINER.fine_tune(job(rows, tmp_path), Sft(steps=3, batch=4, learning_rate=1e-3, notes=notes))
     losses = [line["train/loss"] for line in read_jsonl(tmp_path / "train.jsonl") if "train/loss" in line]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
@@ -145,17 +197,13 @@ def test_what_does_not_fit_is_named(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"trainer\.micro_batch \(3\) must divide .* = 8"):
         replace(TRAINER, micro_batch=3).train(job(rows, tmp_path), ALGORITHM)
     with pytest.raises(TrainingError, match=r"every training prompt .* longer than the model's context of 1024"):
-        checked_rows(
-            job(rows, tmp_path, max_tokens=1020), load_tokenizer(str(shipped.ASSETS), None), read_rows(rows), "training"
-        )
+        TRAINER.train(job(rows, tmp_path, max_tokens=1020), ALGORITHM)
     with pytest.raises(
         TrainingError, match=r"8 training windows are fewer than a step takes: lower .*prompts_per_step \(9\)"
     ):
         TRAINER.train(job(rows, tmp_path), replace(ALGORITHM, prompts_per_step=9))
     with pytest.raises(TrainingError, match="no tokenizer can be loaded"):
         load_tokenizer(str(tmp_path), None)
-    with pytest.raises(TrainingError, match=r"object doesn.t fine-tune; set trainer=trl"):
-        Sft().train(job(rows, tmp_path), object())
 
 
 def test_a_checkpoint_cut_short_is_not_resumed_from(tmp_path: Path) -> None:
@@ -180,9 +228,11 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """TRL's trainer as ours makes it for several minibatches, which also writes down what it does."""
-    found, ours = Seen(), trl._trainer_class(minibatches=2, epochs=0)
+    from rearank.training.trl import policy
 
-    class Watched(ours):  # type: ignore[misc, valid-type]
+    found = Seen()
+
+    class Watched(policy.PolicyTrainer):
         def _generate_and_score_completions(self, inputs: Any) -> Any:
             found.trainer = self
             found.sampled.append(self.state.global_step)
@@ -197,7 +247,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
             found.passes.append((self.state.global_step, prompts, ratios))
             return super()._compute_loss(model, inputs)
 
-    monkeypatch.setattr(trl, "_trainer_class", lambda *_: Watched)
+    monkeypatch.setattr(policy, "PolicyTrainer", Watched)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.shipped import ASSETS
 
+from rearank.algorithms import PolicyGradient, Ppo
 from rearank.config import build, node_of
 from rearank.engines.model import Architecture
 from rearank.parsing import ParseStatus
@@ -19,14 +20,13 @@ from rearank.rewards import NdcgReward, RearankAuthorsReward, ReasonRankReward, 
 from rearank.rewards.absolute import AbsoluteReward
 from rearank.rewards.multiview import MultiviewReward
 from rearank.tracking import NoTracking
-from rearank.training.algorithm import PolicyGradient, Ppo
-from rearank.training.base import Lora, TrainingError, TrainingJob
+from rearank.training.base import Lora, Report, TrainingError, TrainingJob
 from rearank.training.rows import RowError, TrainingRow, read_rows, save_rows
-from rearank.training.trl import _RewardFunction
+from rearank.training.trl.reward import PaidBy
 from rearank.training.verl import Cluster, VerlTrainer
-from rearank.training.verl.compose import Lengths
-from rearank.training.verl.preflight import Report, examine, examine_lengths, settled
+from rearank.training.verl.preflight import examine, examine_lengths, settled
 from rearank.training.verl.reward import compute_score
+from rearank.training.verl.settings import Lengths
 from rearank.types import JudgedWindow, Message, Passage, Query, Window
 
 QWEN7B = Architecture(28, 3584, 18944, 28, 4, 128, 152064, 32768, attention_bias="qkv")
@@ -79,8 +79,7 @@ def test_both_trainers_are_paid_the_same(reward: RewardFunction, tmp_path: Path)
     records = pq.read_table(tmp_path / "rows.parquet").to_pylist()
     rng = random.Random(3)
     asked = [(rng.randrange(50), completion(rng, 20)) for _ in range(500)]
-    job = TrainingJob("m", None, 64, read, [], reward, tmp_path, NoTracking().open(tmp_path, "t", {}, "train"), 1)
-    trl = _RewardFunction(job, read)
+    trl = PaidBy(reward, read)
     paid_by_trl = trl(
         completions=[[{"role": "assistant", "content": text}] for _, text in asked],
         row=[index for index, _ in asked],
@@ -246,8 +245,9 @@ def test_prompts_that_are_too_long() -> None:
 
 
 def test_measured_with_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from rearank.training.lengths import prompt_lengths
     from rearank.training.local import load_tokenizer
-    from rearank.training.verl.lengths import prompt_lengths, rows_that_fit
+    from rearank.training.verl.launch import _rows
 
     tokenizer = load_tokenizer(str(ASSETS), None)
     short, long = rows(2)
@@ -260,13 +260,13 @@ def test_measured_with_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.L
     job = TrainingJob(
         str(ASSETS), None, 64, [], [], NdcgReward(), tmp_path, NoTracking().open(tmp_path, "t", {}, "train"), 1
     )
-    kept = rows_that_fit(job, tokenizer, [short, long], "training", Lengths(256, 64))
+    kept, _ = _rows(replace(job, train=[short, long]), Lengths(256, 64))
     assert [row.index for row in kept] == [0]
     assert "1 of 2 training windows left out" in caplog.text
     with pytest.raises(TrainingError, match=r"every training prompt .* is longer than trainer.max_prompt_tokens \(2\)"):
-        rows_that_fit(job, tokenizer, [short, long], "training", Lengths(2, 64))
+        _rows(replace(job, train=[short, long]), Lengths(2, 64))
     with pytest.raises(TrainingError, match="together exceed the model's context of 1024"):
-        rows_that_fit(job, tokenizer, [short], "training", Lengths(1000, 64))
+        _rows(replace(job, train=[short]), Lengths(1000, 64))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_measured_with_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.L
         (lambda: Cluster(gpus_per_node=0), "gpus_per_node must be at least 1"),
         (lambda: Cluster(seconds_to_sync=0), "seconds_to_sync must be above 0"),
         (lambda: VerlTrainer(cluster=Cluster(gpus_per_node=3), tensor_parallel=2), "tensor_parallel .2. must divide"),
-        (lambda: VerlTrainer(cluster=Cluster(), rollout_memory=1.0), "rollout_memory is a share"),
+        (lambda: VerlTrainer(cluster=Cluster(), rollout_memory=1.0), "rollout_memory must be above 0 and be below 1"),
         (lambda: VerlTrainer(cluster=Cluster(), keep=0), "keep must be at least 1"),
         (
             lambda: VerlTrainer(cluster=Cluster(), lora_base="bfloat16"),

@@ -4,10 +4,14 @@
 ``multiview`` ReasonRank's terms · ``exact`` Rank-R1's idea. Exactly as their authors' code pays, loose rules included:
 ``rearank_authors`` · ``reasonrank`` · ``rank_r1``. To add one, subclass :class:`Reward` in a file of your own and point
 a yaml's ``_target_`` at it.
+
+A reward that has a method ``score_group`` (:class:`SeesGroup`) is given all sampled answers to a window at once while a
+model is trained, and may pay an answer for what the others lack. One whose total is never below 0 says so by
+``never_negative``, since ``algorithm=maxrl`` takes no other.
 """
 
 from rearank.rewards.absolute import AbsoluteReward
-from rearank.rewards.base import Measured, Reward, RewardBreakdown, RewardFunction
+from rearank.rewards.base import Measured, Reward, RewardBreakdown, RewardFunction, SeesGroup, score_groups
 from rearank.rewards.difference import DifferenceReward
 from rearank.rewards.exact import ExactReward
 from rearank.rewards.multiview import MultiviewReward
@@ -29,4 +33,6 @@ __all__ = [
     "Reward",
     "RewardBreakdown",
     "RewardFunction",
+    "SeesGroup",
+    "score_groups",
 ]

@@ -8,10 +8,14 @@ that read an answer by rules of their own are :class:`RewardFunction`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.metrics import dcg, ideal_dcg, ndcg
 from rearank.parsing import ParsedRanking, ParseStatus, parse_ranking
 from rearank.prompts import Asks
@@ -72,18 +76,20 @@ class RewardFunction(ABC):
     asks: ClassVar[Asks] = "ranking"
     """What the prompt must ask for, so that an answer can earn the reward."""
 
-    k: int = 10
+    k: Annotated[int, Ge(1)] = 10
     ideal: Literal["query", "window"] = "query"
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k is the nDCG cut-off and must be at least 1, not {self.k}")
-        if self.ideal not in ("query", "window"):
-            raise ValueError(f"ideal must be 'query' or 'window', not {self.ideal!r}")
+        check_fields(self)
 
     @abstractmethod
     def __call__(self, completion: str, judged: JudgedWindow) -> RewardBreakdown:
         """Score ``completion``, any string, as an answer to ``judged``; a window may hold any number of passages."""
+
+    @property
+    def never_negative(self) -> bool:
+        """Whether no total is below 0, whatever the answer, with these settings: some algorithms divide by a mean."""
+        return False
 
     def ideal_of(self, judged: JudgedWindow) -> tuple[int, ...]:
         """The grades that the ideal list is made of, in any order."""
@@ -120,6 +126,33 @@ class RewardFunction(ABC):
         )
 
 
+@runtime_checkable
+class SeesGroup(Protocol):
+    """A reward that looks at all sampled answers to a window at once, and may pay one for how it differs from others.
+
+    A trainer asks it instead of ``__call__``, which goes on scoring single answers in validation and evaluation.
+    """
+
+    def score_group(self, completions: Sequence[str], judged: JudgedWindow) -> list[RewardBreakdown]:
+        """Score each of ``completions``, in their order."""
+
+
+def score_groups(
+    reward: RewardFunction, answers: Sequence[tuple[str, JudgedWindow]], groups: Sequence[object]
+) -> list[RewardBreakdown]:
+    """Score each (completion, window); where the reward asks for it, those of the same group together."""
+    if not isinstance(reward, SeesGroup):
+        return [reward(text, judged) for text, judged in answers]
+    places: dict[object, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    scored: dict[int, RewardBreakdown] = {}
+    for group in places.values():
+        found = reward.score_group([answers[place][0] for place in group], answers[group[0]][1])
+        scored |= dict(zip(group, found, strict=True))
+    return [scored[place] for place in range(len(answers))]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reward(RewardFunction):
     """The rewards of this project: they value an order that ``rearank.parsing`` read.
@@ -131,19 +164,12 @@ class Reward(RewardFunction):
         tags: whether the prompt asks for ``<think>`` and ``<answer>``.
     """
 
-    weight_rank: float = 0.8
-    weight_tags: float = 0.1
-    weight_list: float = 0.1
+    weight_rank: Annotated[float, Ge(0)] = 0.8
+    weight_tags: Annotated[float, Ge(0)] = 0.1
+    weight_list: Annotated[float, Ge(0)] = 0.1
     partial: Literal["score", "unparsed"] = "unparsed"
     unparsed: float = 0.0
     tags: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.partial not in ("score", "unparsed"):
-            raise ValueError(f"partial must be 'score' or 'unparsed', not {self.partial!r}")
-        if min(self.weight_rank, self.weight_tags, self.weight_list) < 0:
-            raise ValueError("weight_rank, weight_tags and weight_list must not be negative")
 
     @abstractmethod
     def rank_score(self, measured: Measured) -> float:

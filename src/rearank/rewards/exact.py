@@ -22,6 +22,10 @@ class ExactReward(Reward):
     weight_tags: float = 0.0
     weight_list: float = 0.0
 
+    @property
+    def never_negative(self) -> bool:
+        return self.unparsed >= 0
+
     def rank_score(self, measured: Measured) -> float:
         best = max(measured.judged.relevance)
         return 1.0 if best > 0 and measured.named_relevance[0] == best else 0.0

@@ -7,6 +7,9 @@ gold, and any digits of the answer as identifiers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
 
 from rearank.metrics import rank_biased_overlap, recall
 from rearank.rewards.base import Measured, Reward
@@ -22,13 +25,12 @@ class MultiviewReward(Reward):
 
     weight_recall: float = 0.2
     weight_overlap: float = 0.1
-    overlap_p: float = 0.9
+    overlap_p: Annotated[float, Interval(gt=0, lt=1)] = 0.9
     missing_tags: float = -1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.overlap_p < 1:
-            raise ValueError(f"overlap_p must lie strictly between 0 and 1, not {self.overlap_p}")
+    @property
+    def never_negative(self) -> bool:
+        return min(self.unparsed, self.missing_tags, self.weight_recall, self.weight_overlap) >= 0
 
     def rank_score(self, measured: Measured) -> float:
         grades = measured.judged.relevance

@@ -22,6 +22,10 @@ class NdcgReward(Reward):
     floor: float | None = -1.0
     degenerate: float = 1.0
 
+    @property
+    def never_negative(self) -> bool:
+        return self.floor is not None and min(self.floor, self.degenerate, self.unparsed) >= 0
+
     def rank_score(self, measured: Measured) -> float:
         value = self.value(measured)
         if measured.degenerate:

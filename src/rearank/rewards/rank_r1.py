@@ -25,6 +25,10 @@ class RankR1Reward(RewardFunction):
 
     asks: ClassVar[Asks] = "best"
 
+    @property
+    def never_negative(self) -> bool:
+        return True
+
     def __call__(self, completion: str, judged: JudgedWindow) -> RewardBreakdown:
         answer = reasoned_answer(completion)
         gold = judged.gold_order

@@ -20,6 +20,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
 
 from rearank.metrics import ndcg
 from rearank.rewards.base import Measured, RewardBreakdown, RewardFunction
@@ -34,14 +37,9 @@ _DECIMALS = 5  # of the nDCG that the authors' evaluation gives
 class RearankAuthorsReward(RewardFunction):
     """``0.8 rank + 0.1 tags + 0.1 list``; ``rank`` is ``(r_rerank - r_init) / (r* - r_init)``, 0 where undefined."""
 
-    weight_rank: float = 0.8
-    weight_tags: float = 0.1
-    weight_list: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.weight_rank, self.weight_tags, self.weight_list) < 0:
-            raise ValueError("weight_rank, weight_tags and weight_list must not be negative")
+    weight_rank: Annotated[float, Ge(0)] = 0.8
+    weight_tags: Annotated[float, Ge(0)] = 0.1
+    weight_list: Annotated[float, Ge(0)] = 0.1
 
     def __call__(self, completion: str, judged: JudgedWindow) -> RewardBreakdown:
         measured, answer = self.measure(completion, judged), first_answer(completion)

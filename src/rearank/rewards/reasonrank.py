@@ -28,6 +28,10 @@ class ReasonRankReward(RewardFunction):
     weight_overlap: float = 0.1
     missing_tags: float = -1.0
 
+    @property
+    def never_negative(self) -> bool:
+        return min(self.missing_tags, self.weight_recall, self.weight_overlap) >= 0
+
     def __call__(self, completion: str, judged: JudgedWindow) -> RewardBreakdown:
         measured = self.measure(completion, judged)
         answer = reasoned_answer(completion)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 from rearank.choices import as_trained
 from rearank.data import HoldsRows
@@ -16,7 +14,7 @@ from rearank.ranking import misfits
 from rearank.runs.layout import SUMMARY
 from rearank.tasks.pipeline import PrepareTask, rows_stage
 from rearank.tasks.prepare import Rows
-from rearank.training.base import TrainingError
+from rearank.training.base import ChecksAlgorithm, Examines, TrainingError
 from rearank.training.rows import RowError, TrainingRow
 
 QUICKSTART = "python run.py experiment=quickstart"
@@ -38,22 +36,6 @@ class PreflightTask:
     def run(self, run: Run) -> None:
         """Reached only where nothing is missing."""
         print("preflight: nothing is missing")
-
-
-@runtime_checkable
-class ChecksAlgorithm(Protocol):
-    """A trainer that knows which algorithm settings it can't run."""
-
-    def check(self, algorithm: Any) -> None: ...
-
-
-@runtime_checkable
-class Examines(Protocol):
-    """A trainer that knows what a run would take; its reports have ``problems``, ``warnings`` and ``notes``."""
-
-    def examine(self, algorithm: Any, model: Any, folder: Path) -> Any: ...
-
-    def measure(self, report: Any, model: Any, rows: Mapping[str, Sequence[TrainingRow]]) -> None: ...
 
 
 def preflight(run: Run) -> None:
@@ -101,6 +83,8 @@ def _misfits(run: Run) -> list[str]:
             f"training grades {what} and the prompt asks for something else (asks: {asks}); choose a prompt with asks: "
             f"{graded}, another reward, or task=evaluate"
         )
+    if "algorithm" in needs:
+        found += experiment.algorithm.misfits(experiment.reward)
     if {"engine", "benchmark"} <= set(needs) and not isinstance(experiment.engine, NoEngine):
         found += misfits(experiment.strategy, asks, experiment.model.temperature)
     return found

@@ -78,7 +78,7 @@ def fine_tune(
 
     ``tags``: whether the prompt asks for ``<think>`` and ``<answer>``.
     """
-    return _stage(start, stage, trackers, "sft", lambda job: sft.train(job, trainer, tags=tags))
+    return _stage(start, stage, trackers, "sft", lambda job: trainer.fine_tune(job, sft, tags=tags))
 
 
 def _stage(

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
-from rearank.engines.model import Architecture
+from annotated_types import Ge, Interval
+
+from rearank.algorithms import PolicyGradient
+from rearank.checks import check_fields
+from rearank.engines.model import Architecture, Model
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.rewards import RewardBreakdown, RewardFunction
 from rearank.runs.layout import write_json
 from rearank.tracking import Trackers, transcript
 from rearank.training.rows import TrainingRow
+from rearank.training.sft import Sft
 
 _COMPONENTS = ("total", "rank", "format_tags", "format_list")
 
@@ -27,16 +32,13 @@ class TrainingError(RuntimeError):
 class Lora:
     """Low-rank adapters instead of all weights. ``alpha`` defaults to twice the rank."""
 
-    rank: int = 32
+    rank: Annotated[int, Ge(1)] = 32
     alpha: int | None = None
-    dropout: float = 0.0
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     modules: str = "all-linear"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, not {self.rank}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), not {self.dropout}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,70 @@ class TrainingResult:
 
 @runtime_checkable
 class Trainer(Protocol):
-    """What a node of ``conf/trainer`` builds to: cheap to make, imports nothing heavy."""
+    """What a node of ``conf/trainer`` builds to: cheap to make, imports nothing heavy.
 
-    def preflight(self) -> list[str]: ...
+    Its two verbs train, or go on from the last checkpoint in ``job.folder``, or return what a finished run left there.
+    They raise ``TrainingError`` for settings that don't fit and models that can't be trained.
+    """
 
-    def train(self, job: TrainingJob, algorithm: Any) -> TrainingResult: ...
+    def preflight(self) -> list[str]:
+        """What this machine lacks, each with its remedy."""
+
+    def train(self, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
+        """By reinforcement: sampled answers, the job's reward."""
+
+    def fine_tune(self, job: TrainingJob, sft: Sft, *, tags: bool = True) -> TrainingResult:
+        """On the rows' ideal answers, with the prompt's ``tags`` around them or without."""
+
+
+@runtime_checkable
+class ChecksAlgorithm(Protocol):
+    """A trainer that knows which algorithm settings it can't run."""
+
+    def check(self, algorithm: PolicyGradient) -> None:
+        """Raises ``TrainingError`` naming the keys."""
+
+
+@dataclass
+class Report:
+    """``problems`` keep the run from starting, each with its remedy; ``warnings`` are printed whatever the task, since
+    they cost much; ``notes`` say what to expect of it."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@runtime_checkable
+class Examines(Protocol):
+    """A trainer that knows what a run would take."""
+
+    def examine(self, algorithm: PolicyGradient, model: Model, folder: Path) -> Report:
+        """What training ``model`` into ``folder`` would fail at, and what it would take."""
+
+    def measure(self, report: Report, model: Model, rows: Mapping[str, Sequence[TrainingRow]]) -> None:
+        """Add to ``report`` what the rows' prompts say, by the model's own tokenizer."""
+
+
+def check_reward(algorithm: PolicyGradient, reward: RewardFunction) -> None:
+    """Raises ``TrainingError`` where the algorithm can't learn from the reward."""
+    if found := algorithm.misfits(reward):
+        raise TrainingError("\n".join(found))
+
+
+def check_enough(algorithm: PolicyGradient, rows: Sequence[TrainingRow]) -> None:
+    """Raises ``TrainingError`` where a step takes more windows than there are."""
+    if len(rows) < algorithm.prompts_per_step:
+        raise TrainingError(
+            f"{len(rows)} training windows are fewer than a step takes: lower algorithm.prompts_per_step "
+            f"({algorithm.prompts_per_step}), draw more windows (augmentation.sets) or judge more queries"
+        )
+
+
+def note_of(figures: Mapping[str, float]) -> str:
+    """The few figures that progress shows."""
+    shown = ("train/reward/total", "rollout/ndcg@10", "train/loss", "val/ndcg@10")
+    return ", ".join(f"{name.partition('/')[2]} {figures[name]:.3f}" for name in shown if name in figures)
 
 
 def describe(breakdowns: Sequence[RewardBreakdown]) -> dict[str, float]:

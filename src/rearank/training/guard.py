@@ -10,7 +10,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Guard:
         min_readable: share of answers that name every passage once (parse status ``ok``).
     """
 
-    patience: int | None = None
-    window: int = 5
+    patience: Annotated[int, Ge(1)] | None = None
+    window: Annotated[int, Ge(1)] = 5
     max_kl: float | None = 10.0
     min_entropy: float | None = None
     max_entropy: float | None = 8.0
@@ -41,10 +45,7 @@ class Guard:
     min_readable: float | None = 0.01
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"window is a number of steps and must be at least 1, not {self.window}")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience is a number of validations and must be at least 1 or null, not {self.patience}")
+        check_fields(self)
 
     @property
     def bounds(self) -> tuple[tuple[str, str, float | None, str], ...]:

@@ -1,22 +1,17 @@
-"""What the one-machine trainers share: loading, checking prompts against the context, checkpoints, adapters."""
+"""What the one-machine trainers share: loading, checkpoints, adapters."""
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rearank.progress import counted
 from rearank.training.base import Best, Lora, TrainingError, TrainingJob
-from rearank.training.rows import TrainingRow
 
 _COMPLETE = "complete"
 _WEIGHTS = "weights"
-_log = logging.getLogger(__name__)
 
 
 def missing_packages(what: str, names: Sequence[str]) -> list[str]:
@@ -50,43 +45,6 @@ def load_tokenizer(model: str, revision: str | None) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def checked_rows(
-    job: TrainingJob, tokenizer: Any, rows: Sequence[TrainingRow], what: str, room: int | None = None
-) -> list[TrainingRow]:
-    """The rows whose prompt leaves an answer room in the model's context; the others are counted and left out.
-
-    Raises ``TrainingError`` where none does.
-    """
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(job.model, revision=job.revision)
-    context = int(getattr(config, "max_position_embeddings", 0) or 0)
-    room = job.max_tokens if room is None else room
-    if not context:
-        return list(rows)
-    counting = counted(rows, f"measuring {what} prompts", len(rows), "windows")
-    lengths = [len(_encode(tokenizer, row)) for row in counting]
-    kept = [row for row, length in zip(rows, lengths, strict=True) if length + room <= context]
-    advice = "shorten passages (prompt.max_characters), windows (augmentation.size) or answers (model.max_tokens)"
-    if not kept:
-        raise TrainingError(
-            f"every {what} prompt ({min(lengths)} tokens at least) with an answer of {room} is longer than the "
-            f"model's context of {context}; {advice}"
-        )
-    if len(kept) < len(rows):
-        _log.warning(
-            "%d of %d %s windows left out: prompt and answer exceed the model's context of %d; %s",
-            *(len(rows) - len(kept), len(rows), what, context, advice),
-        )
-    return kept
-
-
-def _encode(tokenizer: Any, row: TrainingRow) -> list[int]:
-    turns = [asdict(message) for message in row.prompt]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def device_settings(device: str, revision: str | None) -> dict[str, Any]:

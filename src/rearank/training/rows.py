@@ -8,7 +8,7 @@ the grades in window order with the query's ideal ones, and ``gold``, a teacher'
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,11 @@ def _row(record: Mapping[str, Any]) -> TrainingRow:
         prompt=messages,
         judged=judged_window(truth, extra),
     )
+
+
+def chats(rows: Sequence[TrainingRow]) -> list[list[dict[str, str]]]:
+    """Each row's prompt as chat templates take it."""
+    return [[asdict(message) for message in row.prompt] for row in rows]
 
 
 def judged_window(truth: Mapping[str, Any], extra: Mapping[str, Any]) -> JudgedWindow:

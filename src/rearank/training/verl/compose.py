@@ -6,72 +6,27 @@ The tree is composed from the files of the installed verl, which is not imported
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
-from rearank.training.algorithm import PolicyGradient, Ppo
+from rearank.algorithms import PolicyGradient, Ppo
 from rearank.training.base import TrainingError
+from rearank.training.sft import Sft
+from rearank.training.verl.advantage import estimator_keys
 from rearank.training.verl.keys import merge_user_keys, set_keys
 from rearank.training.verl.reward import FUNCTION
-
-if TYPE_CHECKING:
-    from rearank.training.sft import Sft
-    from rearank.training.verl.node import VerlTrainer
+from rearank.training.verl.settings import Files, Settings, Weights
 
 REWARD_PATH = "pkg://rearank.training.verl.reward"
-_ESTIMATORS = {
-    "group": "grpo",
-    "centred": "grpo",
-    "leave_one_out": "rloo",
-    "batch": "reinforce_plus_plus",
-    "critic": "gae",
-}
 _MEBIBYTE = 1 << 20
 # Weights travel to the rollout engines through a buffer. verl hands a weight that exceeds it over by a path that has no
 # fallback and that nobody tests, and Qwen2.5-7B's embedding (2,079 MiB of float32) exceeds verl's own 2 GiB.
 _BUCKET = 2048
 _FLOAT32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
 _LOSSES = {"token": "token-mean", "sequence": "seq-mean-token-mean", "constant": "seq-mean-token-sum-norm"}
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """In tokens: the longest prompt and the longest answer that are allowed."""
-
-    prompt: int
-    answer: int
-
-    @property
-    def total(self) -> int:
-        """Of both."""
-        return self.prompt + self.answer
-
-
-@dataclass(frozen=True)
-class Files:
-    """Where a run's rows are and its checkpoints go; ``validation`` is ``None`` where there are no such rows."""
-
-    train: Path
-    validation: Path | None
-    checkpoints: Path
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The model a training starts from."""
-
-    path: str
-    lengths: Lengths
-    reward: str
-    """The reward's config node as JSON."""
-    seed: int
-    name: str = "rearank"
-    largest: int = 0
-    """Parameters of the largest weight, as far as it is known: the embedding."""
 
 
 def verl_tree(name: str = "ppo_trainer") -> DictConfig:
@@ -98,15 +53,13 @@ def verl_tree(name: str = "ppo_trainer") -> DictConfig:
         Singleton.set_state(state)
 
 
-def ppo_config(
-    trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights, files: Files, steps: int
-) -> DictConfig:
+def ppo_config(trainer: Settings, algorithm: PolicyGradient, weights: Weights, files: Files, steps: int) -> DictConfig:
     """Everything verl's PPO trainer is told.
 
     Raises ``TrainingError`` naming the key that the installed verl does not know.
     """
     config = verl_tree()
-    trainer = cautious(trainer, weights.lengths)
+    trainer = trainer.cautious(weights.lengths)
     settings = {
         **_data(algorithm, weights, files),
         **_model(trainer, weights),
@@ -122,22 +75,10 @@ def ppo_config(
     return config
 
 
-def cautious(trainer: VerlTrainer, lengths: Lengths) -> VerlTrainer:
-    """``trainer`` with what is still open settled for GPUs of 80 GB and a model that is small for them."""
-    choices: dict[str, Any] = {
-        "tensor_parallel": 1,
-        "tokens_per_pass": max(16384, lengths.total),
-        "offload": "none",
-        "rollout_memory": 0.6,
-        "gradient_checkpointing": True,
-    }
-    return replace(trainer, **{name: value for name, value in choices.items() if getattr(trainer, name) is None})
-
-
-def sft_config(trainer: VerlTrainer, sft: Sft, weights: Weights, files: Files, steps: int, pad_to: int) -> DictConfig:
+def sft_config(trainer: Settings, sft: Sft, weights: Weights, files: Files, steps: int, pad_to: int) -> DictConfig:
     """Everything verl's SFT trainer is told; raises as ``ppo_config``."""
     config = verl_tree("sft_trainer_engine")
-    trainer = cautious(trainer, weights.lengths)
+    trainer = trainer.cautious(weights.lengths)
     settings = {
         "data.train_batch_size": sft.batch,
         "data.train_files": str(files.train),
@@ -156,29 +97,32 @@ def sft_config(trainer: VerlTrainer, sft: Sft, weights: Weights, files: Files, s
         "engine.seed": weights.seed,
         **_under("engine", _sharding(trainer) | _precision(trainer)),
         "checkpoint.save_contents": ["model", "optimizer", "extra"],
-        "trainer.nnodes": trainer.cluster.nodes,
-        "trainer.n_gpus_per_node": trainer.cluster.gpus_per_node,
-        "trainer.project_name": "rearank",
-        "trainer.experiment_name": weights.name,
-        "trainer.logger": [],
+        **_under("trainer", _length(trainer, weights, files, steps)),
         "trainer.seed": weights.seed,
-        "trainer.total_training_steps": steps,
-        "trainer.total_epochs": steps + 1,
-        "trainer.default_local_dir": str(files.checkpoints),
-        "trainer.resume_mode": "disable",
         "trainer.max_ckpt_to_keep": None,
         # A checkpoint at each validation, so that the best one is there to be kept.
         "trainer.save_freq": trainer.validate_every if files.validation else trainer.save_every,
-        "trainer.test_freq": trainer.validate_every if files.validation else -1,
+        **({"trainer.device": "cpu", "+engine.mixed_precision": _FLOAT32} if trainer.on_cpu else {}),
     }
-    if trainer.on_cpu:
-        settings |= {
-            "trainer.device": "cpu",
-            "+engine.mixed_precision": _FLOAT32,
-        }
     set_keys(config, settings, "ours")
     merge_user_keys(config, trainer.verl)
     return config
+
+
+def _length(trainer: Settings, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
+    """Where and how long any of verl's trainers runs."""
+    return {
+        "nnodes": trainer.cluster.nodes,
+        "n_gpus_per_node": trainer.cluster.gpus_per_node,
+        "total_training_steps": steps,
+        "total_epochs": steps + 1,  # steps decide
+        "project_name": "rearank",
+        "experiment_name": weights.name,
+        "logger": [],  # figures go through our tracking
+        "test_freq": trainer.validate_every if files.validation else -1,
+        "default_local_dir": str(files.checkpoints),
+        "resume_mode": "disable",
+    }
 
 
 def _data(algorithm: PolicyGradient, weights: Weights, files: Files) -> dict[str, Any]:
@@ -197,11 +141,11 @@ def _data(algorithm: PolicyGradient, weights: Weights, files: Files) -> dict[str
     }
 
 
-def _model(trainer: VerlTrainer, weights: Weights) -> dict[str, Any]:
+def _model(trainer: Settings, weights: Weights) -> dict[str, Any]:
     return _under("actor_rollout_ref.model", _backbone(trainer, weights))
 
 
-def _backbone(trainer: VerlTrainer, weights: Weights) -> dict[str, Any]:
+def _backbone(trainer: Settings, weights: Weights) -> dict[str, Any]:
     keys: dict[str, Any] = {
         "path": weights.path,
         "enable_gradient_checkpointing": trainer.gradient_checkpointing,
@@ -218,7 +162,7 @@ def _backbone(trainer: VerlTrainer, weights: Weights) -> dict[str, Any]:
     return keys
 
 
-def _sharding(trainer: VerlTrainer) -> dict[str, Any]:
+def _sharding(trainer: Settings) -> dict[str, Any]:
     """Where a trained model's state lies."""
     return {
         "fsdp_size": trainer.cluster.shards,
@@ -227,12 +171,12 @@ def _sharding(trainer: VerlTrainer) -> dict[str, Any]:
     }
 
 
-def _precision(trainer: VerlTrainer) -> dict[str, str]:
+def _precision(trainer: Settings) -> dict[str, str]:
     """Of the frozen weights under adapters, which stay float32 (the patch of that name)."""
     return {"model_dtype": "bf16"} if trainer.lora is not None and trainer.lora_base == "bfloat16" else {}
 
 
-def _actor(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
+def _actor(trainer: Settings, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
     in_loss = algorithm.kl > 0 and algorithm.kl_in == "loss"
     keys = {
         "strategy": "fsdp2",
@@ -266,7 +210,7 @@ def _actor(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) ->
     return _under("actor_rollout_ref.actor", keys)
 
 
-def _rollout(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
+def _rollout(trainer: Settings, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
     keys = {
         "name": "vllm",
         "n": algorithm.group_size,
@@ -300,8 +244,7 @@ def _rollout(trainer: VerlTrainer, algorithm: PolicyGradient, weights: Weights) 
 def _algorithm(algorithm: PolicyGradient) -> dict[str, Any]:
     in_reward = algorithm.kl > 0 and algorithm.kl_in == "reward"
     keys: dict[str, Any] = {
-        "adv_estimator": _ESTIMATORS[algorithm.advantage],
-        "norm_adv_by_std_in_grpo": algorithm.advantage == "group",
+        **estimator_keys(algorithm),
         "use_kl_in_reward": in_reward,
         "kl_ctrl.type": "fixed",
         "kl_ctrl.kl_coef": algorithm.kl if in_reward else 0.0,
@@ -315,7 +258,7 @@ def _algorithm(algorithm: PolicyGradient) -> dict[str, Any]:
     return _under("algorithm", keys)
 
 
-def _critic(trainer: VerlTrainer, algorithm: Ppo, weights: Weights) -> dict[str, Any]:
+def _critic(trainer: Settings, algorithm: Ppo, weights: Weights) -> dict[str, Any]:
     keys = {
         "strategy": "fsdp2",
         "model.path": weights.path,
@@ -334,21 +277,12 @@ def _critic(trainer: VerlTrainer, algorithm: Ppo, weights: Weights) -> dict[str,
     return _under("critic", keys) | {"trainer.critic_warmup": algorithm.critic_warmup + 1}
 
 
-def _run(trainer: VerlTrainer, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
+def _run(trainer: Settings, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
     keys = {
-        "nnodes": trainer.cluster.nodes,
-        "n_gpus_per_node": trainer.cluster.gpus_per_node,
-        "total_training_steps": steps,
-        "total_epochs": steps + 1,  # steps decide
-        "project_name": "rearank",
-        "experiment_name": weights.name,
-        "logger": [],  # figures go through our tracking
+        **_length(trainer, weights, files, steps),
         # Asked at each step; which steps are saved is decided by save_every and validate_every.
         "save_freq": 1,
-        "test_freq": trainer.validate_every if files.validation else -1,
         "val_before_train": False,
-        "default_local_dir": str(files.checkpoints),
-        "resume_mode": "disable",
         "max_actor_ckpt_to_keep": None,  # old ones are removed once the new one is whole
         "max_critic_ckpt_to_keep": None,
     }
@@ -360,7 +294,7 @@ def _run(trainer: VerlTrainer, weights: Weights, files: Files, steps: int) -> di
     }
 
 
-def _on_cpu(trainer: VerlTrainer) -> dict[str, Any]:
+def _on_cpu(trainer: Settings) -> dict[str, Any]:
     """One core is as good as the next: small buffers, single workers, float32 throughout."""
     return {
         "trainer.device": "cpu",

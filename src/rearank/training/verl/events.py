@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from typing import Any
 
 NAME = "REARANK_EVENTS"
@@ -51,6 +52,18 @@ class Events:
     def state(self) -> tuple[str | None, bool]:
         """(what went wrong in some process of the run, whether it was asked to end)."""
         return self._failure, self._stop
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended. ``failure`` in a line, ``trace`` at length; both ``None`` where it went well."""
+
+    steps: int = 0
+    best_step: int = -1
+    best_ndcg: float | None = None
+    stopped: str | None = None
+    failure: str | None = None
+    trace: str | None = None
 
 
 class StoppedError(RuntimeError):

@@ -32,25 +32,28 @@ def export(shards: Path, model: str, lora: Lora | None, target: Path) -> None:
     weights = merged_weights(shards)
     policy = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
     if lora is not None:
-        policy = _with_adapters(policy, lora)
+        from peft import get_peft_model
+
+        policy = get_peft_model(policy, lora_config(lora))
     _load(policy, weights, shards)
     if lora is not None:
         policy = policy.merge_and_unload()
-    scratch = target.with_name(target.name + ".partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    policy.save_pretrained(scratch)
-    AutoTokenizer.from_pretrained(shards / "huggingface").save_pretrained(scratch)
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.replace(target)
+    _write(policy, AutoTokenizer.from_pretrained(shards / "huggingface"), target)
 
 
 def export_base(model: str, revision: str | None, target: Path) -> None:
     """The model that training started from, where no step was better."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    policy = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype="auto")
+    _write(policy, AutoTokenizer.from_pretrained(model, revision=revision), target)
+
+
+def _write(policy: Any, tokenizer: Any, target: Path) -> None:
     scratch = target.with_name(target.name + ".partial")
-    AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype="auto").save_pretrained(scratch)
-    AutoTokenizer.from_pretrained(model, revision=revision).save_pretrained(scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
+    policy.save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
     shutil.rmtree(target, ignore_errors=True)
     scratch.replace(target)
 
@@ -110,12 +113,6 @@ def _shard_paths(folder: Path) -> list[Path]:
             f"{missing[0]}: no such shard; checkpoints of several nodes need a file system they share (paths.outputs)"
         )
     return paths
-
-
-def _with_adapters(policy: Any, lora: Lora) -> Any:
-    from peft import get_peft_model
-
-    return get_peft_model(policy, lora_config(lora))
 
 
 def _load(policy: Any, weights: Mapping[str, Any], shards: Path) -> None:

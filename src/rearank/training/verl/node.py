@@ -1,255 +1,51 @@
-"""The nodes behind ``trainer=verl`` and the config's section ``cluster``: typed fields; nothing heavy is imported."""
+"""The node behind ``trainer=verl``: its settings and, on top of them, what it does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
+from rearank.algorithms import PolicyGradient
 from rearank.engines.model import Model
-from rearank.training.algorithm import PolicyGradient
-from rearank.training.base import Lora, TrainingError, TrainingJob, TrainingResult
-from rearank.training.guard import Guard
+from rearank.training.base import Report, TrainingError, TrainingJob, TrainingResult
+from rearank.training.lengths import prompt_lengths
+from rearank.training.local import load_tokenizer
 from rearank.training.rows import TrainingRow
-from rearank.training.verl.hiding import check_variables, values_of
-
-if TYPE_CHECKING:
-    from rearank.training.sft import Sft
-    from rearank.training.verl.preflight import Report
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """The Ray cluster that a training runs on.
-
-    Args:
-        address: ``null`` starts a Ray of the run's own on this machine and stops it at the end; ``auto`` joins the
-            cluster this machine belongs to; ``ray://host:10001`` one elsewhere. A Ray that was there is left as it was.
-        nodes: machines that train.
-        gpus_per_node: GPUs of each.
-        gpu_gib: memory of each, to plan by; ``null`` for what is seen here, or 79 (an 80 GB GPU) where none is.
-        shard_within_node: hold a whole copy of the training's state on every machine, spread over its own GPUs (HSDP):
-            between machines only gradients travel. Otherwise the state is spread over all GPUs.
-        cpus: cores that a Ray of our own counts; ``null`` for the machine's, or more where verl's actors ask for more.
-        runtime_env: Ray's, for an existing cluster whose machines lack this code: ``{working_dir: ...}``, ``env_vars``.
-        env: environment variables of every process of the run, on every machine: ``{NCCL_SOCKET_IFNAME: eth0}``;
-            ``null`` takes this process's own value. Values are written to no file and not to W&B: see ``hiding``.
-        seconds_to_sync: for a transfer of weights to the rollout engines; a dead one ends the run after it.
-    """
-
-    address: str | None = None
-    nodes: int = 1
-    gpus_per_node: int = 8
-    gpu_gib: float | None = None
-    shard_within_node: bool = False
-    cpus: int | None = None
-    runtime_env: dict[str, Any] = field(default_factory=dict, repr=False)
-    env: dict[str, Any] = field(default_factory=dict, repr=False)
-    seconds_to_sync: float = 120.0
-
-    def __post_init__(self) -> None:
-        for name in ("nodes", "gpus_per_node", "cpus"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.address is None and self.nodes > 1:
-            raise ValueError(
-                f"nodes={self.nodes} needs a Ray cluster over these machines: start one (ray start) and set "
-                "cluster.address=auto on its head, or cluster.address=ray://host:10001"
-            )
-        if self.seconds_to_sync <= 0:
-            raise ValueError(f"seconds_to_sync must be above 0, not {self.seconds_to_sync}")
-        check_variables(self.env, self.runtime_env)
-
-    def environment(self) -> dict[str, str]:
-        """``env`` and ``runtime_env.env_vars``, as every process of the run gets them.
-
-        Raises ``TrainingError`` for a ``null`` without a value in this process's environment.
-        """
-        if missing := self.preflight():
-            raise TrainingError("\n".join(missing))
-        return {name: value for name, value in values_of(self.env, self.runtime_env).items() if value is not None}
-
-    def preflight(self) -> list[str]:
-        """Variables that are to be taken from this process's environment, and aren't in it."""
-        return [
-            f"cluster: the environment variable {name} is to have this process's own value (null), and there is none "
-            f"here; export it, or give a value (+cluster.env.{name}=...)"
-            for name, value in values_of(self.env, self.runtime_env).items()
-            if value is None
-        ]
-
-    @property
-    def gpus(self) -> int:
-        """Of all nodes."""
-        return self.nodes * self.gpus_per_node
-
-    @property
-    def shards(self) -> int:
-        """Over how many GPUs a copy of the training's state is spread (verl's ``fsdp_size``)."""
-        return self.gpus_per_node if self.shard_within_node else self.gpus
+from rearank.training.sft import Sft
+from rearank.training.verl import launch, preflight
+from rearank.training.verl.machine import problems
+from rearank.training.verl.settings import Settings
 
 
 @dataclass(frozen=True)
-class VerlTrainer:
-    """verl on a Ray cluster, with vLLM rollouts on the same GPUs.
-
-    Args:
-        cluster: where.
-        lora: adapters instead of all weights; ``null`` trains all.
-        tensor_parallel: GPUs a rollout engine spans. This and the next four: ``null`` for the fastest that fits the
-            GPUs by ``rearank.training.memory``, given those that are set.
-        tokens_per_pass: prompt and answer tokens a GPU takes in one forward and backward pass.
-        offload: what leaves the GPU while answers are sampled: ``none``, the ``optimizer``, or ``all`` of the training.
-        rollout_memory: share of a GPU's memory for the rollout engine, weights included.
-        max_sequences: answers a rollout engine works on at once.
-        max_prompt_tokens: longer prompts are left out, and counted before anything starts.
-        gradient_checkpointing: keep only each layer's input for the backward pass: less memory, a third more time.
-        fused_kernels: compute log-probabilities and entropy without holding the logits (verl's ``use_fused_kernels``).
-        liger: Liger's kernels for norms, rotation and MLP (package liger-kernel; GPUs only).
-        lora_base: precision of the frozen weights under ``lora``; adapters are trained in float32.
-        layered_summon: under ``lora``, gather adapters a layer at a time (verl's ``rollout.layered_summon``). FSDP2
-            gathers each by itself anyway, so that little is saved.
-        attention: ``auto``: flash-attention where it is installed, torch's own otherwise.
-        save_every: steps between two checkpoints to resume from; at a validation between them only weights are written.
-        keep: how many of them stay, the best one aside.
-        validate_every: steps between two validations (and before the first).
-        rollout_samples: sampled answers written down at every validation.
-        rollout_workers: processes that feed the rollout engines.
-        reward_workers: processes that score; scoring runs while other answers are still being sampled.
-        guard: when to stop early.
-        seed_answers: give every sampled answer a seed of its own, so that a resumed run draws what was lost again;
-            ``null`` does so on CPUs, since vLLM serves seeded requests one by one and a GPU would wait.
-        device: ``cuda``, or ``cpu`` for tests and trials (extra ``cluster-cpu``).
-        verl: any key of verl's own config, as a tree: ``+trainer.verl.actor_rollout_ref.actor.ppo_epochs=2``.
-    """
-
-    cluster: Cluster
-    lora: Lora | None = None
-    tensor_parallel: int | None = None
-    tokens_per_pass: int | None = None
-    offload: Literal["none", "optimizer", "all"] | None = None
-    rollout_memory: float | None = None
-    gradient_checkpointing: bool | None = None
-    max_sequences: int = 256
-    max_prompt_tokens: int = 3072
-    fused_kernels: bool = False
-    liger: bool = False
-    lora_base: Literal["float32", "bfloat16"] = "float32"
-    layered_summon: bool = False
-    attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
-    save_every: int = 20
-    keep: int = 2
-    validate_every: int = 10
-    rollout_samples: int = 4
-    rollout_workers: int = 8
-    reward_workers: int = 8
-    guard: Guard = field(default_factory=Guard)
-    seed_answers: bool | None = None
-    device: Literal["cuda", "cpu"] = "cuda"
-    verl: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in (
-            *("tensor_parallel", "tokens_per_pass", "max_sequences", "max_prompt_tokens", "save_every", "keep"),
-            *("validate_every", "rollout_workers", "reward_workers"),
-        ):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.rollout_memory is not None and not 0 < self.rollout_memory < 1:
-            raise ValueError(f"rollout_memory is a share and must lie between 0 and 1, not {self.rollout_memory}")
-        if self.rollout_samples < 0:
-            raise ValueError(f"rollout_samples must not be negative, not {self.rollout_samples}")
-        if self.lora is None and (self.lora_base != "float32" or self.layered_summon):
-            raise ValueError(
-                "lora_base and layered_summon are about adapters: set "
-                "trainer.lora='{_target_: rearank.training.base.Lora, rank: 32}', or leave them out"
-            )
-        if self.cluster.gpus_per_node % (self.tensor_parallel or 1):
-            raise ValueError(
-                f"tensor_parallel ({self.tensor_parallel}) must divide cluster.gpus_per_node "
-                f"({self.cluster.gpus_per_node})"
-            )
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether this is a trial without GPUs."""
-        return self.device == "cpu"
-
-    @property
-    def attention_kernel(self) -> str:
-        """transformers' name of it."""
-        if self.attention != "auto":
-            return self.attention
-        return "flash_attention_2" if not self.on_cpu and find_spec("flash_attn") else "sdpa"
+class VerlTrainer(Settings):
+    """verl on a Ray cluster, with vLLM rollouts on the same GPUs; its fields are those of ``Settings``."""
 
     def preflight(self) -> list[str]:
         """What this machine lacks: packages, a driver, GPUs and more; see ``machine``."""
-        from rearank.training.verl.machine import problems
-
         return [*self.cluster.preflight(), *problems(self)]
 
     def examine(self, algorithm: PolicyGradient, model: Model, folder: Path) -> Report:
         """What training ``model`` into ``folder`` would fail at, and what it will take; see ``preflight``."""
-        from rearank.training.verl.compose import Lengths
-        from rearank.training.verl.preflight import examine
-
-        lengths = Lengths(self.max_prompt_tokens, model.max_tokens)
-        return examine(self, algorithm, lengths, model.sizes, folder)
+        return preflight.examine(self, algorithm, self.lengths(model.max_tokens), model.sizes, folder)
 
     def measure(self, report: Report, model: Model, rows: Mapping[str, Sequence[TrainingRow]]) -> None:
         """Add to ``report`` what the rows' prompts say, measured with the model's own tokenizer."""
-        from rearank.training.local import load_tokenizer
-        from rearank.training.verl.compose import Lengths
-        from rearank.training.verl.lengths import prompt_lengths
-        from rearank.training.verl.preflight import examine_lengths
-
         try:
             tokenizer = load_tokenizer(model.location, model.revision)
         except TrainingError as error:
             report.problems.append(str(error))
             return
-        lengths = Lengths(self.max_prompt_tokens, model.max_tokens)
         for what, some in rows.items():
             if some:
-                examine_lengths(report, prompt_lengths(tokenizer, some, what), what, lengths)
-
-    def check_model(self) -> None:
-        """Whether verl can train with these adapters and kernels; raises ``TrainingError`` naming the keys."""
-        if self.liger and (self.on_cpu or find_spec("liger_kernel") is None):
-            raise TrainingError(
-                "trainer.liger=true needs a GPU and the package liger-kernel (pip install liger-kernel): install it or "
-                "set trainer.liger=false"
-            )
-        if self.lora is not None and self.lora.dropout:
-            raise TrainingError(
-                f"trainer=verl has no dropout in adapters: set trainer.lora.dropout=0, not {self.lora.dropout}"
-            )
-
-    def check(self, algorithm: PolicyGradient) -> None:
-        """Whether verl can run it and the batch divides over the GPUs; raises ``TrainingError`` naming the keys."""
-        self.check_model()
-        gpus = self.cluster.gpus
-        update = algorithm.answers_per_step // algorithm.minibatches
-        if update % gpus:
-            raise TrainingError(
-                f"an update's answers must divide over the GPUs: algorithm.prompts_per_step / algorithm.minibatches x "
-                f"algorithm.group_size = {update}, cluster.nodes x cluster.gpus_per_node = {gpus}"
-            )
+                lengths = self.lengths(model.max_tokens)
+                preflight.examine_lengths(report, prompt_lengths(tokenizer, some, what), what, lengths)
 
     def train(self, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
-        """Train, or go on from the last checkpoint in ``job.folder``, or return what a finished run left there.
+        """By reinforcement; raises ``TrainingError`` with the root cause, wherever in the cluster it was."""
+        return launch.train(self, job, algorithm)
 
-        Raises ``TrainingError`` with the root cause, wherever in the cluster it was.
-        """
-        from rearank.training.verl.launch import train
-
-        return train(self, job, algorithm)
-
-    def fine_tune(self, job: TrainingJob, settings: Sft, *, tags: bool = True) -> TrainingResult:
+    def fine_tune(self, job: TrainingJob, sft: Sft, *, tags: bool = True) -> TrainingResult:
         """As ``train``, on the rows' ideal answers."""
-        from rearank.training.verl.launch import fine_tune
-
-        return fine_tune(self, job, settings, tags=tags)
+        return launch.fine_tune(self, job, sft, tags=tags)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
@@ -16,14 +16,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rearank.algorithms import PolicyGradient
 from rearank.engines.capacity import gpus_seen
 from rearank.engines.model import Architecture
-from rearank.training.algorithm import PolicyGradient, Ppo
-from rearank.training.base import TrainingError, result_of
+from rearank.training.base import Report, TrainingError, result_of
 from rearank.training.memory import GPU_GIB, Workload, describe, estimate, recommend
 from rearank.training.verl import machine
-from rearank.training.verl.compose import Files, Lengths, Weights, cautious, ppo_config
-from rearank.training.verl.node import VerlTrainer
+from rearank.training.verl.compose import ppo_config
+from rearank.training.verl.settings import Files, Lengths, Settings, Weights
 
 _GIB = 1 << 30
 _STATE = 12  # bytes a trained parameter in a checkpoint: float32 weights and Adam's two moments
@@ -38,18 +38,8 @@ _HOST_CURES = {  # part of the machine's memory -> what makes it smaller
 _WHOLE_GRADIENTS = "actor_rollout_ref.actor.fsdp_config.use_no_sync_for_gradient_accumulation"
 
 
-@dataclass
-class Report:
-    """``problems`` keep the run from starting, each with its remedy; ``warnings`` are told whatever the task, since
-    they cost much; ``notes`` say what to expect of it."""
-
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 def examine(
-    trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, folder: Path
+    trainer: Settings, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, folder: Path
 ) -> Report:
     """Everything that can be said without the rows.
 
@@ -77,14 +67,19 @@ def examine(
         report.notes.append("memory and disk: not estimated, the model's sizes are not known (model.architecture)")
         return report
     if lengths.total > sizes.context:
-        report.problems.append(
-            f"trainer.max_prompt_tokens ({lengths.prompt}) and model.max_tokens ({lengths.answer}) together exceed the "
-            f"model's context of {sizes.context}; lower one of them"
-        )
+        report.problems.append(too_long(lengths, sizes.context))
     if not trainer.on_cpu:
         _examine_memory(report, trainer, algorithm, lengths, sizes, gib)
     _examine_disk(report, trainer, algorithm, sizes, folder)
     return report
+
+
+def too_long(lengths: Lengths, context: int) -> str:
+    """What is wrong with prompts and answers that together are longer than the model's ``context``."""
+    return (
+        f"trainer.max_prompt_tokens ({lengths.prompt}) and model.max_tokens ({lengths.answer}) together exceed the "
+        f"model's context of {context}; lower one of them"
+    )
 
 
 def examine_lengths(report: Report, measured: Sequence[int], what: str, lengths: Lengths) -> None:
@@ -101,7 +96,7 @@ def examine_lengths(report: Report, measured: Sequence[int], what: str, lengths:
         )
 
 
-def _examine_keys(report: Report, trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths) -> None:
+def _examine_keys(report: Report, trainer: Settings, algorithm: PolicyGradient, lengths: Lengths) -> None:
     """Our keys and the user's against the installed verl, where there is one."""
     if find_spec("verl") is None:
         return  # said by the trainer's own preflight
@@ -113,8 +108,8 @@ def _examine_keys(report: Report, trainer: VerlTrainer, algorithm: PolicyGradien
 
 
 def settled(
-    trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, gib: float | None
-) -> VerlTrainer:
+    trainer: Settings, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, gib: float | None
+) -> Settings:
     """``trainer`` with every setting that it left open chosen by the memory plan.
 
     Where the model's sizes are not known the choice is a cautious one.
@@ -123,12 +118,12 @@ def settled(
     if not open_ones:
         return trainer
     if sizes is None:
-        return cautious(trainer, lengths)
+        return trainer.cautious(lengths)
     plan = recommend(sizes, Workload(**_work(trainer, algorithm, lengths, gib)), _planned(trainer))
     return replace(trainer, **{name: getattr(plan.workload, name) for name in open_ones})
 
 
-def _work(trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, gib: float | None) -> dict[str, Any]:
+def _work(trainer: Settings, algorithm: PolicyGradient, lengths: Lengths, gib: float | None) -> dict[str, Any]:
     """What the memory plan must know of a run, but for what it may choose."""
     return {
         "gpus": trainer.cluster.gpus,
@@ -139,7 +134,7 @@ def _work(trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, gib
         "lora_rank": trainer.lora.rank if trainer.lora is not None else None,
         "lora_base": trainer.lora_base,
         "reference": algorithm.kl > 0,
-        "critic": isinstance(algorithm, Ppo),
+        "critic": algorithm.critic,
         "temperature": algorithm.temperature,
         "max_sequences": trainer.max_sequences,
         "fused_kernels": trainer.fused_kernels,
@@ -149,11 +144,11 @@ def _work(trainer: VerlTrainer, algorithm: PolicyGradient, lengths: Lengths, gib
     }
 
 
-def _planned(trainer: VerlTrainer) -> dict[str, Any]:
+def _planned(trainer: Settings) -> dict[str, Any]:
     return {name: getattr(trainer, name) for name in _PLANNED}
 
 
-def gpu_gib(trainer: VerlTrainer) -> float | None:
+def gpu_gib(trainer: Settings) -> float | None:
     """Memory of a GPU: what the config says, or is seen here; ``None`` on CPUs and for clusters elsewhere."""
     if trainer.on_cpu:
         return None
@@ -162,7 +157,7 @@ def gpu_gib(trainer: VerlTrainer) -> float | None:
 
 def _examine_memory(
     report: Report,
-    trainer: VerlTrainer,
+    trainer: Settings,
     algorithm: PolicyGradient,
     lengths: Lengths,
     sizes: Architecture,
@@ -192,7 +187,7 @@ def _examine_memory(
 
 
 def _examine_disk(
-    report: Report, trainer: VerlTrainer, algorithm: PolicyGradient, sizes: Architecture, folder: Path
+    report: Report, trainer: Settings, algorithm: PolicyGradient, sizes: Architecture, folder: Path
 ) -> None:
     """The checkpoints that are kept, the best one, the one being written, and the exported model: an upper bound.
 
@@ -201,7 +196,7 @@ def _examine_disk(
     parameters = sizes.parameters
     base = _BFLOAT16 if trainer.lora_base == "bfloat16" else _FLOAT32
     one = parameters * (base if trainer.lora is not None else _STATE)
-    if isinstance(algorithm, Ppo):
+    if algorithm.critic:
         one += parameters * _STATE
     one *= trainer.cluster.nodes if trainer.cluster.shard_within_node else 1
     needed = (trainer.keep + 2) * one + 2 * parameters * _BFLOAT16

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from rearank.config import build
-from rearank.rewards import RewardFunction
+from rearank.rewards import RewardBreakdown, RewardFunction
 from rearank.training.rows import judged_window
 
 FUNCTION = "compute_score"
@@ -42,12 +42,18 @@ def compute_score(
         ``score`` (the total), then the breakdown under its own names, ``status`` as a string, and ``seconds``.
     """
     began = time.perf_counter()
-    breakdown = asdict(_reward(reward)(solution_str, judged_window(ground_truth, extra_info)))
-    breakdown["status"] = breakdown["status"].value
-    return {"score": breakdown.pop("total"), **breakdown, "seconds": time.perf_counter() - began}
+    scores = scores_of(reward_of(reward)(solution_str, judged_window(ground_truth, extra_info)))
+    return {**scores, "seconds": time.perf_counter() - began}
+
+
+def scores_of(breakdown: RewardBreakdown) -> dict[str, Any]:
+    """What verl is told of a breakdown."""
+    scores = asdict(breakdown)
+    return {"score": scores.pop("total"), **scores, "status": breakdown.status.value}
 
 
 @lru_cache(maxsize=8)
-def _reward(node: str) -> RewardFunction:
+def reward_of(node: str) -> RewardFunction:
+    """The reward that the JSON of its node describes."""
     built: RewardFunction = build(json.loads(node))
     return built

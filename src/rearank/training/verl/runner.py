@@ -5,34 +5,22 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from rearank.training.verl.events import Reporter, root_cause
+from rearank.training.verl.events import Outcome, Reporter, root_cause
+from rearank.training.verl.settings import Watch
 
 _PATIENCE = 15.0  # seconds for the rollout engines to end
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended. ``failure`` in a line, ``trace`` at length; both ``None`` where it went well."""
-
-    steps: int = 0
-    best_step: int = -1
-    best_ndcg: float | None = None
-    stopped: str | None = None
-    failure: str | None = None
-    trace: str | None = None
 
 
 class Runner:
     """One training; an actor of no GPU."""
 
-    def train(self, config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
+    def train(self, config: Mapping[str, Any], watch: Watch) -> Outcome:
         """verl's PPO trainer, from wherever ``config`` says that it continues."""
         return self._guarded(lambda: _train(config, watch))
 
-    def fine_tune(self, config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
+    def fine_tune(self, config: Mapping[str, Any], watch: Watch) -> Outcome:
         """verl's SFT trainer."""
 
         def work() -> Outcome:
@@ -65,21 +53,23 @@ def _assert_platform() -> None:
         raise RuntimeError("the CPU platform for verl did not load: install rearank itself into this environment")
 
 
-def _train(config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
+def _train(config: Mapping[str, Any], watch: Watch) -> Outcome:
     import transfer_queue as tq
     from omegaconf import OmegaConf
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
+    from rearank.training.verl import advantage
     from rearank.training.verl.rollouts import RolloutManager
-    from rearank.training.verl.trainer import Trainer, Watch
+    from rearank.training.verl.trainer import Trainer
 
     tree = OmegaConf.create(dict(config))
     tree.transfer_queue.enable = True
     OmegaConf.resolve(tree)
     validate_config(tree, use_reference_policy=need_reference_policy(tree), use_critic=need_critic(tree))
     tq.init(tree.transfer_queue)
-    trainer = Trainer(tree, Watch(**watch))
+    advantage.register()
+    trainer = Trainer(tree, watch)
     try:
         trainer.init()
         manager = RolloutManager.create(

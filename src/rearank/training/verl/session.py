@@ -20,11 +20,11 @@ from uuid import uuid4
 
 from rearank.progress import progress
 from rearank.training.base import TrainingError
-from rearank.training.verl.events import NAME, SEEDED, Events, root_cause
+from rearank.training.verl.events import NAME, SEEDED, Events, Outcome, root_cause
 from rearank.training.verl.hiding import without_values
 from rearank.training.verl.leftovers import MARK, watched
-from rearank.training.verl.node import Cluster, VerlTrainer
-from rearank.training.verl.runner import Outcome, Runner
+from rearank.training.verl.runner import Runner
+from rearank.training.verl.settings import Cluster, Settings
 
 FAILURE = "failure.txt"
 """In the training's folder: the traceback of what a run failed of."""
@@ -86,7 +86,7 @@ class Session:
 
 
 @contextmanager
-def session(trainer: VerlTrainer, folder: Path) -> Iterator[Session]:
+def session(trainer: Settings, folder: Path) -> Iterator[Session]:
     """Ray, started or joined; on the way out nothing of ours is left in it.
 
     Raises ``TrainingError`` where there is no such cluster, too few GPUs, or another run of verl is under way in it.
@@ -112,7 +112,7 @@ def session(trainer: VerlTrainer, folder: Path) -> Iterator[Session]:
             _disconnect(ray, ours)
 
 
-def _connect(ray: Any, trainer: VerlTrainer, environment: Mapping[str, str]) -> None:
+def _connect(ray: Any, trainer: Settings, environment: Mapping[str, str]) -> None:
     if ray.is_initialized():
         raise TrainingError("this process is connected to a Ray already; rearank connects by itself")
     cluster = trainer.cluster
@@ -171,7 +171,7 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=_KNOCK).close()
 
 
-def _check_cluster(ray: Any, trainer: VerlTrainer) -> None:
+def _check_cluster(ray: Any, trainer: Settings) -> None:
     """Raises ``TrainingError`` where verl would wait for ever for what the cluster doesn't have, or isn't free."""
     cluster = trainer.cluster
     if not _queue_is_gone(ray):  # a killed run's takes some seconds to go
@@ -234,7 +234,7 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _environment(trainer: VerlTrainer) -> dict[str, str]:
+def _environment(trainer: Settings) -> dict[str, str]:
     """What every process of the run needs in its environment."""
     common = {
         "NCCL_DEBUG": "WARN",

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from verl.trainer import sft_trainer_ray
 
 from rearank.training.local import mark_complete, prune
-from rearank.training.verl.events import Reporter
-from rearank.training.verl.runner import Outcome
+from rearank.training.verl.events import Outcome, Reporter
+from rearank.training.verl.settings import Watch
 
 _CURVES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "lr": "train/learning_rate", "mfu": "perf/mfu"}
 
@@ -23,14 +23,7 @@ class AnswerDataset(Dataset):  # type: ignore[misc]
     verl's own data set would learn every assistant turn, and a rearank prompt has many ("Received passage [1].").
     """
 
-    def __init__(
-        self,
-        parquet_files: str | Sequence[str],
-        tokenizer: Any,
-        config: Any,
-        processor: Any = None,
-        max_samples: int = -1,
-    ) -> None:
+    def __init__(self, parquet_files: str | Sequence[str], tokenizer: Any, **_: Any) -> None:
         import pyarrow.parquet as pq
 
         paths = [parquet_files] if isinstance(parquet_files, str) else list(parquet_files)
@@ -93,13 +86,13 @@ class _Progress:
             self.best_step, self._best_loss = step, loss
 
 
-def fine_tune(config: Mapping[str, Any], watch: Mapping[str, Any]) -> Outcome:
+def fine_tune(config: Mapping[str, Any], watch: Watch) -> Outcome:
     """Train to the end; the best step is the one of least loss on the validation rows."""
     from omegaconf import OmegaConf
 
     tree = OmegaConf.create(dict(config))
     OmegaConf.resolve(tree)
-    shown = _Progress(watch["history"], watch["keep"])
+    shown = _Progress(watch.history, watch.settings.keep)
     sft_trainer_ray.Tracking = shown.tracking
     trainer = sft_trainer_ray.SFTTrainer(tree)
     if tree.trainer.device == "cpu":  # a worker process for each of verl's eight loaders is more than a trial needs

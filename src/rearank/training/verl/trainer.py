@@ -5,94 +5,32 @@ Imported in the cluster only. verl's loop is not changed: what is ours hangs on 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, pstdev
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any
 
 import ray
-import torch
 import transfer_queue as tq
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from rearank.parsing import ParseStatus
-from rearank.rewards import RewardBreakdown
-from rearank.tracking.names import rollout_name
+from rearank.rewards import SeesGroup
 from rearank.training.base import ROLLOUT_COLUMNS, TrainingError, describe, rollout_line
-from rearank.training.guard import Guard, Watchdog
+from rearank.training.guard import Watchdog
 from rearank.training.local import mark_complete, prune
 from rearank.training.rows import read_rows
 from rearank.training.verl.events import Reporter
+from rearank.training.verl.reward import reward_of
 from rearank.training.verl.rollouts import GroupClient
+from rearank.training.verl.settings import Watch
+from rearank.training.verl.step import Answer, answers_of, breakdown_of, column, figures_of, score_together, token_means
 
 POLL = 0.1
 """Seconds between two looks for finished answers; verl's own 2.0 s is most of a small step."""
 
-WIDE = 0.1
-"""How far from 1 the ratio of a token's two probabilities (trainer's, rollout engine's) is called wide."""
-
 REPLACED = 20
 """Batches that dynamic sampling may draw for one step."""
-
-# verl's names -> ours, which are the same for every trainer.
-_CURVES = {
-    "actor/pg_loss": "train/loss",
-    "actor/grad_norm": "train/grad_norm",
-    "actor/lr": "train/learning_rate",
-    "actor/pg_clipfrac": "train/clip_ratio",
-    "critic/vf_loss": "train/value_loss",
-    "prompt_length/mean": "rollout/prompt_length",
-    "training/rollout_probs_diff_max": "train/rollout_gap_max",
-    "training/rollout_probs_diff_mean": "train/rollout_gap_mean",
-    "rollout_corr/rollout_is_ratio_fraction_high": "train/corrected",
-    "rollout_corr/rollout_is_mean": "train/correction_weight",
-    "training/filter_groups/evicted_samples": "rollout/groups_replaced",
-    "perf/throughput": "perf/tokens_per_second_per_gpu",
-    "perf/mfu/actor": "perf/mfu",
-    "actor/perf/max_memory_allocated_gb": "perf/memory_gib",
-}
-_TIMES = {
-    "gen": "rollouts",
-    "old_log_prob": "old_log_prob",
-    "ref": "reference",
-    "values": "values",
-    "adv": "advantage",
-    "update_critic": "update_critic",
-    "update_actor": "update",
-    "update_weights": "weight_sync",
-    "save_checkpoint": "checkpoint",
-    "testing": "validation",
-    "step": "step",
-}
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What the trainer does beside verl's loop."""
-
-    guard: Guard
-    save_every: int
-    validate_every: int
-    keep: int
-    rollout_samples: int
-    rows: Path
-    """The training rows: answers are shown beside the row they answer."""
-    history: Sequence[Mapping[str, Any]]
-    """Lines logged before a stop, up to the checkpoint that is resumed."""
-
-
-class _Answer(NamedTuple):
-    """A sampled answer: its group, its row, its tokens, the reward function's scores, and its prompt's tokens."""
-
-    group: str
-    row: int
-    tokens: torch.Tensor
-    scores: Mapping[str, Any]
-    prompt: int
-    cached: int
-    """Of the prompt's tokens, those that the rollout engine had read before."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +48,10 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
     total_training_steps: int
 
     def __init__(self, config: Any, watch: Watch) -> None:
-        self._watch = watch
+        self._watch = watch.settings
         self._reporter = Reporter()
-        self._dog = Watchdog(watch.guard)
+        self._reward = reward_of(config.reward.custom_reward_function.reward_kwargs.reward)
+        self._dog = Watchdog(watch.settings.guard)
         self._rows = {row.index: row for row in read_rows(watch.rows)}
         self._best_step, self._best_ndcg = -1, float("-inf")
         self._best_when_whole = -1  # the best step at the last checkpoint to go on from
@@ -246,9 +185,15 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         """
         found = tq.kv_batch_get(keys=list(batch.keys), partition_id=batch.partition_id, select_fields=["index"])
         samples = ([int(number) for number in key.split("_")[1:]] for key in batch.keys)
-        places = list(zip(map(int, _column(found, "index")), samples, strict=True))
+        places = list(zip(map(int, column(found, "index")), samples, strict=True))
         batch.reorder(sorted(range(len(places)), key=places.__getitem__))
         return super()._balance_batch(batch, *rest, **more)
+
+    def _compute_advantage(self, batch: Any, metrics: Any) -> Any:
+        """verl's, once a reward that looks at its whole group has been asked."""
+        if isinstance(self._reward, SeesGroup):
+            score_together(batch, self._reward, self._rows, self.tokenizer)
+        return super()._compute_advantage(batch, metrics)
 
     def _compute_metrics(self, batch: Any, metrics: Any, timing_raw: Any, global_steps: int, epoch: int) -> None:
         """verl's figures of the step, then ours; then the guard; then the checkpoint counts."""
@@ -288,68 +233,14 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         return number
 
     def _step_figures(self, batch: Any, metrics: Mapping[str, Any], timing: Mapping[str, float]) -> dict[str, float]:
-        """A step under our names, verl's own behind ``verl/``."""
-        figures = {ours: float(metrics[theirs]) for theirs, ours in _CURVES.items() if theirs in metrics}
-        figures |= {f"time/{ours}": float(timing[theirs]) for theirs, ours in _TIMES.items() if theirs in timing}
-        answers = self._answers(batch)
-        breakdowns = [breakdown_of(answer.scores) for answer in answers]
-        figures |= {rollout_name(name): value for name, value in describe(breakdowns).items()}
-        groups: dict[str, list[float]] = defaultdict(list)
-        for answer, breakdown in zip(answers, breakdowns, strict=True):
-            groups[answer.group].append(breakdown.total)
-        spreads = [pstdev(rewards) for rewards in groups.values()]
-        lengths = [len(answer.tokens) for answer in answers]
-        limit = self.config.data.max_response_length
-        figures["rollout/length"], figures["rollout/length_max"] = fmean(lengths), float(max(lengths))
-        figures["rollout/cut_off"] = fmean(length >= limit for length in lengths)
-        figures["rollout/reward_spread"] = fmean(spreads)
-        figures["rollout/groups_without_spread"] = fmean(spread == 0 for spread in spreads)
-        figures["rollout/prefill_shared"] = sum(a.cached for a in answers) / sum(a.prompt for a in answers)
-        figures["rollout/reward_seconds"] = sum(answer.scores["seconds"] for answer in answers)
-        figures["rollout/reward_share"] = figures["rollout/reward_seconds"] / figures["time/step"]
-        figures["train/seconds"] = figures["time/step"]
-        figures |= self._token_means(batch)
+        answers = answers_of(batch)
+        self._scores = {answer.key: dict(answer.scores) for answer in answers}
         if self.global_steps % self._watch.validate_every == 0 or self.global_steps >= self.total_training_steps:
             self._keep_some(answers)
-        figures |= {f"verl/{name}": float(v) for name, v in metrics.items() if isinstance(v, (int, float))}
-        return figures
+        figures = figures_of(answers, metrics, timing, self.config.data.max_response_length)
+        return figures | token_means(batch, reference=self.use_reference_policy)
 
-    def _answers(self, batch: Any) -> list[_Answer]:
-        """Every answer of the step."""
-        tags = _real(batch)
-        data = tq.kv_batch_get(
-            keys=list(tags),
-            partition_id=batch.partition_id,
-            select_fields=["uid", "index", "responses", "extra_fields"],
-        )
-        extras = _column(data, "extra_fields")
-        scores = [extra["reward_extra_info"] for extra in extras]
-        self._scores = dict(zip(tags, scores, strict=True))
-        uids, rows = map(str, _column(data, "uid")), map(int, _column(data, "index"))
-        prompts = [tag["prompt_len"] for tag in tags.values()]
-        cached = [extra.get("num_cached_tokens") or 0 for extra in extras]
-        return list(map(_Answer, uids, rows, data["responses"].unbind(), scores, prompts, cached))
-
-    def _token_means(self, batch: Any) -> dict[str, float]:
-        """Entropy and KL, nats a token, of the policy that sampled; and where its two engines disagree.
-
-        verl's own figures are weighed as its loss is (``loss_agg_mode``), which depends on the algorithm.
-        """
-        names = ["entropy", "old_log_probs", "rollout_log_probs"]
-        names += ["ref_log_prob"] if self.use_reference_policy else []
-        data = tq.kv_batch_get(keys=list(_real(batch)), partition_id=batch.partition_id, select_fields=names)
-        flat = {name: torch.cat(list(data[name].unbind())) for name in names}
-        ratio = (flat["old_log_probs"] - flat["rollout_log_probs"]).exp()
-        figures = {
-            "train/entropy": float(flat["entropy"].mean()),
-            "train/rollout_gap_wide": float(((ratio - 1).abs() > WIDE).float().mean()),
-        }
-        if self.use_reference_policy:
-            gap = flat["ref_log_prob"] - flat["old_log_probs"]
-            figures["train/kl"] = float((gap.exp() - gap - 1).mean())  # unbiased, of low variance (Schulman's k3)
-        return figures
-
-    def _keep_some(self, answers: Sequence[_Answer]) -> None:
+    def _keep_some(self, answers: Sequence[Answer]) -> None:
         """The first answer of the first few groups, to be read by a person."""
         first = {answer.group: answer for answer in reversed(answers)}
         chosen = sorted(first.values(), key=lambda one: one.row)[: self._watch.rollout_samples]
@@ -357,15 +248,10 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
             rollout_line(
                 self._rows[answer.row],
                 self.tokenizer.decode(answer.tokens, skip_special_tokens=True),
-                breakdown_of(answer.scores),
+                answer.breakdown,
             )
             for answer in chosen
         ]
-
-
-def _real(batch: Any) -> dict[str, Mapping[str, Any]]:
-    """Keys and tags of a batch's answers, without those that verl pads it with."""
-    return {key: tag for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)}
 
 
 def _save_only(worker: Any, contents: list[str]) -> None:
@@ -373,15 +259,3 @@ def _save_only(worker: Any, contents: list[str]) -> None:
     for role in worker.worker_dict.values():
         if (actor := getattr(role, "actor", None)) is not None:
             actor.engine.checkpoint_manager.checkpoint_save_contents = contents
-
-
-def _column(data: Any, name: str) -> list[Any]:
-    """A column of plain values, whichever of tensordict's containers it came in."""
-    return [getattr(value, "data", value) for value in data[name]]
-
-
-def breakdown_of(answer: Mapping[str, Any]) -> RewardBreakdown:
-    """What ``compute_score`` returned, as the reward's own type."""
-    names = (name for name in RewardBreakdown.__dataclass_fields__ if name not in ("total", "status"))
-    values = {name: float(answer[name]) for name in names}
-    return RewardBreakdown(total=float(answer["score"]), status=ParseStatus(answer["status"]), **values)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rearank.progress import progress
 from rearank.training.base import TrainingError, TrainingJob
-from rearank.training.rows import TrainingRow
-from rearank.training.verl.compose import Lengths
+from rearank.training.rows import TrainingRow, chats
 
 _BATCH = 256
 _log = logging.getLogger(__name__)
@@ -25,7 +23,7 @@ def prompt_lengths(tokenizer: Any, rows: Sequence[TrainingRow], what: str) -> li
     try:
         with progress(f"measuring {what} prompts", len(rows), "windows") as shown:
             for start in range(0, len(rows), _BATCH):
-                batch = [[asdict(message) for message in row.prompt] for row in rows[start : start + _BATCH]]
+                batch = chats(rows[start : start + _BATCH])
                 texts = tokenizer.apply_chat_template(batch, tokenize=False, add_generation_prompt=True)
                 lengths += _lengths(tokenizer, texts)
                 shown.advance(len(batch))
@@ -44,35 +42,37 @@ def _lengths(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
 
-def rows_that_fit(
-    job: TrainingJob, tokenizer: Any, rows: Sequence[TrainingRow], what: str, lengths: Lengths
-) -> list[TrainingRow]:
-    """The rows with prompts of at most ``lengths.prompt`` tokens; the others are counted and left out.
-
-    Raises ``TrainingError`` where none is left, or prompt and answer together exceed the model's context.
-    """
+def context_of(job: TrainingJob) -> int | None:
+    """Tokens that the model can read and write; ``None`` where its config doesn't say."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(job.model, revision=job.revision)
-    context = int(getattr(config, "max_position_embeddings", 0) or 0)
-    if context and lengths.total > context:
-        raise TrainingError(
-            f"trainer.max_prompt_tokens ({lengths.prompt}) and model.max_tokens ({lengths.answer}) together exceed the "
-            f"model's context of {context}; lower one of them"
-        )
-    measured = prompt_lengths(tokenizer, rows, what)
-    kept = [row for row, length in zip(rows, measured, strict=True) if length <= lengths.prompt]
-    advice = (
-        "raise trainer.max_prompt_tokens, or shorten passages (prompt.max_characters) or windows (augmentation.size)"
-    )
-    if not kept:
-        raise TrainingError(
-            f"every {what} prompt ({min(measured)} tokens at least) is longer than trainer.max_prompt_tokens "
-            f"({lengths.prompt}); {advice}"
-        )
+    return int(getattr(config, "max_position_embeddings", 0) or 0) or None
+
+
+def rows_that_fit(
+    tokenizer: Any, rows: Sequence[TrainingRow], what: str, most: int, limit: str, remedy: str = ""
+) -> list[TrainingRow]:
+    """The rows with prompts of at most ``most`` tokens; the others are counted and left out.
+
+    Args:
+        tokenizer: the model's.
+        rows: to measure.
+        what: for messages: "training".
+        most: tokens of a prompt.
+        limit: what sets it.
+        remedy: besides shorter prompts.
+
+    Raises:
+        TrainingError: where rows were given and none is left.
+    """
+    measured = prompt_lengths(tokenizer, rows, what) if rows else []
+    kept = [row for row, length in zip(rows, measured, strict=True) if length <= most]
+    advice = f"{remedy}shorten passages (prompt.max_characters) or windows (augmentation.size)"
+    if rows and not kept:
+        raise TrainingError(f"every {what} prompt ({min(measured)} tokens at least) is longer than {limit}; {advice}")
     if len(kept) < len(rows):
-        _log.warning(
-            "%d of %d %s windows left out: their prompts (up to %d tokens) exceed trainer.max_prompt_tokens=%d; %s",
-            *(len(rows) - len(kept), len(rows), what, max(measured), lengths.prompt, advice),
-        )
+        left = len(rows) - len(kept)
+        said = (left, len(rows), what, max(measured), limit, advice)
+        _log.warning("%d of %d %s windows left out: their prompts (up to %d tokens) are longer than %s; %s", *said)
     return kept

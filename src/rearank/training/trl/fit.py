@@ -9,23 +9,23 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rearank.progress import Progress, progress
 from rearank.tracking import read_jsonl
 from rearank.training.base import (
     Best,
-    Lora,
     TrainingError,
     TrainingJob,
     TrainingResult,
     describe,
+    note_of,
     result_of,
     write_result,
 )
-from rearank.training.guard import Guard, Watchdog
+from rearank.training.guard import Watchdog
+from rearank.training.lengths import context_of, rows_that_fit
 from rearank.training.local import (
-    checked_rows,
     complete_checkpoint,
     keep_best,
     load_tokenizer,
@@ -35,27 +35,9 @@ from rearank.training.local import (
     step_of,
 )
 from rearank.training.rows import TrainingRow
+from rearank.training.trl.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-
-class OneMachine(Protocol):
-    """What ``fit`` asks of the trainer node."""
-
-    @property
-    def lora(self) -> Lora | None: ...
-
-    @property
-    def threads(self) -> int | None: ...
-
-    @property
-    def validate_every(self) -> int: ...
-
-    @property
-    def guard(self) -> Guard: ...
-
-    @property
-    def validation_batch(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +56,7 @@ class Made:
 
 
 def fit(
-    job: TrainingJob, settings: OneMachine, what: str, make: Callable[[Any, Sequence[TrainingRow]], Made]
+    job: TrainingJob, settings: Settings, what: str, make: Callable[[Any, Sequence[TrainingRow]], Made]
 ) -> TrainingResult:
     """Train, or go on from the last checkpoint in ``job.folder``, or return what a finished run left there.
 
@@ -98,8 +80,7 @@ def fit(
             torch.set_num_threads(settings.threads)
     with progress(f"loading the tokenizer of {job.model}"):
         tokenizer = load_tokenizer(job.model, job.revision)
-    train = checked_rows(job, tokenizer, job.train, "training")
-    validation = checked_rows(job, tokenizer, job.validation, "validation") if job.validation else []
+    train, validation = _rows(job, tokenizer)
     with progress(f"loading {job.model}"):
         made = make(tokenizer, train)
     best = Best.load(job.folder / "best.json")
@@ -124,77 +105,82 @@ def fit(
     return write_result(job.folder, TrainingResult(str(model), done, best.step, best.ndcg, watch.stopped))
 
 
-class _Watch:
-    """What happens beside the optimiser's steps."""
+def _rows(job: TrainingJob, tokenizer: Any) -> tuple[Sequence[TrainingRow], Sequence[TrainingRow]]:
+    """Training and validation rows that leave an answer room in the model's context."""
+    if (context := context_of(job)) is None:
+        return job.train, job.validation
+    most, limit = context - job.max_tokens, f"the model's context of {context} less an answer (model.max_tokens)"
+    both = (("training", job.train), ("validation", job.validation))
+    train, validation = (rows_that_fit(tokenizer, rows, what, most, limit) for what, rows in both)
+    return train, validation
 
-    def __init__(
-        self,
-        job: TrainingJob,
-        settings: OneMachine,
-        made: Made,
-        tokenizer: Any,
-        validation: Sequence[TrainingRow],
-        best: Best,
-        shown: Progress,
-    ) -> None:
-        self._job, self._settings, self._made, self._tokenizer = job, settings, made, tokenizer
-        self._validation, self._best, self._shown = validation, best, shown
-        self._done = 0
-        self._dog = Watchdog(settings.guard)
-        self.stopped: str | None = None
-        """Why training ends before its last step, where it does."""
+
+@dataclass
+class _Watch:
+    """What happens beside the optimiser's steps; ``stopped``: why training ends before its last step, if it does."""
+
+    job: TrainingJob
+    settings: Settings
+    made: Made
+    tokenizer: Any
+    validation: Sequence[TrainingRow]
+    best: Best
+    shown: Progress
+    done: int = 0
+    stopped: str | None = None
+
+    def __post_init__(self) -> None:
+        self.dog = Watchdog(self.settings.guard)
 
     def continue_from(self, step: int) -> None:
         """A checkpoint of ``step`` is resumed: what was logged after it will be logged again."""
-        self._job.tracker.jsonl.rewind(step)
-        self._dog.replay(read_jsonl(self._job.tracker.jsonl.path))
+        self.job.tracker.jsonl.rewind(step)
+        self.dog.replay(read_jsonl(self.job.tracker.jsonl.path))
         _log.info("continued from step %d", step)
-        self._shown.advance(step)
-        self._done = step
+        self.shown.advance(step)
+        self.done = step
 
     def begin(self, step: int) -> None:
         """Before the first step, of a resumed run too."""
         if step == 0:
-            self._job.tracker.jsonl.rewind(-1)
+            self.job.tracker.jsonl.rewind(-1)
             self._validate(0)
 
     def step_end(self, step: int, last: int) -> None:
         """After each step."""
-        self._shown.advance(step - self._done)
-        self._done = step
-        if step % self._settings.validate_every == 0 or step == last:
+        self.shown.advance(step - self.done)
+        self.done = step
+        if step % self.settings.validate_every == 0 or step == last:
             self._validate(step)
 
     def log(self, logs: Mapping[str, Any], step: int) -> None:
         """TRL's log of a step."""
-        if figures := self._made.figures(logs):
-            self._job.tracker.log(figures, step)
-            self.stopped = self.stopped or self._dog.step(figures)
-            shown = ("train/reward/total", "rollout/ndcg@10", "train/loss")
-            note = ", ".join(f"{name.partition('/')[2]} {figures[name]:.3f}" for name in shown if name in figures)
-            self._shown.advance(0, note)
+        if figures := self.made.figures(logs):
+            self.job.tracker.log(figures, step)
+            self.stopped = self.stopped or self.dog.step(figures)
+            self.shown.advance(0, note_of(figures))
 
     def _validate(self, step: int) -> None:
-        self._made.validated(step)
-        if not self._validation:
+        self.made.validated(step)
+        if not self.validation:
             return
         answers = greedy(
-            self._made.trainer.model,
-            self._tokenizer,
-            [row.prompt for row in self._validation],
-            self._job.max_tokens,
-            self._settings.validation_batch,
-            lambda done: self._shown.advance(0, f"validating {done}/{len(self._validation)}"),
+            self.made.trainer.model,
+            self.tokenizer,
+            [row.prompt for row in self.validation],
+            self.job.max_tokens,
+            self.settings.validation_batch,
+            lambda done: self.shown.advance(0, f"validating {done}/{len(self.validation)}"),
         )
-        scored = [self._job.reward(text, row.judged) for (text, _), row in zip(answers, self._validation, strict=True)]
+        scored = [self.job.reward(text, row.judged) for (text, _), row in zip(answers, self.validation, strict=True)]
         figures = {f"val/{name}": value for name, value in describe(scored).items()}
         figures["val/length"] = sum(length for _, length in answers) / len(answers)
-        self._job.tracker.log(figures, step)
+        self.job.tracker.log(figures, step)
         ndcg = figures["val/ndcg@10"]
-        self.stopped = self.stopped or self._dog.validated(ndcg)
-        self._shown.advance(0, f"validation nDCG@10 {ndcg:.4f} at step {step}")
-        if self._best.beaten_by(ndcg):
-            keep_best(self._made.trainer, self._tokenizer, self._job.folder, step, ndcg, self._best)
+        self.stopped = self.stopped or self.dog.validated(ndcg)
+        self.shown.advance(0, f"validation nDCG@10 {ndcg:.4f} at step {step}")
+        if self.best.beaten_by(ndcg):
+            keep_best(self.made.trainer, self.tokenizer, self.job.folder, step, ndcg, self.best)
 
 
 def _attach(made: Made, watch: _Watch) -> None:

@@ -1,0 +1,184 @@
+"""The node behind ``trainer=trl``: one machine, TRL's trainers; the rows, the reward, the validation are ours.
+
+A step is one batch of rollouts and the updates on it, whatever their number: curves, validation and checkpoints count
+steps. (Where ``algorithm.updates`` passes go over the same rollouts, each pass counts.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rearank.algorithms import PolicyGradient
+from rearank.training.base import ROLLOUT_COLUMNS, TrainingJob, TrainingResult, check_enough, check_reward, rollout_line
+from rearank.training.local import complete_checkpoint, device_settings, lora_config, memory_used, step_of
+from rearank.training.rows import TrainingRow, chats
+from rearank.training.sft import Sft
+from rearank.training.trl.fit import Made, fit
+from rearank.training.trl.reward import PaidBy
+from rearank.training.trl.settings import Settings
+
+# TRL's names -> ours, which are the same for every trainer.
+_COMMON = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
+_CURVES = {
+    **_COMMON,
+    "kl": "train/kl",
+    "entropy": "train/entropy",
+    "clip_ratio/region_mean": "train/clip_ratio",
+    "frac_reward_zero_std": "rollout/groups_without_spread",
+    "reward_std": "rollout/reward_spread",
+    "completions/mean_length": "rollout/length",
+    "completions/max_length": "rollout/length_max",
+    "completions/clipped_ratio": "rollout/cut_off",
+    "step_time": "train/seconds",
+}
+_SFT_CURVES = {**_COMMON, "entropy": "train/entropy", "mean_token_accuracy": "train/token_accuracy"}
+_LOSSES = {"token": "dapo", "sequence": "grpo", "constant": "dr_grpo"}
+
+
+@dataclass(frozen=True)
+class TrlTrainer(Settings):
+    """One machine, CPU or one GPU; its fields are those of ``Settings``."""
+
+    def train(self, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
+        """By reinforcement, with TRL's GRPOTrainer; see ``Trainer``."""
+        self.check(algorithm)
+        check_reward(algorithm, job.reward)
+
+        def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> Made:
+            from rearank.training.trl.policy import PolicyTrainer
+
+            check_enough(algorithm, rows)
+            steps = algorithm.total_steps(len(rows)) * algorithm.updates
+            reward = PaidBy(job.reward, rows)
+            last = complete_checkpoint(job.folder / "checkpoints")
+            epochs = step_of(last) // (len(rows) // algorithm.prompts_per_step * algorithm.updates) if last else 0
+            trainer = PolicyTrainer(
+                algorithm,
+                reward,
+                epochs,
+                model=job.model,
+                args=self._policy_settings(job, algorithm, steps),
+                train_dataset=_columns(prompt=chats(rows), row=list(range(len(rows)))),
+                processing_class=tokenizer,
+                peft_config=lora_config(self.lora) if self.lora else None,
+            )
+
+            def figures(logs: Mapping[str, Any]) -> dict[str, float]:
+                return _figures(logs, algorithm.minibatches)
+
+            def validated(step: int) -> None:
+                """Some sampled answers as a table."""
+                if shown := reward.scored[:: algorithm.group_size][: self.rollout_samples]:
+                    job.tracker.table("rollouts", ROLLOUT_COLUMNS, [rollout_line(*one) for one in shown], step)
+
+            return Made(trainer, steps, figures, validated, algorithm.minibatches)
+
+        return fit(job, self, "training", make)
+
+    def fine_tune(self, job: TrainingJob, sft: Sft, *, tags: bool = True) -> TrainingResult:
+        """On the rows' ideal answers, with TRL's SFTTrainer; see ``Trainer``."""
+
+        def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> Made:
+            import trl
+
+            steps = sft.total_steps(len(rows))
+            completions = [[{"role": "assistant", "content": answer}] for answer in sft.answers(rows, tags=tags)]
+            fitter = trl.SFTTrainer(
+                model=job.model,
+                args=self._sft_settings(job, sft, steps),
+                train_dataset=_columns(prompt=chats(rows), completion=completions),
+                processing_class=tokenizer,
+                peft_config=lora_config(self.lora) if self.lora else None,
+            )
+            return Made(fitter, steps, _sft_figures)
+
+        return fit(job, self, "fine-tuning", make)
+
+    def _policy_settings(self, job: TrainingJob, algorithm: PolicyGradient, steps: int) -> Any:
+        import trl
+
+        # One update is what HF's trainer counts as a step: everything by step is times the updates in one of ours.
+        updates = algorithm.minibatches
+        micro = self.micro_batch or algorithm.answers_per_update
+        return trl.GRPOConfig(
+            max_steps=steps * updates,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=algorithm.answers_per_update // micro,
+            steps_per_generation=algorithm.answers_per_step // micro,
+            num_generations=algorithm.group_size,
+            max_completion_length=job.max_tokens,
+            learning_rate=algorithm.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=algorithm.warmup_steps * updates,
+            weight_decay=algorithm.weight_decay,
+            beta=algorithm.kl,
+            epsilon=algorithm.clip,
+            epsilon_high=algorithm.clip_high,
+            temperature=algorithm.temperature,
+            top_p=algorithm.top_p,
+            scale_rewards="group" if algorithm.advantage == "group" else "none",
+            loss_type=_LOSSES[algorithm.loss],
+            importance_sampling_level=algorithm.ratio,
+            num_iterations=algorithm.updates,
+            max_grad_norm=algorithm.max_grad_norm,
+            save_steps=self.save_every * updates,
+            logging_steps=updates,
+            **self._settings(job),
+        )
+
+    def _sft_settings(self, job: TrainingJob, sft: Sft, steps: int) -> Any:
+        import trl
+
+        micro = sft.micro_batch or sft.batch
+        return trl.SFTConfig(
+            max_steps=steps,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=sft.batch // micro,
+            learning_rate=sft.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=sft.warmup_steps,
+            max_length=None,  # rows that exceed the context were left out; a cut answer would teach half an order
+            completion_only_loss=True,
+            save_steps=self.save_every,
+            logging_steps=1,
+            **self._settings(job),
+        )
+
+    def _settings(self, job: TrainingJob) -> dict[str, Any]:
+        """Of both of TRL's trainers."""
+        return {
+            "output_dir": str(job.folder / "checkpoints"),
+            "save_total_limit": self.keep,
+            "disable_tqdm": True,
+            "report_to": "none",
+            "seed": job.seed,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "dataloader_pin_memory": False,
+            **device_settings(self.device, job.revision),
+        }
+
+
+def _figures(logs: Mapping[str, Any], updates: int = 1) -> dict[str, float]:
+    """TRL's log of a step of so many ``updates`` under our names; nothing of the summary at the end."""
+    ours = ("rollout/", "train/reward/")
+    named = {_CURVES.get(n, n): value for n, value in logs.items() if n in _CURVES or n.startswith(ours)}
+    if "train/reward/total" not in named:
+        return {}
+    figures = {n: float(v) for n, v in named.items() if v is not None}
+    if "train/seconds" in figures:
+        figures["train/seconds"] *= updates  # the mean of an update's
+    return figures | memory_used()
+
+
+def _sft_figures(logs: Mapping[str, Any]) -> dict[str, float]:
+    """As ``_figures``, of fine-tuning."""
+    named = {_SFT_CURVES[name]: float(value) for name, value in logs.items() if name in _SFT_CURVES}
+    return named if "train/loss" in named else {}
+
+
+def _columns(**columns: list[Any]) -> Any:
+    import datasets
+
+    return datasets.Dataset.from_dict(columns)

@@ -1,0 +1,57 @@
+"""TRL's GRPOTrainer with the algorithm's own advantages. Imports torch and TRL: for a training that has begun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from trl import GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
+
+from rearank.algorithms import PolicyGradient
+from rearank.training.trl.reward import PaidBy
+
+_ROUNDING = 1e-6
+
+
+class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
+    """TRL's trainer, but for three things.
+
+    Advantages are ``algorithm.advantages`` of the rewards. TRL computes its own first; where both are the same number
+    but for float32's rounding its digits stay, so that a run repeats what an earlier version of rearank made: torch's
+    square root (MKL's) misses the last bit of one number in 200.
+    TRL deals the answers of a step out to its minibatches at random: here they stay as they were sampled, so that each
+    takes whole groups. And it begins again with the first epoch's order of the windows in a run that goes on: here the
+    orders of the epochs before are drawn first.
+    """
+
+    _buffered_inputs: Any
+
+    def __init__(self, algorithm: PolicyGradient, reward: PaidBy, epochs: int, **settings: Any) -> None:
+        """``epochs``: how many were over when the run was stopped; ``settings``: TRL's."""
+        self._algorithm, self._reward, self._epochs = algorithm, reward, epochs
+        super().__init__(reward_funcs=reward, **settings)
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        rewards = np.array([breakdown.total for *_, breakdown in self._reward.scored], np.float32)
+        groups = np.array([row.index for row, *_ in self._reward.scored])
+        theirs = output["advantages"]
+        ours = torch.from_numpy(self._algorithm.advantages(rewards, groups)).to(theirs)
+        output["advantages"] = torch.where(torch.isclose(ours, theirs, rtol=_ROUNDING, atol=_ROUNDING), theirs, ours)
+        return output
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        if self._algorithm.minibatches == 1:
+            return super()._prepare_inputs(generation_batch)
+        parts = self.args.steps_per_generation
+        if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = split_tensor_dict(self._generate_and_score_completions(generation_batch), parts)
+        return self._buffered_inputs[self._step % parts]
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(dataset)
+        for _ in range(self._epochs):
+            torch.randperm(sampler.num_samples, generator=sampler.generator)
+        return sampler

@@ -1,0 +1,34 @@
+"""TRL's reward protocol around our reward object."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rearank.rewards import RewardBreakdown, RewardFunction, score_groups
+from rearank.tracking.names import rollout_name
+from rearank.training.base import describe
+from rearank.training.rows import TrainingRow
+
+
+class PaidBy:
+    """Scores a step's answers; keeps them for the advantages, the curves and the table of rollouts."""
+
+    __name__ = "rearank"
+
+    def __init__(self, reward: RewardFunction, rows: Sequence[TrainingRow]) -> None:
+        self._reward, self._rows = reward, rows
+        self.scored: list[tuple[TrainingRow, str, RewardBreakdown]] = []
+
+    def __call__(self, *, completions: Sequence[Any], row: Sequence[int], log_metric: Any, **_: Any) -> list[float]:
+        rows = [self._rows[number] for number in row]
+        texts = [completion[0]["content"] for completion in completions]
+        began = time.perf_counter()
+        answers = [(text, one.judged) for text, one in zip(texts, rows, strict=True)]
+        breakdowns = score_groups(self._reward, answers, row)
+        self.scored = list(zip(rows, texts, breakdowns, strict=True))
+        for name, value in describe(breakdowns).items():
+            log_metric(rollout_name(name), value)
+        log_metric("rollout/reward_seconds", time.perf_counter() - began)
+        return [breakdown.total for breakdown in breakdowns]
