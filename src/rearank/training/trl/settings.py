@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from rearank.algorithms import PolicyGradient
 from rearank.checks import check_fields
+from rearank.runs import INCIDENTAL
 from rearank.training.base import Lora, TrainingError
 from rearank.training.guard import Guard
 from rearank.training.local import missing_packages
@@ -47,14 +48,14 @@ class Settings:
 
     micro_batch: _Positive | None = None
     lora: Lora | None = None
-    save_every: _Positive = 10
-    keep: _Positive = 2
+    save_every: _Positive = field(default=10, metadata=INCIDENTAL)
+    keep: _Positive = field(default=2, metadata=INCIDENTAL)
     validate_every: _Positive = 10
-    validation_batch: _Positive = 64
+    validation_batch: _Positive = field(default=64, metadata=INCIDENTAL)
     guard: Guard = field(default_factory=Guard)
-    rollout_samples: Annotated[int, Ge(0)] = 4
+    rollout_samples: Annotated[int, Ge(0)] = field(default=4, metadata=INCIDENTAL)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = field(default=False, metadata=INCIDENTAL)
     threads: _Positive | None = None
 
     def __post_init__(self) -> None:

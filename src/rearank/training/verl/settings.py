@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Interval
 
 from rearank.algorithms import PolicyGradient
 from rearank.checks import check_fields
+from rearank.runs import INCIDENTAL
 from rearank.training.base import Lora, TrainingError
 from rearank.training.guard import Guard
 from rearank.training.verl.hiding import check_variables, values_of
@@ -136,26 +137,26 @@ class Settings:
         verl: any key of verl's own config, as a tree: ``+trainer.verl.actor_rollout_ref.actor.ppo_epochs=2``.
     """
 
-    cluster: Cluster
+    cluster: Cluster = field(metadata=INCIDENTAL)
     lora: Lora | None = None
-    tensor_parallel: Positive | None = None
-    tokens_per_pass: Positive | None = None
-    offload: Literal["none", "optimizer", "all"] | None = None
-    rollout_memory: Annotated[float, Interval(gt=0, lt=1)] | None = None
-    gradient_checkpointing: bool | None = None
-    max_sequences: Positive = 256
+    tensor_parallel: Positive | None = field(default=None, metadata=INCIDENTAL)
+    tokens_per_pass: Positive | None = field(default=None, metadata=INCIDENTAL)
+    offload: Literal["none", "optimizer", "all"] | None = field(default=None, metadata=INCIDENTAL)
+    rollout_memory: Annotated[float, Interval(gt=0, lt=1)] | None = field(default=None, metadata=INCIDENTAL)
+    gradient_checkpointing: bool | None = field(default=None, metadata=INCIDENTAL)
+    max_sequences: Positive = field(default=256, metadata=INCIDENTAL)
     max_prompt_tokens: Positive = 3072
     fused_kernels: bool = False
     liger: bool = False
     lora_base: Literal["float32", "bfloat16"] = "float32"
-    layered_summon: bool = False
+    layered_summon: bool = field(default=False, metadata=INCIDENTAL)
     attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
-    save_every: Positive = 20
-    keep: Positive = 2
+    save_every: Positive = field(default=20, metadata=INCIDENTAL)
+    keep: Positive = field(default=2, metadata=INCIDENTAL)
     validate_every: Positive = 10
-    rollout_samples: Annotated[int, Ge(0)] = 4
-    rollout_workers: Positive = 8
-    reward_workers: Positive = 8
+    rollout_samples: Annotated[int, Ge(0)] = field(default=4, metadata=INCIDENTAL)
+    rollout_workers: Positive = field(default=8, metadata=INCIDENTAL)
+    reward_workers: Positive = field(default=8, metadata=INCIDENTAL)
     guard: Guard = field(default_factory=Guard)
     seed_answers: bool | None = None
     device: Literal["cuda", "cpu"] = "cuda"
