@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -48,8 +49,11 @@ class DashboardTask:
         if find_spec("wandb_workspaces") is None:
             raise DashboardError("the package wandb-workspaces is missing; pip install -e '.[dashboard]'")
         if run.choices and self.by not in run.choices:
-            raise DashboardError(f"task.by={self.by} is no group of the config; there are {', '.join(_groups(run))}")
-        dashboard = self.dashboard(run, tracking, _entity(tracking))
+            groups = sorted(name for name in run.choices if "/" not in name and "@" not in name)
+            raise DashboardError(f"task.by={self.by} is no group of the config; there are {', '.join(groups)}")
+        benchmarks = [benchmark.name for benchmark in run.experiment.benchmark.benchmarks]
+        trained = run.choices.get("algorithm", "trained")
+        dashboard = self.dashboard(tracking, _entity(tracking), benchmarks, trained)
         path = run.folder / "dashboard" / "workspace.json"
         write_json(path, dashboard.specification())
         print(f"the workspace's specification: {path}", flush=True)
@@ -58,21 +62,17 @@ class DashboardTask:
         else:
             print("not saved to W&B: that needs an account; set WANDB_API_KEY or run `wandb login`, and run this again")
 
-    def dashboard(self, run: Run, tracking: WandbTracking, entity: str) -> Dashboard:
-        """For the benchmarks and the algorithm that are chosen."""
+    def dashboard(self, tracking: WandbTracking, entity: str, benchmarks: Sequence[str], trained: str) -> Dashboard:
+        """Over ``benchmarks``; ``trained`` is the name of the system that training makes."""
         return Dashboard(
             project=tracking.project,
             entity=entity,
             by=self.by,
-            benchmarks=[benchmark.name for benchmark in run.experiment.benchmark.benchmarks],
-            systems=("base", run.choices.get("algorithm", "trained")),
+            benchmarks=benchmarks,
+            systems=("base", trained),
             sweep=self.sweep,
             title=self.title,
         )
-
-
-def _groups(run: Run) -> list[str]:
-    return sorted(name for name in run.choices if "/" not in name and "@" not in name)
 
 
 def _entity(tracking: WandbTracking) -> str:
