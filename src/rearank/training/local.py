@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
@@ -86,8 +87,8 @@ def mark_complete(checkpoint: Path, *, weights_only: bool = False) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step in its name."""
-    return int(checkpoint.name.rpartition("-")[2])
+    """The step in its name: N of ``checkpoint-N`` and of ``global_step_N``."""
+    return int(re.split("[-_]", checkpoint.name)[-1])
 
 
 def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | None:

@@ -62,7 +62,7 @@ def ppo_config(trainer: Settings, algorithm: PolicyGradient, weights: Weights, f
     trainer = trainer.cautious(weights.lengths)
     settings = {
         **_data(algorithm, weights, files),
-        **_model(trainer, weights),
+        **_under("actor_rollout_ref.model", _backbone(trainer, weights)),
         **_actor(trainer, algorithm, weights),
         **_rollout(trainer, algorithm, weights),
         **_algorithm(algorithm),
@@ -139,10 +139,6 @@ def _data(algorithm: PolicyGradient, weights: Weights, files: Files) -> dict[str
         "data.validation_shuffle": False,
         "data.seed": weights.seed,
     }
-
-
-def _model(trainer: Settings, weights: Weights) -> dict[str, Any]:
-    return _under("actor_rollout_ref.model", _backbone(trainer, weights))
 
 
 def _backbone(trainer: Settings, weights: Weights) -> dict[str, Any]:

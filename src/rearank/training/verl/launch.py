@@ -28,7 +28,7 @@ from rearank.training.base import (
 )
 from rearank.training.guard import Watchdog
 from rearank.training.lengths import context_of, rows_that_fit
-from rearank.training.local import complete_checkpoint, load_tokenizer
+from rearank.training.local import complete_checkpoint, load_tokenizer, step_of
 from rearank.training.rows import TrainingRow, chats, save_rows
 from rearank.training.sft import Sft
 from rearank.training.verl.compose import ppo_config, sft_config
@@ -191,11 +191,6 @@ def _publish(trainer: Settings, job: TrainingJob, shards: Path | None) -> Path:
     else:
         export(shards, _reachable(job), trainer.lora, target)
     return target
-
-
-def step_of(checkpoint: Path) -> int:
-    """N of ``global_step_N``."""
-    return int(checkpoint.name.rpartition("_")[2])
 
 
 def _reachable(job: TrainingJob) -> str:

@@ -20,7 +20,7 @@ from rearank.algorithms import PolicyGradient
 from rearank.engines.capacity import gpus_seen
 from rearank.engines.model import Architecture
 from rearank.training.base import Report, TrainingError, result_of
-from rearank.training.memory import GPU_GIB, Workload, describe, estimate, recommend
+from rearank.training.memory import GPU_GIB, MemoryPlan, Workload, describe, estimate, recommend
 from rearank.training.verl import machine
 from rearank.training.verl.compose import ppo_config
 from rearank.training.verl.settings import Files, Lengths, Settings, Weights
@@ -69,7 +69,8 @@ def examine(
     if lengths.total > sizes.context:
         report.problems.append(too_long(lengths, sizes.context))
     if not trainer.on_cpu:
-        _examine_memory(report, trainer, algorithm, lengths, sizes, gib)
+        work = Workload(**_work(trainer, algorithm, lengths, gib), **_planned(trainer))
+        _examine_memory(report, trainer, estimate(sizes, work), assumed=not gib)
     _examine_disk(report, trainer, algorithm, sizes, folder)
     return report
 
@@ -155,20 +156,12 @@ def gpu_gib(trainer: Settings) -> float | None:
     return trainer.cluster.gpu_gib or (min(gpus_seen(), default=None) if trainer.cluster.address is None else None)
 
 
-def _examine_memory(
-    report: Report,
-    trainer: Settings,
-    algorithm: PolicyGradient,
-    lengths: Lengths,
-    sizes: Architecture,
-    gib: float | None,
-) -> None:
-    plan = estimate(sizes, Workload(**_work(trainer, algorithm, lengths, gib), **_planned(trainer)))
+def _examine_memory(report: Report, trainer: Settings, plan: MemoryPlan, *, assumed: bool) -> None:
     said = ("model's context", "trainer.tokens_per_pass=")  # examined above, whatever the device
     report.problems += [line for line in plan.problems() if not any(text in line.split(":")[0] for text in said)]
-    assumed = "" if gib else " (assumed; cluster.gpu_gib says otherwise)"
+    how = " (assumed; cluster.gpu_gib says otherwise)" if assumed else ""
     report.notes.append(
-        f"memory a GPU, computed: {plan.peak:.1f} of {plan.capacity:.1f} GiB{assumed}, most in {plan.peak_phase} "
+        f"memory a GPU, computed: {plan.peak:.1f} of {plan.capacity:.1f} GiB{how}, most in {plan.peak_phase} "
         f"({describe(plan.phases[plan.peak_phase])}); the KV cache holds {plan.kv_answers} whole answers"
     )
     report.notes.append(f"settings: {' '.join(plan.settings())}")
