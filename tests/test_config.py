@@ -92,7 +92,7 @@ def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:
 def test_nested_nodes_are_named_by_their_path() -> None:
     node = load(CONF / "augmentation" / "multisample.yaml")
     node.filter.minimum = 2.0
-    with pytest.raises(ConfigError, match=r"augmentation\.filter: minimum must not be negative and be at most 1"):
+    with pytest.raises(ConfigError, match=r"augmentation\.filter: minimum must be at least 0 and at most 1"):
         build(node, "augmentation")
 
 

@@ -75,19 +75,18 @@ def _within(value: Any, bound: object) -> bool:
 
 
 def _words(bounds: list[object]) -> str:
-    return " and ".join(_word(bound) for bound in bounds)
+    """``be above 0 and at most 1``; of a lower bound of 0 alone, ``not be negative``."""
+    return "not be negative" if bounds == [Ge(0)] else f"be {' and '.join(map(_word, bounds))}"
 
 
 def _word(bound: object) -> str:
     match bound:
-        case Ge(0):
-            return "not be negative"
         case Ge(limit):
-            return f"be at least {limit}"
+            return f"at least {limit}"
         case Gt(limit):
-            return f"be above {limit}"
+            return f"above {limit}"
         case Le(limit):
-            return f"be at most {limit}"
+            return f"at most {limit}"
         case Lt(limit):
-            return f"be below {limit}"
+            return f"below {limit}"
     return str(bound)

@@ -15,6 +15,13 @@ from types import ModuleType
 from typing import Any
 
 MOVED: Mapping[str, str] = {
+    "rearank.engines.openai_node": "rearank.engines.openai.node",
+    "rearank.engines.overflow": "rearank.engines.openai.overflow",
+    "rearank.engines.processes": "rearank.engines.vllm.processes",
+    "rearank.engines.replies": "rearank.engines.openai.replies",
+    "rearank.engines.retries": "rearank.engines.openai.retries",
+    "rearank.engines.server": "rearank.engines.openai.server",
+    "rearank.engines.vllm_args": "rearank.engines.vllm.arguments",
     "rearank.report.folder": "rearank.runs.reader",
     "rearank.reranker.tracing": "rearank.engines.tracing",
     "rearank.tasks.analyse.AnalyseTask": "rearank.tasks.pipeline.AnalyseTask",

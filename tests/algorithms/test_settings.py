@@ -22,8 +22,8 @@ from rearank.training.verl import Cluster, VerlTrainer
         ({"advantage": "critic"}, "goes with algorithm=ppo"),
         ({"advantage": "batch", "group_size": 1, "dynamic_sampling": True}, "dynamic_sampling compares"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative"),
-        ({"clip": 1.0}, "clip must be above 0 and be below 1, not 1"),
-        ({"top_p": 0.0}, "top_p must be above 0 and be at most 1, not 0"),
+        ({"clip": 1.0}, "clip must be above 0 and below 1, not 1"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, not 0"),
         ({"advantage": "own"}, "the advantage of PolicyGradient has no other of its own: set advantage=group, not own"),
     ],
 )
@@ -36,7 +36,7 @@ def test_ppo_needs_no_group_but_a_critic() -> None:
     assert Ppo().group_size == 1
     with pytest.raises(ValueError, match="advantage=critic goes with"):
         Ppo(advantage="group", group_size=4)
-    with pytest.raises(ValueError, match="lam must not be negative and be at most 1"):
+    with pytest.raises(ValueError, match="lam must be at least 0 and at most 1"):
         Ppo(lam=1.5)
 
 

@@ -70,9 +70,9 @@ def test_best_equals_a_full_stable_sort() -> None:
 
 
 def test_bad_parameters_and_empty_collections(collection: TrecFiles, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="b must lie in"):
+    with pytest.raises(ValueError, match="b must be at least 0 and at most 1"):
         Bm25(b=2)
-    with pytest.raises(ValueError, match="k1 must be"):
+    with pytest.raises(ValueError, match="k1 must not be negative"):
         Bm25(k1=-1)
     with pytest.raises(ValueError, match="depth must be"):
         Bm25().retrieve(collection, {}, 0)

@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from rearank.engines.processes import ProcessGuard, _runs
+from rearank.engines.vllm.processes import ProcessGuard, _runs
 
 # An engine that, like vLLM's, starts a worker of its own and does not notice that its program is gone.
 PROGRAM = """
 import multiprocessing, subprocess, sys, time
-from rearank.engines.processes import ProcessGuard
+from rearank.engines.vllm.processes import ProcessGuard
 
 def engine(started):
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -507,7 +507,7 @@ def test_the_papers_run_computes_no_layer_twice() -> None:
         ({"lora_rank": 0}, "lora_rank must be at least 1"),
         ({"shards": 3}, r"shards \(3\) must divide gpus \(8\)"),
         ({"offload": "some"}, "offload must be 'none' or 'optimizer' or 'all', not 'some'"),
-        ({"rollout_memory": 1.0}, "rollout_memory must be above 0 and be below 1"),
+        ({"rollout_memory": 1.0}, "rollout_memory must be above 0 and below 1"),
         ({"gpu_gib": 0.0}, "gpu_gib must be above 0"),
     ],
 )

@@ -276,7 +276,7 @@ def test_measured_with_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.L
         (lambda: Cluster(gpus_per_node=0), "gpus_per_node must be at least 1"),
         (lambda: Cluster(seconds_to_sync=0), "seconds_to_sync must be above 0"),
         (lambda: VerlTrainer(cluster=Cluster(gpus_per_node=3), tensor_parallel=2), "tensor_parallel .2. must divide"),
-        (lambda: VerlTrainer(cluster=Cluster(), rollout_memory=1.0), "rollout_memory must be above 0 and be below 1"),
+        (lambda: VerlTrainer(cluster=Cluster(), rollout_memory=1.0), "rollout_memory must be above 0 and below 1"),
         (lambda: VerlTrainer(cluster=Cluster(), keep=0), "keep must be at least 1"),
         (
             lambda: VerlTrainer(cluster=Cluster(), lora_base="bfloat16"),

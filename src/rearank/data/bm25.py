@@ -11,12 +11,16 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from annotated_types import Ge, Interval
+
+from rearank.checks import check_fields
 from rearank.data.analyzer import ANALYZER_VERSION, WORDS_VERSION, english_analyzer, word_analyzer
 from rearank.data.base import Collection, DataError, assemble, check_depth
+from rearank.runs import INCIDENTAL
 from rearank.types import Candidates, Query
 
 if TYPE_CHECKING:
@@ -38,21 +42,14 @@ class Bm25:
     any language, ``auto`` by the benchmark's language (English where none is told).
     """
 
-    k1: float = 0.9
-    b: float = 0.4
-    cache_dir: str = "outputs/cache"
-    backend: Literal["auto", "numpy", "numba"] = "auto"
+    k1: Annotated[float, Ge(0)] = 0.9
+    b: Annotated[float, Interval(ge=0, le=1)] = 0.4
+    cache_dir: str = field(default="outputs/cache", metadata=INCIDENTAL)
+    backend: Literal["auto", "numpy", "numba"] = field(default="auto", metadata=INCIDENTAL)
     analyzer: Literal["auto", "english", "words"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.k1 < 0:
-            raise ValueError(f"k1 must be 0 or more (Lucene's default here is 0.9), not {self.k1}")
-        if not 0 <= self.b <= 1:
-            raise ValueError(f"b must lie in [0, 1] (0.4 is the usual value for passages), not {self.b}")
-        if self.backend not in ("auto", "numpy", "numba"):
-            raise ValueError(f"backend must be auto, numpy or numba, not {self.backend!r}")
-        if self.analyzer not in ("auto", "english", "words"):
-            raise ValueError(f"analyzer must be auto, english or words, not {self.analyzer!r}")
+        check_fields(self)
 
     def fitted(self, index: str, language: str) -> Bm25:
         """With the analyzer for ``language``, where it isn't chosen."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Protocol, cast
 
 from rearank.data.base import Collection, DataError, assemble, check_depth
 from rearank.data.files import plain_id
+from rearank.runs import INCIDENTAL
 from rearank.types import Candidates, Query
 
 _INSTALL = "pip install 'rearank[pyserini]' and a Java 21 (JAVA_HOME set), or take retriever=bm25, which needs neither"
@@ -53,7 +54,7 @@ class Pyserini:
     k1: float = 0.9
     b: float = 0.4
     language: str = ""
-    threads: int = 4
+    threads: int = field(default=4, metadata=INCIDENTAL)
 
     def __post_init__(self) -> None:
         if self.threads < 1:

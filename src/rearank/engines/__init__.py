@@ -1,16 +1,16 @@
 """Engines: messages in, a completion out; and what stands between one and a strategy.
 
-``nodes`` what conf/engine builds to · ``transformers`` and ``vllm`` models on this machine (``chat`` what both need,
-``processes`` none outlives this one) · ``openai`` models behind a server (``server`` the line to it, ``retries``,
-``replies``, ``overflow``, ``budget``) · ``scripted`` a public fake · ``recording`` and ``store`` no call is paid for
-twice · ``ranker`` prompt, call, parse · ``model`` what conf/model builds to (``architecture`` its sizes, ``merge``
-makes one of an adapter).
+``session`` candidates -> rankings, the only rerank loop (``ranker`` prompt, call, parse; ``tracing`` windows;
+``account`` calls, tokens, dollars) · ``nodes`` what conf/engine builds to · ``transformers`` and ``vllm`` models on
+this machine (``chat`` what both need, ``capacity`` of GPUs) · ``openai`` models behind a server (``budget`` in dollars)
+· ``scripted`` a public fake · ``recording`` and ``store`` no call is paid for twice · ``model`` what conf/model builds
+to (``architecture`` its sizes, ``merge`` one of an adapter).
 """
 
 from rearank.engines.base import Engine, EngineError, EngineNode, SeesWindows
 from rearank.engines.budget import BudgetError
 from rearank.engines.nodes import NoEngine, ScriptedNode, TransformersNode, VllmNode
-from rearank.engines.openai_node import OpenAINode
+from rearank.engines.openai.node import OpenAINode
 from rearank.engines.ranker import PromptRanker, Recorder
 from rearank.engines.recording import RecordingEngine
 from rearank.engines.scripted import ScriptedEngine

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from rearank.engines.architecture import Architecture
+from rearank.runs import INCIDENTAL
 from rearank.types import Sampling
 
 __all__ = ["Architecture", "Model"]
@@ -48,15 +48,15 @@ class Model:
     max_tokens: int = 2048
     temperature: float = 0.0
     top_p: float = 1.0
-    architecture: Any = None
+    architecture: Architecture | None = field(default=None, metadata=INCIDENTAL)
     strategy: str | None = None
     thinking: bool | None = None
-    published: str | None = None
+    published: str | None = field(default=None, metadata=INCIDENTAL)
     engine: str | None = None
     adapter_of: str | None = None
 
     def __post_init__(self) -> None:
-        if self.architecture is not None and not isinstance(self.architecture, Architecture):
+        if not isinstance(self.architecture, Architecture | None):
             raise ValueError("architecture must be a node with _target_: rearank.engines.model.Architecture, or null")
         if not self.name:
             raise ValueError("name must not be empty: tables and output folders are named after it")
@@ -88,8 +88,7 @@ class Model:
         """
         if (Path(self.location) / "config.json").is_file():
             return Architecture.from_folder(self.location)
-        found: Architecture | None = self.architecture
-        return found
+        return self.architecture
 
     def preflight(
         self,

@@ -6,18 +6,23 @@ Nothing heavy is imported before ``create``.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt, Interval
+
+from rearank.checks import check_fields
 from rearank.engines.base import Engine, EngineError
 from rearank.engines.capacity import Split, gpus_seen
 from rearank.engines.model import Architecture
 from rearank.engines.scripted import ScriptedEngine
-from rearank.engines.vllm import VllmEngine
-from rearank.engines.vllm_args import built_for_cpu, cores
+from rearank.engines.vllm.arguments import built_for_cpu, cores
+from rearank.engines.vllm.engine import VllmEngine
+from rearank.runs import INCIDENTAL
 from rearank.types import Qrels
 
+Positive = Annotated[int, Ge(1)]
 _HERE = "engine=transformers runs models on this machine, engine=scripted none at all"
 
 
@@ -27,12 +32,12 @@ class TransformersNode:
 
     device: str = "auto"
     dtype: str = "auto"
-    max_batch: int = 128
-    max_batch_tokens: int = 65536
+    max_batch: Positive = 128
+    max_batch_tokens: Positive = 65536
     overflow: Literal["truncate", "refuse"] = "truncate"
 
     def __post_init__(self) -> None:
-        _at_least_1(max_batch=self.max_batch, max_batch_tokens=self.max_batch_tokens)
+        check_fields(self)
 
     def preflight(self) -> list[str]:
         """Missing packages; a GPU where ``device`` asks for one."""
@@ -54,16 +59,7 @@ class TransformersNode:
             raise EngineError("; ".join(missing))
         from rearank.engines.transformers import TransformersEngine
 
-        return TransformersEngine(
-            model,
-            revision=revision,
-            device=self.device,
-            dtype=self.dtype,
-            max_batch=self.max_batch,
-            max_batch_tokens=self.max_batch_tokens,
-            overflow=self.overflow,
-            thinking=thinking,
-        )
+        return TransformersEngine(model, revision=revision, thinking=thinking, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -94,16 +90,7 @@ class ScriptedNode:
         thinking: bool | None = None,
     ) -> Engine:
         """The fake; ``model`` plays no part, ``judgements`` are what the oracle goes by."""
-        return ScriptedEngine(
-            self.behaviour,
-            judgements=judgements,
-            seed=self.seed,
-            seconds=self.seconds,
-            sigma=self.sigma,
-            slots=self.slots,
-            failing=self.failing,
-            noise=self.noise,
-        )
+        return ScriptedEngine(judgements=judgements, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -115,29 +102,19 @@ class VllmNode:
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     dtype: str = "auto"
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    data_parallel: int | None = None
-    gpu_memory_utilization: float = 0.9
-    kv_cache_gib: float = 1.0
-    max_model_len: int | None = None
-    max_concurrent: int | None = None
+    tensor_parallel: Positive = 1
+    pipeline_parallel: Positive = 1
+    data_parallel: Positive | None = None
+    gpu_memory_utilization: Annotated[float, Interval(gt=0, le=1)] = 0.9
+    kv_cache_gib: Annotated[float, Gt(0)] = 1.0
+    max_model_len: Positive | None = None
+    max_concurrent: Positive | None = field(default=None, metadata=INCIDENTAL)
     prefix_caching: bool = True
     enforce_eager: bool | None = None
     overflow: Literal["truncate", "refuse"] = "truncate"
 
     def __post_init__(self) -> None:
-        _at_least_1(
-            tensor_parallel=self.tensor_parallel,
-            pipeline_parallel=self.pipeline_parallel,
-            data_parallel=self.data_parallel,
-            max_model_len=self.max_model_len,
-            max_concurrent=self.max_concurrent,
-        )
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise ValueError(f"gpu_memory_utilization is a share in (0, 1], not {self.gpu_memory_utilization}")
-        if self.kv_cache_gib <= 0:
-            raise ValueError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}")
+        check_fields(self)
 
     def preflight(self) -> list[str]:
         """The package, built for the device that is asked for; a GPU, unless vLLM is built for CPUs."""
@@ -203,23 +180,8 @@ class VllmNode:
         """
         if missing := self.preflight():
             raise EngineError("; ".join(missing))
-        return VllmEngine(
-            model,
-            revision=revision,
-            device=self.device,
-            dtype=self.dtype,
-            tensor_parallel=self.tensor_parallel,
-            pipeline_parallel=self.pipeline_parallel,
-            data_parallel=self.split.data,
-            gpu_memory_utilization=self.gpu_memory_utilization,
-            kv_cache_gib=self.kv_cache_gib,
-            max_model_len=self.max_model_len,
-            max_concurrent=self.max_concurrent,
-            prefix_caching=self.prefix_caching,
-            enforce_eager=self.enforce_eager,
-            overflow=self.overflow,
-            thinking=thinking,
-        )
+        fields = {**vars(self), "data_parallel": self.split.data}
+        return VllmEngine(model, revision=revision, thinking=thinking, **fields)
 
 
 @dataclass(frozen=True)
@@ -249,9 +211,3 @@ def _package(name: str, extra: str) -> str:
 def _has_gpu() -> bool:
     """Without importing torch, which takes seconds."""
     return shutil.which("nvidia-smi") is not None
-
-
-def _at_least_1(**values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")

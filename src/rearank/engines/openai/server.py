@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from rearank.engines.openai_node import OpenAINode
-from rearank.engines.retries import Kind, Trouble, read_failure
+from rearank.engines.openai.retries import Kind, Trouble, read_failure
+from rearank.engines.openai.settings import OpenAISettings
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LIBRARIES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
@@ -26,7 +26,7 @@ _LISTED = 10  # names of models in a message
 class Server:
     """One server, as ``node`` describes it; belongs to the event loop that first calls it."""
 
-    def __init__(self, node: OpenAINode) -> None:
+    def __init__(self, node: OpenAISettings) -> None:
         self.url = node.url
         self._node = node
         self._key = os.environ.get(node.variable or "", "").strip()

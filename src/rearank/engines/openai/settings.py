@@ -1,28 +1,31 @@
-"""The node of ``engine=openai``: typed, checked, and nothing imported before ``create``."""
+"""The keys of ``engine=openai``, typed and checked."""
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from rearank.engines.base import Engine, EngineError
+from annotated_types import Ge, Gt
+
+from rearank.checks import check_fields
 from rearank.engines.budget import Prices
-from rearank.types import Qrels
+from rearank.runs import INCIDENTAL
+
+Seconds = Annotated[float, Gt(0)]
+Dollars = Annotated[float, Ge(0)]
 
 OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 
-_NEVER_CONTINUE = ("openai.com", "openai.azure.com", "deepseek.com")  # they'd begin anew and say nothing of it
+_NEVER_CONTINUE = ("openai.com", "openai.azure.com", "deepseek.com")  # they would begin anew without a word
 _OURS = ("model", "messages", "stream", "n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
 _KEPT = "; Hydra keeps command lines in the run's folder (.hydra): take it out there too"
 
 
 @dataclass(frozen=True)
-class OpenAINode:
+class OpenAISettings:
     """A server that speaks OpenAI's chat protocol.
 
     Args:
@@ -51,39 +54,32 @@ class OpenAINode:
     """
 
     base_url: str | None = None
-    key_variable: str | None = None
+    key_variable: str | None = field(default=None, metadata=INCIDENTAL)
     served_model: str | None = None
     accept_model: str | None = None
-    max_concurrent_calls: int = 32
-    connect_seconds: float = 10.0
-    timeout_seconds: float = 600.0
-    retries: int = 8
-    first_wait: float = 1.0
-    longest_wait: float = 60.0
+    max_concurrent_calls: Annotated[int, Ge(1)] = field(default=32, metadata=INCIDENTAL)
+    connect_seconds: Seconds = field(default=10.0, metadata=INCIDENTAL)
+    timeout_seconds: Seconds = field(default=600.0, metadata=INCIDENTAL)
+    retries: Annotated[int, Ge(0)] = field(default=8, metadata=INCIDENTAL)
+    first_wait: Seconds = field(default=1.0, metadata=INCIDENTAL)
+    longest_wait: Seconds = field(default=60.0, metadata=INCIDENTAL)
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     send_temperature: bool = True
     send_seed: bool = True
     extra_body: dict[str, Any] = field(default_factory=dict)
-    price_prompt: float | None = None
-    price_completion: float | None = None
-    price_cached: float | None = None
-    budget: float | None = None
+    price_prompt: Dollars | None = None
+    price_completion: Dollars | None = None
+    price_cached: Dollars | None = None
+    budget: Dollars | None = field(default=None, metadata=INCIDENTAL)
     overflow: Literal["truncate", "refuse"] = "truncate"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.base_url is not None:
             _check_url(self.base_url)
         if self.key_variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII):
             # Not quoted: it may be the key itself.
             raise ValueError(f"key_variable must be the name of an environment variable, not a key{_KEPT}")
-        if self.max_concurrent_calls < 1:
-            raise ValueError(f"max_concurrent_calls must be at least 1, not {self.max_concurrent_calls}")
-        for name in ("connect_seconds", "timeout_seconds", "first_wait", "longest_wait"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("retries", "price_prompt", "price_completion", "price_cached", "budget"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if (self.price_prompt is None) != (self.price_completion is None):
             raise ValueError("price_prompt and price_completion belong together; set both, or neither")
         if self.price_prompt is None and (self.budget is not None or self.price_cached is not None):
@@ -123,38 +119,6 @@ class OpenAINode:
             f"{host} continues no answer that is begun for it (prompt.prefill={prefill!r}); choose a prompt without "
             "prefill (prompt=compact, say), or a server of vLLM or SGLang (engine.base_url)"
         ]
-
-    def preflight(self) -> list[str]:
-        """The package; the key, as the node names it. The server itself is not asked."""
-        missing = []
-        if find_spec("openai") is None:
-            missing.append(
-                "engine=openai: the package openai is missing; install rearank's extra api: pip install -e '.[api]'"
-            )
-        key = os.environ.get(self.variable or "", "").strip()
-        if self.variable is not None and not key:
-            missing.append(f"engine=openai needs a key: set the environment variable {self.variable}")
-        elif not (key.isascii() and key.isprintable()) or " " in key:
-            missing.append(f"the environment variable {self.variable} holds characters that no key has")
-        return missing
-
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """The engine; the server is asked with the first call. ``judgements`` are not looked at.
-
-        Raises ``EngineError`` where the package or the key is missing.
-        """
-        if missing := self.preflight():
-            raise EngineError("; ".join(missing))
-        from rearank.engines.openai import OpenAIEngine
-
-        return OpenAIEngine(self, model, revision=revision, thinking=thinking)
 
 
 def _check_url(url: str) -> None:
