@@ -15,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 MOVED: Mapping[str, str] = {
+    "rearank.analysis.figures": "rearank.analysis.drawing",
+    "rearank.analysis.settings": "rearank.analysis.what_to_ask",
     "rearank.engines.openai_node": "rearank.engines.openai.node",
     "rearank.engines.overflow": "rearank.engines.openai.overflow",
     "rearank.engines.processes": "rearank.engines.vllm.processes",
@@ -22,8 +24,11 @@ MOVED: Mapping[str, str] = {
     "rearank.engines.retries": "rearank.engines.openai.retries",
     "rearank.engines.server": "rearank.engines.openai.server",
     "rearank.engines.vllm_args": "rearank.engines.vllm.arguments",
+    "rearank.pyterrier": "rearank.adapters.pyterrier",
     "rearank.report.folder": "rearank.runs.reader",
+    "rearank.report.settings": "rearank.report.what_to_show",
     "rearank.reranker.tracing": "rearank.engines.tracing",
+    "rearank.serving.settings": "rearank.serving.limits",
     "rearank.tasks.analyse.AnalyseTask": "rearank.tasks.pipeline.AnalyseTask",
     "rearank.tasks.benchmark": "rearank.data.benchmark",
     "rearank.tasks.collect": "rearank.tasks.sweep.collect",
@@ -39,10 +44,9 @@ MOVED: Mapping[str, str] = {
     "rearank.tasks.sweep.SweepCallback": "rearank.tasks.sweep.plan.SweepCallback",
     "rearank.tasks.train.SftTask": "rearank.tasks.pipeline.SftTask",
     "rearank.tasks.train.TrainTask": "rearank.tasks.pipeline.TrainTask",
-    "rearank.pyterrier": "rearank.adapters.pyterrier",
     "rearank.training.algorithm": "rearank.algorithms",
-    "rearank.training.verl.lengths": "rearank.training.lengths",
     "rearank.training.fit": "rearank.training.trl.fit",
+    "rearank.training.verl.lengths": "rearank.training.lengths",
     "rearank.training.verl.node.Cluster": "rearank.training.verl.settings.Cluster",
 }
 """A module, or ``module.Name``, as it was called -> as it is called now. The longest entry that fits counts."""

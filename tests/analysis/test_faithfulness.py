@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.analysis.answers import answer, chain, said, window
 
-from rearank.analysis import Source, faithfulness_row, held_against_reasoning, tau_rows
+from rearank.analysis import OrderSource, faithfulness_row, held_against_reasoning, tau_rows
 
 NOTES = "[1] a 1 [2] a b 2 [3] 0"
 JUDGED = window((1, 2, 0))
@@ -21,7 +21,7 @@ JUDGED = window((1, 2, 0))
 )
 def test_notes_against_the_answer(order: tuple[int, ...], tau: float, best_first: bool, contradicted: float) -> None:
     found = held_against_reasoning(answer(JUDGED, order, NOTES))
-    assert found.source is Source.NOTES
+    assert found.source is OrderSource.NOTES
     assert found.mentioned == 1.0
     assert found.in_given_order
     assert found.tau == pytest.approx(tau)
@@ -33,7 +33,7 @@ def test_notes_against_the_answer(order: tuple[int, ...], tau: float, best_first
 
 def test_a_chain_counts_over_notes() -> None:
     found = held_against_reasoning(answer(JUDGED, (2, 1, 0), f"{NOTES}, so {chain((2, 1, 0))}"))
-    assert found.source is Source.CHAIN
+    assert found.source is OrderSource.CHAIN
     assert found.tau == 1.0
 
 

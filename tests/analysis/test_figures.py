@@ -19,7 +19,7 @@ from rearank.analysis import (
     shuffled,
     tau_rows,
 )
-from rearank.analysis.figures import draw_attack, draw_faithfulness, draw_length, draw_position
+from rearank.analysis.drawing import draw_attack, draw_faithfulness, draw_length, draw_position
 
 JUDGED = window((1, 2, 0))
 

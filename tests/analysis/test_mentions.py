@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rearank.analysis import Source, read_implied, read_mentions
+from rearank.analysis import OrderSource, read_implied, read_mentions
 
 PIECES = st.lists(
     st.one_of(
@@ -59,7 +59,7 @@ def test_mentions_are_counted() -> None:
 def test_the_last_chain_is_what_the_reasoning_arrived_at() -> None:
     found = read_implied("First [1] > [2]. But no: [3] > [1] > [9] > [3] > [2]. [4] is like [2].", 4)
     assert found is not None
-    assert found.source is Source.CHAIN
+    assert found.source is OrderSource.CHAIN
     assert sorted(found.values, key=lambda i: -found.values[i]) == [2, 0, 1]
 
 
@@ -75,7 +75,7 @@ def test_the_last_chain_is_what_the_reasoning_arrived_at() -> None:
 def test_notes(text: str, values: dict[int, float]) -> None:
     found = read_implied(text, 3)
     assert found is not None
-    assert found.source is Source.NOTES
+    assert found.source is OrderSource.NOTES
     assert found.values == values
 
 

@@ -20,7 +20,7 @@ from rearank.rewards import NdcgReward, RearankAuthorsReward, ReasonRankReward, 
 from rearank.rewards.absolute import AbsoluteReward
 from rearank.rewards.multiview import MultiviewReward
 from rearank.tracking import NoTracking
-from rearank.training.base import Lora, Report, TrainingError, TrainingJob
+from rearank.training.base import Lora, TrainingError, TrainingForecast, TrainingJob
 from rearank.training.rows import RowError, TrainingRow, read_rows, save_rows
 from rearank.training.trl.reward import PaidBy
 from rearank.training.verl import Cluster, VerlTrainer
@@ -234,7 +234,7 @@ def test_unknown_sizes_are_said(tmp_path: Path) -> None:
 
 
 def test_prompts_that_are_too_long() -> None:
-    report = Report()
+    report = TrainingForecast()
     examine_lengths(report, [100, 200, 300, 5000], "training", LENGTHS)
     assert report.problems == []
     assert "of 100 to 5000 tokens, mean 1400; 25.0% over trainer.max_prompt_tokens=4096" in report.notes[0]

@@ -2,7 +2,7 @@
 
 ``answer`` what all look at · ``length`` tokens against nDCG · ``mentions`` and ``faithfulness`` what the reasoning says
 and whether the answer follows · ``position`` the same passages in other orders · ``attacks`` and ``attack_success``
-passages that ask to be ranked first · ``rank_statistics`` · ``figures`` · ``settings`` the config's section.
+passages that ask to be ranked first · ``rank_statistics`` · ``drawing`` · ``what_to_ask`` the config's section.
 """
 
 from rearank.analysis.answer import Answer
@@ -10,9 +10,9 @@ from rearank.analysis.attack_success import Attacked, attack_row, choose_victim
 from rearank.analysis.attacks import ATTACKS, HARMLESS, inject
 from rearank.analysis.faithfulness import Faithfulness, faithfulness_row, held_against_reasoning, tau_rows
 from rearank.analysis.length import Point, bin_rows, correlation_row, window_points, without_zeros
-from rearank.analysis.mentions import Implied, Mentions, Source, read_implied, read_mentions
+from rearank.analysis.mentions import Implied, Mentions, OrderSource, read_implied, read_mentions
 from rearank.analysis.position import Asked, ideal, ndcg_rows, position_row, rank_rows, shuffled
-from rearank.analysis.settings import Analyse
+from rearank.analysis.what_to_ask import Analyse
 
 __all__ = [
     "ATTACKS",
@@ -24,8 +24,8 @@ __all__ = [
     "Faithfulness",
     "Implied",
     "Mentions",
+    "OrderSource",
     "Point",
-    "Source",
     "attack_row",
     "bin_rows",
     "choose_victim",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rearank.analysis.answer import Answer
-from rearank.analysis.mentions import Source, read_implied, read_mentions
+from rearank.analysis.mentions import OrderSource, read_implied, read_mentions
 from rearank.analysis.rank_statistics import compare_pairs, mean_over_queries
 from rearank.evaluation import Cell
 
@@ -33,7 +33,7 @@ class Faithfulness:
     mentioned: float
     in_given_order: bool | None
     as_given: bool
-    source: Source | None = None
+    source: OrderSource | None = None
     tau: float | None = None
     tau_given: float | None = None
     best_first: bool | None = None
@@ -81,8 +81,8 @@ def faithfulness_row(found: Sequence[Faithfulness], *, seed: int = 0) -> dict[st
         "answers": len(found),
         "passages mentioned": mean([(one.query, one.mentioned) for one in found]),
         "mentioned top to bottom": mean([(one.query, one.in_given_order) for one in found]),
-        "by a chain": mean([(one.query, one.source is Source.CHAIN) for one in found]),
-        "by notes": mean([(one.query, one.source is Source.NOTES) for one in found]),
+        "by a chain": mean([(one.query, one.source is OrderSource.CHAIN) for one in found]),
+        "by notes": mean([(one.query, one.source is OrderSource.NOTES) for one in found]),
         "coverage": mean([(one.query, one.tau is not None) for one in found]),
         "tau-b": tau.value,
         "low": tau.low,

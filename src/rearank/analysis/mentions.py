@@ -42,7 +42,7 @@ _TAIL = 32  # characters of a note that can hold its number
 _LARGEST_NOTE = 100.0
 
 
-class Source(StrEnum):
+class OrderSource(StrEnum):
     """Where an implied order was read."""
 
     CHAIN = "chain"
@@ -53,7 +53,7 @@ class Source(StrEnum):
 class Implied:
     """How good the reasoning calls each passage it speaks of: 0-based position -> value, more is better."""
 
-    source: Source
+    source: OrderSource
     values: Mapping[int, float]
 
 
@@ -106,7 +106,7 @@ def _read_chain(text: str, size: int, letters: bool) -> Implied | None:
         found = (_position(label, size, letters) for label in _IN_BRACKETS.findall(chain.group()))
         order = list(dict.fromkeys(position for position in found if position is not None))
         if len(order) > 1:
-            return Implied(Source.CHAIN, {position: float(-rank) for rank, position in enumerate(order)})
+            return Implied(OrderSource.CHAIN, {position: float(-rank) for rank, position in enumerate(order)})
     return None
 
 
@@ -121,7 +121,7 @@ def _read_notes(text: str, size: int, letters: bool) -> Implied | None:
         if len(positions) != 1 or positions[0] in values or number is None:
             return None
         values[positions[0]] = float(number.group(1))
-    return Implied(Source.NOTES, values) if max(values.values()) <= _LARGEST_NOTE else None
+    return Implied(OrderSource.NOTES, values) if max(values.values()) <= _LARGEST_NOTE else None
 
 
 def _mentions(text: str, size: int, letters: bool) -> Iterator[tuple[int, int, list[int]]]:

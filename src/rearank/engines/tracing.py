@@ -36,7 +36,7 @@ class WindowTrace:
 
 
 @dataclass
-class _Call:
+class _TracedCall:
     window: Window
     asked: tuple[tuple[Message, ...], Sampling]
     completion: Completion
@@ -50,7 +50,7 @@ class Tracer:
         self._engine = engine
         self._recorder = recorder
         self._index = {passage.id: index for index, passage in enumerate(candidates.passages)}
-        self._calls: list[_Call] = []
+        self._calls: list[_TracedCall] = []
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -67,7 +67,7 @@ class Tracer:
             completion = await self._engine.complete_window(window, messages, sampling)
         else:
             completion = await self._engine.complete(messages, sampling)
-        self._calls.append(_Call(window, (tuple(messages), sampling), completion))
+        self._calls.append(_TracedCall(window, (tuple(messages), sampling), completion))
         return completion
 
     def note(self, messages: Sequence[Message], sampling: Sampling, parsed: ParsedRanking) -> None:
@@ -87,7 +87,7 @@ class Tracer:
         """The calls answered so far."""
         return tuple(self._trace(call) for call in self._calls)
 
-    def _trace(self, call: _Call) -> WindowTrace:
+    def _trace(self, call: _TracedCall) -> WindowTrace:
         shown = tuple(self._index[passage.id] for passage in call.window.passages)
         parsed, completion = call.parsed, call.completion
         return WindowTrace(

@@ -6,7 +6,7 @@
 """
 
 from rearank.report.page import render
-from rearank.report.settings import Report
+from rearank.report.what_to_show import Report
 
 __all__ = ["Report", "ReportError", "render"]
 

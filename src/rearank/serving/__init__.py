@@ -1,9 +1,9 @@
 """``task=serve``: reranking over HTTP, in the shape that Cohere's and Jina's clients expect.
 
-``settings`` the config's section · ``request`` what came in -> checked values · ``response`` what goes out · ``gate``
+``limits`` the config's section · ``request`` what came in -> checked values · ``response`` what goes out · ``gate``
 how many at once · ``app`` the endpoints · ``server`` from a bound socket to an orderly end.
 """
 
-from rearank.serving.settings import Serving, ServingError
+from rearank.serving.limits import Serving, ServingError
 
 __all__ = ["Serving", "ServingError"]

@@ -19,10 +19,10 @@ from rearank.engines import EngineError
 from rearank.ranking import AbortRunError
 from rearank.reranker import Reranker, RerankResult
 from rearank.serving.gate import Gate
+from rearank.serving.limits import Serving
 from rearank.serving.request import RequestError, RerankRequest, parse_request
 from rearank.serving.response import render
 from rearank.serving.schema import RERANK_SCHEMA
-from rearank.serving.settings import Serving
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from rearank.serving.settings import Serving
+from rearank.serving.limits import Serving
 from rearank.types import Passage
 
 _KNOWN = frozenset(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rearank.reranker import Reranker
-from rearank.serving.settings import Serving, ServingError
+from rearank.serving.limits import Serving, ServingError
 
 _BACKLOG = 2048
 _LOOPBACK = ("127.", "::1", "localhost")

@@ -105,7 +105,7 @@ class ChecksAlgorithm(Protocol):
 
 
 @dataclass
-class Report:
+class TrainingForecast:
     """``problems`` keep the run from starting, each with its remedy; ``warnings`` are printed whatever the task, since
     they cost much; ``notes`` say what to expect of it."""
 
@@ -118,10 +118,10 @@ class Report:
 class Examines(Protocol):
     """A trainer that knows what a run would take."""
 
-    def examine(self, algorithm: PolicyGradient, model: Model, folder: Path) -> Report:
+    def examine(self, algorithm: PolicyGradient, model: Model, folder: Path) -> TrainingForecast:
         """What training ``model`` into ``folder`` would fail at, and what it would take."""
 
-    def measure(self, report: Report, model: Model, rows: Mapping[str, Sequence[TrainingRow]]) -> None:
+    def measure(self, report: TrainingForecast, model: Model, rows: Mapping[str, Sequence[TrainingRow]]) -> None:
         """Add to ``report`` what the rows' prompts say, by the model's own tokenizer."""
 
 

@@ -27,7 +27,7 @@ from rearank.analysis import (
     window_points,
     without_zeros,
 )
-from rearank.analysis.figures import draw_attack, draw_faithfulness, draw_length, draw_position
+from rearank.analysis.drawing import draw_attack, draw_faithfulness, draw_length, draw_position
 from rearank.evaluation import Cell, heading, render_table, write_tables
 
 Row = dict[str, Cell]

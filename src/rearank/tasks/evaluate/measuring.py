@@ -21,7 +21,7 @@ from rearank.runs.reader import FIRST, IDEAL, SYSTEM
 from rearank.sections import Evaluation
 from rearank.tasks.evaluate.published import first_stage_row, published_first_stage, published_system
 from rearank.tasks.evaluate.reranking import Pass, PassResult
-from rearank.tasks.evaluate.scores import Places, SystemScores, Weights, keep
+from rearank.tasks.evaluate.scores import Places, SystemScores, SystemWeights, keep
 from rearank.tasks.evaluate.systems import System
 from rearank.types import Ranking
 
@@ -82,7 +82,7 @@ class Measuring:
         yield keep(place, benchmark, [ideal], label="ideal order of the candidates", role=IDEAL)
 
     def _system(self, benchmark: Benchmark, judged: Sequence[JudgedCandidates], system: System) -> SystemScores:
-        place = self.places.open(benchmark, system.name, Weights(system.model))
+        place = self.places.open(benchmark, system.name, SystemWeights(system.model))
         qrels = {item.candidates.query.id: item.grades for item in judged}
         what, model = f"{benchmark.name}, {system.label}", self.parts.model
         node = self.parts.engine

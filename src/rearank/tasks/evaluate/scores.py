@@ -56,7 +56,7 @@ class SystemScores:
 
 
 @dataclass(frozen=True)
-class Weights:
+class SystemWeights:
     """Where a system's model lies."""
 
     path: str = field(metadata=CONTENT)
@@ -74,7 +74,7 @@ class Places:
     stage: Stage
     cache: Path
 
-    def open(self, benchmark: Benchmark, name: str, weights: Weights | None = None) -> Path:
+    def open(self, benchmark: Benchmark, name: str, weights: SystemWeights | None = None) -> Path:
         """A system's folder; what other settings, code or files left there is moved aside.
 
         The other benchmarks of a list decide nothing here.

@@ -35,7 +35,7 @@ from rearank.training.local import (
     step_of,
 )
 from rearank.training.rows import TrainingRow
-from rearank.training.trl.settings import Settings
+from rearank.training.trl.settings import TrlSettings
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Made:
 
 
 def fit(
-    job: TrainingJob, settings: Settings, what: str, make: Callable[[Any, Sequence[TrainingRow]], Made]
+    job: TrainingJob, settings: TrlSettings, what: str, make: Callable[[Any, Sequence[TrainingRow]], Made]
 ) -> TrainingResult:
     """Train, or go on from the last checkpoint in ``job.folder``, or return what a finished run left there.
 
@@ -120,7 +120,7 @@ class _Watch:
     """What happens beside the optimiser's steps; ``stopped``: why training ends before its last step, if it does."""
 
     job: TrainingJob
-    settings: Settings
+    settings: TrlSettings
     made: Made
     tokenizer: Any
     validation: Sequence[TrainingRow]

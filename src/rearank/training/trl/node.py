@@ -17,7 +17,7 @@ from rearank.training.rows import TrainingRow, chats
 from rearank.training.sft import Sft
 from rearank.training.trl.fit import Made, fit
 from rearank.training.trl.reward import PaidBy
-from rearank.training.trl.settings import Settings
+from rearank.training.trl.settings import TrlSettings
 
 # TRL's names -> ours, which are the same for every trainer.
 _COMMON = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
@@ -38,7 +38,7 @@ _LOSSES = {"token": "dapo", "sequence": "grpo", "constant": "dr_grpo"}
 
 
 @dataclass(frozen=True)
-class TrlTrainer(Settings):
+class TrlTrainer(TrlSettings):
     """One machine, CPU or one GPU; its fields are those of ``Settings``."""
 
     def train(self, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:

@@ -29,7 +29,7 @@ _Positive = Annotated[int, Ge(1)]
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrlSettings:
     """One machine, CPU or one GPU.
 
     Args:

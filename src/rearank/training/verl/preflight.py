@@ -19,11 +19,11 @@ from omegaconf import OmegaConf
 from rearank.algorithms import PolicyGradient
 from rearank.engines.capacity import gpus_seen
 from rearank.engines.model import Architecture
-from rearank.training.base import Report, TrainingError, result_of
+from rearank.training.base import TrainingError, TrainingForecast, result_of
 from rearank.training.memory import GPU_GIB, MemoryPlan, Workload, describe, estimate, recommend
 from rearank.training.verl import machine
 from rearank.training.verl.compose import ppo_config
-from rearank.training.verl.settings import Files, Lengths, Settings, Weights
+from rearank.training.verl.settings import Files, Lengths, VerlSettings, Weights
 
 _GIB = 1 << 30
 _STATE = 12  # bytes a trained parameter in a checkpoint: float32 weights and Adam's two moments
@@ -39,8 +39,8 @@ _WHOLE_GRADIENTS = "actor_rollout_ref.actor.fsdp_config.use_no_sync_for_gradient
 
 
 def examine(
-    trainer: Settings, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, folder: Path
-) -> Report:
+    trainer: VerlSettings, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, folder: Path
+) -> TrainingForecast:
     """Everything that can be said without the rows.
 
     Args:
@@ -50,7 +50,7 @@ def examine(
         sizes: of the model; ``None`` where they are not known, which a note then says.
         folder: where checkpoints will go.
     """
-    report = Report(warnings=machine.warnings(trainer))
+    report = TrainingForecast(warnings=machine.warnings(trainer))
     gib = gpu_gib(trainer)
     trainer = settled(trainer, algorithm, lengths, sizes, gib)
     try:
@@ -83,7 +83,7 @@ def too_long(lengths: Lengths, context: int) -> str:
     )
 
 
-def examine_lengths(report: Report, measured: Sequence[int], what: str, lengths: Lengths) -> None:
+def examine_lengths(report: TrainingForecast, measured: Sequence[int], what: str, lengths: Lengths) -> None:
     """Add what the prompts' lengths in tokens say about a run."""
     over = sum(length > lengths.prompt for length in measured)
     report.notes.append(
@@ -97,7 +97,7 @@ def examine_lengths(report: Report, measured: Sequence[int], what: str, lengths:
         )
 
 
-def _examine_keys(report: Report, trainer: Settings, algorithm: PolicyGradient, lengths: Lengths) -> None:
+def _examine_keys(report: TrainingForecast, trainer: VerlSettings, algorithm: PolicyGradient, lengths: Lengths) -> None:
     """Our keys and the user's against the installed verl, where there is one."""
     if find_spec("verl") is None:
         return  # said by the trainer's own preflight
@@ -109,8 +109,8 @@ def _examine_keys(report: Report, trainer: Settings, algorithm: PolicyGradient, 
 
 
 def settled(
-    trainer: Settings, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, gib: float | None
-) -> Settings:
+    trainer: VerlSettings, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, gib: float | None
+) -> VerlSettings:
     """``trainer`` with every setting that it left open chosen by the memory plan.
 
     Where the model's sizes are not known the choice is a cautious one.
@@ -124,7 +124,7 @@ def settled(
     return replace(trainer, **{name: getattr(plan.workload, name) for name in open_ones})
 
 
-def _work(trainer: Settings, algorithm: PolicyGradient, lengths: Lengths, gib: float | None) -> dict[str, Any]:
+def _work(trainer: VerlSettings, algorithm: PolicyGradient, lengths: Lengths, gib: float | None) -> dict[str, Any]:
     """What the memory plan must know of a run, but for what it may choose."""
     return {
         "gpus": trainer.cluster.gpus,
@@ -145,18 +145,18 @@ def _work(trainer: Settings, algorithm: PolicyGradient, lengths: Lengths, gib: f
     }
 
 
-def _planned(trainer: Settings) -> dict[str, Any]:
+def _planned(trainer: VerlSettings) -> dict[str, Any]:
     return {name: getattr(trainer, name) for name in _PLANNED}
 
 
-def gpu_gib(trainer: Settings) -> float | None:
+def gpu_gib(trainer: VerlSettings) -> float | None:
     """Memory of a GPU: what the config says, or is seen here; ``None`` on CPUs and for clusters elsewhere."""
     if trainer.on_cpu:
         return None
     return trainer.cluster.gpu_gib or (min(gpus_seen(), default=None) if trainer.cluster.address is None else None)
 
 
-def _examine_memory(report: Report, trainer: Settings, plan: MemoryPlan, *, assumed: bool) -> None:
+def _examine_memory(report: TrainingForecast, trainer: VerlSettings, plan: MemoryPlan, *, assumed: bool) -> None:
     said = ("model's context", "trainer.tokens_per_pass=")  # examined above, whatever the device
     report.problems += [line for line in plan.problems() if not any(text in line.split(":")[0] for text in said)]
     how = " (assumed; cluster.gpu_gib says otherwise)" if assumed else ""
@@ -180,7 +180,7 @@ def _examine_memory(report: Report, trainer: Settings, plan: MemoryPlan, *, assu
 
 
 def _examine_disk(
-    report: Report, trainer: Settings, algorithm: PolicyGradient, sizes: Architecture, folder: Path
+    report: TrainingForecast, trainer: VerlSettings, algorithm: PolicyGradient, sizes: Architecture, folder: Path
 ) -> None:
     """The checkpoints that are kept, the best one, the one being written, and the exported model: an upper bound.
 

@@ -2,7 +2,7 @@
 
 verl spreads a group over all rollout engines, and each of them reads the prompt anew; by one routing id a group shares
 one engine, whose prefix cache reads it once. verl counts a failed answer and goes on with the others; a run of ours
-ends with what went wrong. ``compose`` chooses the worker, ``Trainer.get_llm_client`` the client. Imported in the
+ends with what went wrong. ``compose`` chooses the worker, ``WatchedTrainer.get_llm_client`` the client. Imported in the
 cluster only.
 """
 

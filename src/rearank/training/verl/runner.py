@@ -61,7 +61,7 @@ def _train(config: Mapping[str, Any], watch: Watch) -> Outcome:
 
     from rearank.training.verl import advantage
     from rearank.training.verl.rollouts import RolloutManager
-    from rearank.training.verl.trainer import Trainer
+    from rearank.training.verl.trainer import WatchedTrainer
 
     tree = OmegaConf.create(dict(config))
     tree.transfer_queue.enable = True
@@ -69,7 +69,7 @@ def _train(config: Mapping[str, Any], watch: Watch) -> Outcome:
     validate_config(tree, use_reference_policy=need_reference_policy(tree), use_critic=need_critic(tree))
     tq.init(tree.transfer_queue)
     advantage.register()
-    trainer = Trainer(tree, watch)
+    trainer = WatchedTrainer(tree, watch)
     try:
         trainer.init()
         manager = RolloutManager.create(

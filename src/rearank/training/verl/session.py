@@ -24,7 +24,7 @@ from rearank.training.verl.events import NAME, SEEDED, Events, Outcome, root_cau
 from rearank.training.verl.hiding import without_values
 from rearank.training.verl.leftovers import MARK, watched
 from rearank.training.verl.runner import Runner
-from rearank.training.verl.settings import Cluster, Settings
+from rearank.training.verl.settings import Cluster, VerlSettings
 
 FAILURE = "failure.txt"
 """In the training's folder: the traceback of what a run failed of."""
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 _TRANSFER_QUEUE = ("TransferQueueController", "transfer_queue")
 
 
-class Session:
+class RaySession:
     """A connection to Ray in which one run is started."""
 
     def __init__(self, ray: Any, folder: Path, environment: Mapping[str, str], hidden: Collection[str] = ()) -> None:
@@ -86,7 +86,7 @@ class Session:
 
 
 @contextmanager
-def session(trainer: Settings, folder: Path) -> Iterator[Session]:
+def session(trainer: VerlSettings, folder: Path) -> Iterator[RaySession]:
     """Ray, started or joined; on the way out nothing of ours is left in it.
 
     Raises ``TrainingError`` where there is no such cluster, too few GPUs, or another run of verl is under way in it.
@@ -103,7 +103,7 @@ def session(trainer: Settings, folder: Path) -> Iterator[Session]:
         try:
             _check_cluster(ray, trainer)
             with _interruptible():  # not before: ray.init handles SIGTERM in its own way
-                opened = Session(ray, folder, environment, given.values())
+                opened = RaySession(ray, folder, environment, given.values())
                 try:
                     yield opened
                 finally:
@@ -112,7 +112,7 @@ def session(trainer: Settings, folder: Path) -> Iterator[Session]:
             _disconnect(ray, ours)
 
 
-def _connect(ray: Any, trainer: Settings, environment: Mapping[str, str]) -> None:
+def _connect(ray: Any, trainer: VerlSettings, environment: Mapping[str, str]) -> None:
     if ray.is_initialized():
         raise TrainingError("this process is connected to a Ray already; rearank connects by itself")
     cluster = trainer.cluster
@@ -171,7 +171,7 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=_KNOCK).close()
 
 
-def _check_cluster(ray: Any, trainer: Settings) -> None:
+def _check_cluster(ray: Any, trainer: VerlSettings) -> None:
     """Raises ``TrainingError`` where verl would wait for ever for what the cluster doesn't have, or isn't free."""
     cluster = trainer.cluster
     if not _queue_is_gone(ray):  # a killed run's takes some seconds to go
@@ -234,7 +234,7 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _environment(trainer: Settings) -> dict[str, str]:
+def _environment(trainer: VerlSettings) -> dict[str, str]:
     """What every process of the run needs in its environment."""
     common = {
         "NCCL_DEBUG": "WARN",

@@ -104,7 +104,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Settings:
+class VerlSettings:
     """Of verl on a Ray cluster, with vLLM rollouts on the same GPUs.
 
     Args:
@@ -252,7 +252,7 @@ class Weights:
 class Watch:
     """What the trainer in the cluster is told besides verl's config."""
 
-    settings: Settings
+    settings: VerlSettings
     rows: Path
     """The training rows: answers are shown beside the row they answer."""
     history: Sequence[Mapping[str, Any]]

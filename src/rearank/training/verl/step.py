@@ -55,7 +55,7 @@ _TIMES = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class SampledAnswer:
     """A sampled answer."""
 
     key: str
@@ -97,13 +97,13 @@ def column(data: Any, name: str) -> list[Any]:
     return [getattr(value, "data", value) for value in data[name]]
 
 
-def answers_of(batch: Any) -> list[Answer]:
+def answers_of(batch: Any) -> list[SampledAnswer]:
     """Every answer of the step, without those that verl pads it with."""
     tags = _real(batch)
     data = _get(batch, tags, "uid", "index", "responses", "extra_fields")
     uids, rows = map(str, column(data, "uid")), map(int, column(data, "index"))
     prompts = [tag["prompt_len"] for tag in tags.values()]
-    return list(map(Answer, tags, uids, rows, data["responses"].unbind(), column(data, "extra_fields"), prompts))
+    return list(map(SampledAnswer, tags, uids, rows, data["responses"].unbind(), column(data, "extra_fields"), prompts))
 
 
 def score_together(batch: Any, reward: RewardFunction, rows: Mapping[int, TrainingRow], tokenizer: Any) -> None:
@@ -125,7 +125,7 @@ def score_together(batch: Any, reward: RewardFunction, rows: Mapping[int, Traini
 
 
 def figures_of(
-    answers: Sequence[Answer], metrics: Mapping[str, Any], timing: Mapping[str, float], limit: int
+    answers: Sequence[SampledAnswer], metrics: Mapping[str, Any], timing: Mapping[str, float], limit: int
 ) -> dict[str, float]:
     """verl's figures of a step under our names, its own behind ``verl/``, and ours of the answers.
 

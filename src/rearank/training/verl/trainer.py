@@ -24,7 +24,15 @@ from rearank.training.verl.events import Reporter
 from rearank.training.verl.reward import reward_of
 from rearank.training.verl.rollouts import GroupClient
 from rearank.training.verl.settings import Watch
-from rearank.training.verl.step import Answer, answers_of, breakdown_of, column, figures_of, score_together, token_means
+from rearank.training.verl.step import (
+    SampledAnswer,
+    answers_of,
+    breakdown_of,
+    column,
+    figures_of,
+    score_together,
+    token_means,
+)
 
 POLL = 0.1
 """Seconds between two looks for finished answers; verl's own 2.0 s is most of a small step."""
@@ -41,7 +49,7 @@ class _Checkpoint:
     weights_only: bool
 
 
-class Trainer(PPOTrainerSync):  # type: ignore[misc]
+class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
     """verl's trainer, watched."""
 
     global_steps: int  # verl's: the step under way
@@ -240,7 +248,7 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         figures = figures_of(answers, metrics, timing, self.config.data.max_response_length)
         return figures | token_means(batch, reference=self.use_reference_policy)
 
-    def _keep_some(self, answers: Sequence[Answer]) -> None:
+    def _keep_some(self, answers: Sequence[SampledAnswer]) -> None:
         """The first answer of the first few groups, to be read by a person."""
         first = {answer.group: answer for answer in reversed(answers)}
         chosen = sorted(first.values(), key=lambda one: one.row)[: self._watch.rollout_samples]
