@@ -60,7 +60,7 @@ def evaluated(name: str, role: str, values: dict[str, float]) -> Evaluated:
     calls = {"calls": 9 * QUERIES, "completion_tokens": 400 * 9 * QUERIES, "status_ok": 9 * QUERIES}
     answers = {} if role == SYSTEM else None
     counted = calls if role == SYSTEM else {}
-    return Evaluated(name, name, role, "stress", {MEASURE: values}, {}, counted, {}, {}, answers, None, Path())
+    return Evaluated(name, name, role, "stress", {MEASURE: values}, {}, counted, {}, {}, answers, Path())
 
 
 class Stress(Queries):

@@ -16,14 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.report.hostile import ATTACKS
 
-from rearank.report import ReportError, read_folder, render
+from rearank.report import ReportError, render
 from rearank.report.analyses import analyses
 from rearank.report.curves import curves, seed_groups
 from rearank.report.figures import draw_change, draw_curves
 from rearank.report.page import as_json
 from rearank.report.results import arm_rows, comparisons, result_rows, seed_rows, sides
 from rearank.report.texts import cut, pieces
-from rearank.runs.reader import FIRST, SYSTEM, Arm, Evaluated, labelled
+from rearank.runs.reader import FIRST, SYSTEM, Arm, Evaluated, RunFolder, labelled, read_folder
+from rearank.tasks.report import read_run_folder
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=[]))
 
@@ -129,7 +130,7 @@ def test_a_seed_that_groups_repeat_is_no_other_setting_and_a_collections_is() ->
 def _system(name: str, values: dict[str, float], role: str = SYSTEM, seed: int = 1) -> Evaluated:
     measured = {"ndcg_cut_10": values}
     return Evaluated(
-        name, name, role, "dl19", measured, {}, {"status_ok": 2}, {"seed": seed, "model": "m"}, {}, None, None, Path()
+        name, name, role, "dl19", measured, {}, {"status_ok": 2}, {"seed": seed, "model": "m"}, {}, None, Path()
     )
 
 
@@ -159,9 +160,9 @@ def test_labels_and_folders_of_sweeps(tmp_path: Path) -> None:
     assert labelled("mine=nowhere") == ("mine", Path("nowhere"))
     assert labelled("nowhere") == (None, Path("nowhere"))
     with pytest.raises(ReportError, match="nothing was trained, evaluated or analysed here"):
-        read_folder(place)
+        read_run_folder(place, None)
     with pytest.raises(ReportError, match="there is no such folder"):
-        read_folder(tmp_path / "other")
+        read_run_folder(tmp_path / "other", None)
 
 
 def _arm_run(arm: str, seed: int, values: dict[str, dict[str, float]], best: int = 20) -> RunFolder:

@@ -121,7 +121,7 @@ def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings
     Raises:
         ReportError: for a folder that holds no run.
     """
-    runs = [_read(path, label) for label, path in given]
+    runs = [read_run_folder(path, label) for label, path in given]
     groups = sides(runs)
     share = max(1, settings.full_text // max(len(groups), 1)) if settings.full_text else 0
     parts = [_queries(cache, settings, runs, name, group, share) for name, group in groups.items()]
@@ -138,7 +138,8 @@ def make_report(folder: Path, given: Sequence[tuple[str | None, Path]], settings
     return path
 
 
-def _read(path: Path, label: str | None) -> RunFolder:
+def read_run_folder(path: Path, label: str | None) -> RunFolder:
+    """The run in ``path``; raises ``ReportError`` for a folder that holds none."""
     try:
         run = read_folder(path, label)
     except FolderError as error:
