@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rearank.data.trec import RunFile, TrecFiles
 from rearank.engines.model import Model
-from rearank.runs import CONTENT, files_of
+from rearank.progress import progress
+from rearank.runs import CONTENT, content, files_of
 from rearank.runs.content import REMEMBERED
 
 
@@ -87,3 +92,21 @@ def test_a_large_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert files_of(cache, data=node) != first
     (cache / REMEMBERED).write_text("not ours")
     assert files_of(cache, data=node) != first
+
+
+def test_a_large_file_is_read_under_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(range(256)) * 10_000)
+    plain = content.sha256_of(path)
+    shown: list[tuple[str, int, str]] = []
+
+    @contextmanager
+    def bar(*about: Any) -> Iterator[Any]:
+        shown.append(about)
+        with progress(*about) as real:
+            yield real
+
+    monkeypatch.setattr(content, "_TAKES_A_WHILE", 1)
+    monkeypatch.setattr(content, "progress", bar)
+    assert content.sha256_of(path) == plain == hashlib.sha256(path.read_bytes()).digest()
+    assert shown == [("reading weights to know it again", 3, "MiB")]

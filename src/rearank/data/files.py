@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rearank.data.base import DataError
+from rearank.runs.content import sha256_of
 from rearank.types import Passage
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -96,6 +97,5 @@ def content_hash(*paths: Path) -> str:
     """SHA-256 over the contents of files, in order."""
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(sha256_of(path))
     return digest.hexdigest()

@@ -14,10 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
+from rearank.progress import progress
+
 CONTENT: Mapping[str, str] = MappingProxyType({"content": ""})
 """Metadata of a field that names a file or a folder, or several; a value names the attribute that has the place."""
 REMEMBERED = "fingerprints.json"
 _WORTH_REMEMBERING = 1 << 20
+_TAKES_A_WHILE, _BLOCK = 1 << 30, 1 << 20
 
 
 def files_of(cache: Path | None = None, **used: object) -> dict[str, str]:
@@ -63,6 +66,20 @@ def _digest(path: Path, remembered: _Remembered) -> str:
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
 
 
+def sha256_of(path: Path) -> bytes:
+    """Of a file's content; with a bar of progress where that takes a while."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size < _TAKES_A_WHILE:
+            return hashlib.file_digest(file, "sha256").digest()
+        digest = hashlib.sha256()
+        with progress(f"reading {path.name} to know it again", -(-size // _BLOCK), "MiB") as bar:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                bar.advance()
+        return digest.digest()
+
+
 class _Remembered:
     """Digests of large files: 15 GB of weights are read once."""
 
@@ -79,8 +96,7 @@ class _Remembered:
         mark = [state.st_size, state.st_mtime_ns]
         if self._known.get(name, [])[:2] == mark:
             return str(self._known[name][2])
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        found = sha256_of(path).hex()[:16]
         if state.st_size >= _WORTH_REMEMBERING:
             self._known[name] = [*mark, found]
             self._new = True

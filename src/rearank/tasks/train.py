@@ -7,16 +7,17 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from rearank.algorithms import PolicyGradient
 from rearank.engines.model import Model
+from rearank.rewards import RewardFunction
 from rearank.runs.layout import SFT, TRAINING
 from rearank.runs.stage import Stage
 from rearank.tasks.prepare import Rows
 from rearank.tasks.training_figures import draw_curves
 from rearank.tracking import Artefact
 from rearank.tracking.run_trackers import RunTrackers
-from rearank.training.base import TrainingJob, TrainingResult, result_of
+from rearank.training.base import Trainer, TrainingJob, TrainingResult, result_of
 from rearank.training.sft import Sft
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Start:
 
     model: Model
     rows: Rows
-    reward: Any
+    reward: RewardFunction
     seed: int
 
 
@@ -66,13 +67,15 @@ class Trained:
         return None if self.result is None else model_artefact(trackers, self.training, self.result, used=True)
 
 
-def train(start: Start, algorithm: Any, trainer: Any, stage: Stage, trackers: RunTrackers) -> TrainingResult:
+def train(
+    start: Start, algorithm: PolicyGradient, trainer: Trainer, stage: Stage, trackers: RunTrackers
+) -> TrainingResult:
     """Train by reinforcement, continue, or return what a finished training of the same identity left."""
     return _stage(start, stage, trackers, "train", lambda job: trainer.train(job, algorithm))
 
 
 def fine_tune(
-    start: Start, sft: Sft, trainer: Any, stage: Stage, trackers: RunTrackers, *, tags: bool
+    start: Start, sft: Sft, trainer: Trainer, stage: Stage, trackers: RunTrackers, *, tags: bool
 ) -> TrainingResult:
     """As ``train``, on the ideal orders of the rows instead of rewards (the paper's ablation).
 
