@@ -125,5 +125,5 @@ def test_the_analyzer_follows_the_language(collection: TrecFiles, tmp_path: Path
     assert (english.analyzer, words.analyzer) == ("english", "words")
     assert replace(bm25, analyzer="words").fitted("", "en").analyzer == "words"
     assert bm25.index_folder(collection) == english.index_folder(collection) != words.index_folder(collection)
-    with pytest.raises(ValueError, match="analyzer must be auto, english or words"):
+    with pytest.raises(ValueError, match="analyzer must be 'auto' or 'english' or 'words'"):
         Bm25(analyzer="finnish")  # type: ignore[arg-type]
