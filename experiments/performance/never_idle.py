@@ -37,7 +37,7 @@ from rearank.data.source import Source
 from rearank.data.synthetic import SyntheticCollection
 from rearank.engines import CompletionStore, PromptRanker, RecordingEngine
 from rearank.engines.model import Model
-from rearank.engines.vllm import VllmEngine
+from rearank.engines.vllm.engine import VllmEngine
 from rearank.evaluation import render_table
 from rearank.prompts import CompactPrompt
 from rearank.ranking import Failure, SlidingWindow, rerank_all

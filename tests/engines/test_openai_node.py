@@ -12,7 +12,7 @@ from rearank.config import ConfigError, build
 from rearank.engines import EngineError, EngineNode, OpenAINode
 
 KEY = "sk-secret"
-TARGET = "rearank.engines.openai_node.OpenAINode"
+TARGET = "rearank.engines.openai.node.OpenAINode"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_whose_key_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rearank.engines.openai_node.find_spec", lambda name: None)
+    monkeypatch.setattr("rearank.engines.openai.node.find_spec", lambda name: None)
     (said,) = OpenAINode(base_url="http://host/v1").preflight()
     assert "pip install -e '.[api]'" in said
 

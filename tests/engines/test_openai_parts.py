@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rearank.engines.budget import Budget, BudgetError, Prices, Usage
-from rearank.engines.overflow import Request, TooLong, fitted, too_long
-from rearank.engines.replies import is_served_as, read_reply
-from rearank.engines.retries import Backoff, Kind, Trouble, read_failure, retry_after
+from rearank.engines.openai.budget import Budget, BudgetError, Prices, Usage
+from rearank.engines.openai.overflow import Request, TooLong, fitted, too_long
+from rearank.engines.openai.replies import is_served_as, read_reply
+from rearank.engines.openai.retries import Backoff, Kind, Trouble, read_failure, retry_after
 from rearank.types import Message
 
 JSON = st.recursive(

@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from rearank.engines.processes import ProcessGuard, _runs
+from rearank.engines.vllm.processes import ProcessGuard, _runs
 
 # An engine that, like vLLM's, starts a worker of its own and does not notice that its program is gone.
 PROGRAM = """
 import multiprocessing, subprocess, sys, time
-from rearank.engines.processes import ProcessGuard
+from rearank.engines.vllm.processes import ProcessGuard
 
 def engine(started):
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -69,7 +69,7 @@ def test_a_killed_program_takes_its_engine_along(tmp_path: Path) -> None:
 
 
 def test_a_dead_engines_worker_is_not_left_behind(tmp_path: Path) -> None:
-    command = "from rearank.engines import processes; processes.PATIENCE = 0.5; process.kill(); guard.dismiss()"
+    command = "from rearank.engines.vllm import processes; processes.PATIENCE = 0.5; process.kill(); guard.dismiss()"
     running, engine, worker = program(tmp_path, command)
     assert running.communicate(timeout=20)[0] == "closed\n"
     assert running.returncode == 0
@@ -78,7 +78,7 @@ def test_a_dead_engines_worker_is_not_left_behind(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_does_not_end_is_killed(tmp_path: Path) -> None:
-    command = "from rearank.engines import processes; processes.PATIENCE = 0.5; guard.dismiss()"
+    command = "from rearank.engines.vllm import processes; processes.PATIENCE = 0.5; guard.dismiss()"
     running, engine, worker = program(tmp_path, command)
     assert running.communicate(timeout=20)[0] == "closed\n"
     assert not _runs(engine)

@@ -14,9 +14,9 @@ from tests.engines.models import save_tiny_model
 
 from rearank.engines import EngineError, EngineNode, VllmNode
 from rearank.engines.base import SplitsModels
-from rearank.engines.capacity import Split
 from rearank.engines.model import Architecture
-from rearank.engines.vllm_args import binding, cores_bound
+from rearank.engines.vllm.arguments import binding, cores_bound
+from rearank.engines.vllm.capacity import Split
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, build: str | None, gpu: bool) ->
         return build
 
     monkeypatch.setattr("rearank.engines.nodes.find_spec", lambda name: None if build is NEITHER else object())
-    monkeypatch.setattr("rearank.engines.vllm_args.version", version)
+    monkeypatch.setattr("rearank.engines.vllm.arguments.version", version)
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if gpu else None)
 
 
@@ -138,7 +138,7 @@ def test_an_engine_larger_than_the_machine(monkeypatch: pytest.MonkeyPatch) -> N
 def test_on_a_cpu_each_part_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert binding([0, 1, 4, 5, 8], 2) == "0,1|4,5"
     monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
-    monkeypatch.setattr("rearank.engines.vllm_args.cores", lambda: [0, 1])
+    monkeypatch.setattr("rearank.engines.vllm.arguments.cores", lambda: [0, 1])
     with cores_bound(Split(tensor=2)):
         assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"
     with cores_bound(Split()):

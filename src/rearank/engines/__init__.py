@@ -8,9 +8,9 @@ makes one of an adapter).
 """
 
 from rearank.engines.base import Engine, EngineError, EngineNode, SeesWindows
-from rearank.engines.budget import BudgetError
 from rearank.engines.nodes import NoEngine, ScriptedNode, TransformersNode, VllmNode
-from rearank.engines.openai_node import OpenAINode
+from rearank.engines.openai.budget import BudgetError
+from rearank.engines.openai.node import OpenAINode
 from rearank.engines.ranker import PromptRanker, Recorder
 from rearank.engines.recording import RecordingEngine
 from rearank.engines.scripted import ScriptedEngine

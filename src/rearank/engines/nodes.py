@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from typing import Literal
 
 from rearank.engines.base import Engine, EngineError
-from rearank.engines.capacity import Split, gpus_seen
 from rearank.engines.model import Architecture
 from rearank.engines.scripted import ScriptedEngine
-from rearank.engines.vllm import VllmEngine
-from rearank.engines.vllm_args import built_for_cpu, cores
+from rearank.engines.vllm.arguments import built_for_cpu, cores
+from rearank.engines.vllm.capacity import Split, gpus_seen
+from rearank.engines.vllm.engine import VllmEngine
 from rearank.types import Qrels
 
 _HERE = "engine=transformers runs models on this machine, engine=scripted none at all"

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rearank.engines.capacity import ask_gpus, gpus_seen
+from rearank.engines.vllm.capacity import ask_gpus, gpus_seen
 
 if TYPE_CHECKING:
     from rearank.training.verl.node import VerlTrainer

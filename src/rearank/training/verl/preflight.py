@@ -16,8 +16,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rearank.engines.capacity import gpus_seen
 from rearank.engines.model import Architecture
+from rearank.engines.vllm.capacity import gpus_seen
 from rearank.training.algorithm import PolicyGradient, Ppo
 from rearank.training.base import TrainingError, result_of
 from rearank.training.memory import GPU_GIB, Workload, describe, estimate, recommend

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from rearank.engines.capacity import GIB, Split
 from rearank.engines.chat import Chat
 from rearank.engines.checkpoint import dtype_name
+from rearank.engines.vllm.capacity import GIB, Split
 
 
 def built_for_cpu() -> bool:

@@ -1,17 +1,13 @@
-"""The node of ``engine=openai``: typed, checked, and nothing imported before ``create``."""
+"""The fields of ``engine=openai``, checked, and what follows from them."""
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from rearank.engines.base import Engine, EngineError
-from rearank.engines.budget import Prices
-from rearank.types import Qrels
+from rearank.engines.openai.budget import Prices
 
 OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
@@ -22,7 +18,7 @@ _KEPT = "; Hydra keeps command lines in the run's folder (.hydra): take it out t
 
 
 @dataclass(frozen=True)
-class OpenAINode:
+class OpenAISettings:
     """A server that speaks OpenAI's chat protocol.
 
     Args:
@@ -123,38 +119,6 @@ class OpenAINode:
             f"{host} continues no answer that is begun for it (prompt.prefill={prefill!r}); choose a prompt without "
             "prefill (prompt=compact, say), or a server of vLLM or SGLang (engine.base_url)"
         ]
-
-    def preflight(self) -> list[str]:
-        """The package; the key, as the node names it. The server itself is not asked."""
-        missing = []
-        if find_spec("openai") is None:
-            missing.append(
-                "engine=openai: the package openai is missing; install rearank's extra api: pip install -e '.[api]'"
-            )
-        key = os.environ.get(self.variable or "", "").strip()
-        if self.variable is not None and not key:
-            missing.append(f"engine=openai needs a key: set the environment variable {self.variable}")
-        elif not (key.isascii() and key.isprintable()) or " " in key:
-            missing.append(f"the environment variable {self.variable} holds characters that no key has")
-        return missing
-
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """The engine; the server is asked with the first call. ``judgements`` are not looked at.
-
-        Raises ``EngineError`` where the package or the key is missing.
-        """
-        if missing := self.preflight():
-            raise EngineError("; ".join(missing))
-        from rearank.engines.openai import OpenAIEngine
-
-        return OpenAIEngine(self, model, revision=revision, thinking=thinking)
 
 
 def _check_url(url: str) -> None:

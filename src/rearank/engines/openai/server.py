@@ -1,6 +1,6 @@
 """The line to a server that speaks OpenAI's chat protocol: a request out, the reply's text or a ``Trouble`` back.
 
-The package ``openai`` sends; it is told to retry nothing. The key goes into the request's header and nowhere else:
+The package ``openai`` sends; it retries nothing by itself. The key goes into the request's header and nowhere else:
 what the server says is searched for it before anyone reads it, and the libraries' logs, which show requests, are off.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from rearank.engines.openai_node import OpenAINode
-from rearank.engines.retries import Kind, Trouble, read_failure
+from rearank.engines.openai.retries import Kind, Trouble, read_failure
+from rearank.engines.openai.settings import OpenAISettings
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LIBRARIES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
@@ -26,7 +26,7 @@ _LISTED = 10  # names of models in a message
 class Server:
     """One server, as ``node`` describes it; belongs to the event loop that first calls it."""
 
-    def __init__(self, node: OpenAINode) -> None:
+    def __init__(self, node: OpenAISettings) -> None:
         self.url = node.url
         self._node = node
         self._key = os.environ.get(node.variable or "", "").strip()

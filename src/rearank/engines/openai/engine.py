@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rearank.engines.base import EngineError
-from rearank.engines.budget import Budget, BudgetError, Usage
 from rearank.engines.chat import call_seed, split_prefill
 from rearank.engines.checkpoint import fingerprint, known_as
 from rearank.engines.home import Home
-from rearank.engines.openai_node import OpenAINode
-from rearank.engines.overflow import Request, fitted
-from rearank.engines.replies import Reply, is_served_as, read_reply
-from rearank.engines.retries import Backoff, Kind, Trouble
-from rearank.engines.server import Server
+from rearank.engines.openai.budget import Budget, BudgetError, Usage
+from rearank.engines.openai.overflow import Request, fitted
+from rearank.engines.openai.replies import Reply, is_served_as, read_reply
+from rearank.engines.openai.retries import Backoff, Kind, Trouble
+from rearank.engines.openai.server import Server
+from rearank.engines.openai.settings import OpenAISettings
 from rearank.ranking import AbortRunError
 from rearank.types import Completion, Message, Sampling
 
@@ -41,7 +41,7 @@ class OpenAIEngine:
     """Asks the server that ``node`` describes for answers of ``model``.
 
     Args:
-        node: see ``OpenAINode``.
+        node: see ``OpenAISettings``.
         model: what the server is asked for, unless ``node.served_model`` names something else.
         revision: part of what names an answer; a server is not told.
         thinking: the switch of models that have one, sent as vLLM and SGLang take it
@@ -49,7 +49,7 @@ class OpenAIEngine:
     """
 
     def __init__(
-        self, node: OpenAINode, model: str | Path, *, revision: str | None = None, thinking: bool | None = None
+        self, node: OpenAISettings, model: str | Path, *, revision: str | None = None, thinking: bool | None = None
     ) -> None:
         self.node = node
         self.model = node.served_model or str(model)

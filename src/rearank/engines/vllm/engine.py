@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rearank.engines.base import EngineError
-from rearank.engines.capacity import Split, choose_sequences, gpus_seen
 from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, load_chat
 from rearank.engines.checkpoint import known_as
 from rearank.engines.home import Home
-from rearank.engines.processes import PATIENCE, ProcessGuard
-from rearank.engines.vllm_args import built_for_cpu, cores_bound, engine_args, quiet
+from rearank.engines.vllm.arguments import built_for_cpu, cores_bound, engine_args, quiet
+from rearank.engines.vllm.capacity import Split, choose_sequences, gpus_seen
+from rearank.engines.vllm.processes import PATIENCE, ProcessGuard
 from rearank.progress import progress
 from rearank.types import Completion, Message, Sampling
 

@@ -18,8 +18,8 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Any
 
-from rearank.engines.budget import Usage
-from rearank.engines.overflow import TooLong, too_long
+from rearank.engines.openai.budget import Usage
+from rearank.engines.openai.overflow import TooLong, too_long
 
 _RETRIED = {408, 409, 425, 429}
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "exceeded_current_quota_error"}

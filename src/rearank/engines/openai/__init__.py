@@ -1,0 +1,10 @@
+"""``engine=openai``: models behind a server that speaks OpenAI's chat protocol.
+
+``settings`` the fields, checked · ``node`` what conf/engine builds to · ``engine`` one call from prompt to answer ·
+``server`` the connection · ``replies`` what a server answers · ``retries`` what is done where it doesn't ·
+``overflow`` prompts that are too long · ``budget`` what calls cost.
+"""
+
+from rearank.moved import attributes_of
+
+__getattr__ = attributes_of(__name__)

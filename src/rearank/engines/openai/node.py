@@ -1,0 +1,48 @@
+"""The node of ``engine=openai``: nothing is imported before ``create``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from rearank.engines.base import Engine, EngineError
+from rearank.engines.openai.settings import OpenAISettings
+from rearank.types import Qrels
+
+
+@dataclass(frozen=True)
+class OpenAINode(OpenAISettings):
+    """A server that speaks OpenAI's chat protocol; see ``OpenAISettings`` for the fields."""
+
+    def preflight(self) -> list[str]:
+        """The package; the key, as the node names it. The server itself is not asked."""
+        missing = []
+        if find_spec("openai") is None:
+            missing.append(
+                "engine=openai: the package openai is missing; install rearank's extra api: pip install -e '.[api]'"
+            )
+        key = os.environ.get(self.variable or "", "").strip()
+        if self.variable is not None and not key:
+            missing.append(f"engine=openai needs a key: set the environment variable {self.variable}")
+        elif not (key.isascii() and key.isprintable()) or " " in key:
+            missing.append(f"the environment variable {self.variable} holds characters that no key has")
+        return missing
+
+    def create(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        judgements: Qrels | None = None,
+        thinking: bool | None = None,
+    ) -> Engine:
+        """The engine; the server is asked with the first call. ``judgements`` are not looked at.
+
+        Raises ``EngineError`` where the package or the key is missing.
+        """
+        if missing := self.preflight():
+            raise EngineError("; ".join(missing))
+        from rearank.engines.openai.engine import OpenAIEngine
+
+        return OpenAIEngine(self, model, revision=revision, thinking=thinking)
