@@ -41,6 +41,7 @@ def test_an_old_target_builds_todays_class() -> None:
         ("rearank.engines.openai_node", "OpenAINode", "rearank.engines.openai.node"),
         ("rearank.engines.openai", "OpenAIEngine", "rearank.engines.openai.engine"),  # a package stands in its place
         ("rearank.engines.vllm", "VllmEngine", "rearank.engines.vllm.engine"),
+        ("rearank.tracking.base", "TrackingNode", "rearank.tracking.run_trackers"),  # a module that is still there
         ("rearank.tasks.environment", "commit", "rearank.runs.environment"),
     ],
 )

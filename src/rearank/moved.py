@@ -27,6 +27,7 @@ MOVED: Mapping[str, str] = {
     "rearank.engines.server": "rearank.engines.openai.server",
     "rearank.engines.vllm.VllmEngine": "rearank.engines.vllm.engine.VllmEngine",
     "rearank.engines.vllm_args": "rearank.engines.vllm.arguments",
+    "rearank.tracking.base.TrackingNode": "rearank.tracking.run_trackers.TrackingNode",
     "rearank.report.folder": "rearank.runs.reader",
     "rearank.reranker.tracing": "rearank.engines.tracing",
     "rearank.tasks.analyse.AnalyseTask": "rearank.tasks.pipeline.AnalyseTask",

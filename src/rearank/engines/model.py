@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rearank.engines.architecture import Architecture
+from rearank.runs import INCIDENTAL
 from rearank.types import Sampling
 
 __all__ = ["Architecture", "Model"]
 
 _PACKAGE = "pkg://"
-_NO_MODEL = ("none", "scripted")  # engines that ask no model, so that any may be named beside them
+_NO_MODEL = ("none", "scripted")  # engines that ask no model, so that any may be named with them
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Model:
         strategy: the node of ``conf/strategy`` its protocol needs, ``null`` for a model that any can use.
         thinking: the switch of models that have one (Qwen3): reason before the answer, or not; ``null`` for a model
             without it.
-        published: the row of the published tables (``rearank.evaluation.published``) its results are shown beside.
+        published: the row of the published tables (``rearank.evaluation.published``) its results are compared with.
         engine: the node of ``conf/engine`` that serves it, for a model whose weights are not to be had, and ``path`` is
             the name that the server knows it by; ``null`` for weights that any engine loads.
         adapter_of: the model whose LoRA adapter ``path`` is, for a checkpoint that is published as one; engines load
@@ -48,10 +49,10 @@ class Model:
     max_tokens: int = 2048
     temperature: float = 0.0
     top_p: float = 1.0
-    architecture: Any = None
+    architecture: Any = field(default=None, metadata=INCIDENTAL)
     strategy: str | None = None
     thinking: bool | None = None
-    published: str | None = None
+    published: str | None = field(default=None, metadata=INCIDENTAL)
     engine: str | None = None
     adapter_of: str | None = None
 

@@ -6,40 +6,43 @@ Nothing heavy is imported before ``create``.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt, Le
+
+from rearank.checks import check_fields
 from rearank.engines.base import Engine, EngineError
 from rearank.engines.model import Architecture
 from rearank.engines.scripted import ScriptedEngine
 from rearank.engines.vllm.arguments import built_for_cpu, cores
 from rearank.engines.vllm.capacity import Split, gpus_seen
 from rearank.engines.vllm.engine import VllmEngine
+from rearank.runs import INCIDENTAL
 from rearank.types import Qrels
 
 _HERE = "engine=transformers runs models on this machine, engine=scripted none at all"
+_AtLeast1 = Annotated[int, Ge(1)]
 
 
 @dataclass(frozen=True)
-class TransformersNode:
-    """Hugging Face transformers on this machine; see ``TransformersEngine`` for the fields."""
+class Asked:
+    """What an engine is wanted for; see ``EngineNode.create``."""
 
-    device: str = "auto"
-    dtype: str = "auto"
-    max_batch: int = 128
-    max_batch_tokens: int = 65536
-    overflow: Literal["truncate", "refuse"] = "truncate"
+    model: str
+    revision: str | None = None
+    judgements: Qrels | None = None
+    thinking: bool | None = None
 
-    def __post_init__(self) -> None:
-        _at_least_1(max_batch=self.max_batch, max_batch_tokens=self.max_batch_tokens)
+
+class CreatesEngine(ABC):
+    """A node that says what is missing before it makes its engine."""
 
     def preflight(self) -> list[str]:
-        """Missing packages; a GPU where ``device`` asks for one."""
-        missing = [_package(name, "train") for name in ("torch", "transformers") if find_spec(name) is None]
-        if self.device.startswith("cuda") and not _has_gpu():
-            missing.append(f"engine.device={self.device} needs an NVIDIA GPU and there is none; set engine.device=cpu")
-        return missing
+        """What this machine lacks to run it, one line each with its remedy; by itself, nothing."""
+        return []
 
     def create(
         self,
@@ -49,25 +52,43 @@ class TransformersNode:
         judgements: Qrels | None = None,
         thinking: bool | None = None,
     ) -> Engine:
-        """Load ``model``; raises ``EngineError`` where that can't be done. ``judgements`` are not looked at."""
+        """The engine over ``model``; raises ``EngineError`` where it can't be run here."""
         if missing := self.preflight():
             raise EngineError("; ".join(missing))
-        from rearank.engines.transformers import TransformersEngine
+        return self._engine(Asked(model, revision, judgements, thinking))
 
-        return TransformersEngine(
-            model,
-            revision=revision,
-            device=self.device,
-            dtype=self.dtype,
-            max_batch=self.max_batch,
-            max_batch_tokens=self.max_batch_tokens,
-            overflow=self.overflow,
-            thinking=thinking,
-        )
+    @abstractmethod
+    def _engine(self, asked: Asked) -> Engine: ...
 
 
 @dataclass(frozen=True)
-class ScriptedNode:
+class TransformersNode(CreatesEngine):
+    """Hugging Face transformers on this machine; see ``TransformersEngine`` for the fields."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch: _AtLeast1 = 128
+    max_batch_tokens: _AtLeast1 = 65536
+    overflow: Literal["truncate", "refuse"] = "truncate"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def preflight(self) -> list[str]:
+        """Missing packages; a GPU where ``device`` asks for one."""
+        missing = [_package(name, "train") for name in ("torch", "transformers") if find_spec(name) is None]
+        if self.device.startswith("cuda") and not _has_gpu():
+            missing.append(f"engine.device={self.device} needs an NVIDIA GPU and there is none; set engine.device=cpu")
+        return missing
+
+    def _engine(self, asked: Asked) -> Engine:
+        from rearank.engines.transformers import TransformersEngine
+
+        return TransformersEngine(asked.model, revision=asked.revision, thinking=asked.thinking, **vars(self))
+
+
+@dataclass(frozen=True)
+class ScriptedNode(CreatesEngine):
     """The public fake; see ``ScriptedEngine`` for the fields."""
 
     behaviour: Literal["oracle", "given", "reverse", "random", "malformed", "noisy"] = "oracle"
@@ -81,33 +102,12 @@ class ScriptedNode:
     def __post_init__(self) -> None:
         self.create("")
 
-    def preflight(self) -> list[str]:
-        """Nothing is ever missing."""
-        return []
-
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """The fake; ``model`` plays no part, ``judgements`` are what the oracle goes by."""
-        return ScriptedEngine(
-            self.behaviour,
-            judgements=judgements,
-            seed=self.seed,
-            seconds=self.seconds,
-            sigma=self.sigma,
-            slots=self.slots,
-            failing=self.failing,
-            noise=self.noise,
-        )
+    def _engine(self, asked: Asked) -> Engine:
+        return ScriptedEngine(judgements=asked.judgements, **vars(self))
 
 
 @dataclass(frozen=True)
-class VllmNode:
+class VllmNode(CreatesEngine):
     """vLLM in this process, on GPUs or a CPU; see ``VllmEngine`` for the fields.
 
     ``data_parallel``: ``None`` for as many engines as there are GPUs for, and one on a CPU.
@@ -115,29 +115,19 @@ class VllmNode:
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     dtype: str = "auto"
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    data_parallel: int | None = None
-    gpu_memory_utilization: float = 0.9
-    kv_cache_gib: float = 1.0
-    max_model_len: int | None = None
-    max_concurrent: int | None = None
+    tensor_parallel: _AtLeast1 = 1
+    pipeline_parallel: _AtLeast1 = 1
+    data_parallel: _AtLeast1 | None = None
+    gpu_memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.9
+    kv_cache_gib: Annotated[float, Gt(0)] = 1.0
+    max_model_len: _AtLeast1 | None = None
+    max_concurrent: _AtLeast1 | None = field(default=None, metadata=INCIDENTAL)
     prefix_caching: bool = True
     enforce_eager: bool | None = None
     overflow: Literal["truncate", "refuse"] = "truncate"
 
     def __post_init__(self) -> None:
-        _at_least_1(
-            tensor_parallel=self.tensor_parallel,
-            pipeline_parallel=self.pipeline_parallel,
-            data_parallel=self.data_parallel,
-            max_model_len=self.max_model_len,
-            max_concurrent=self.max_concurrent,
-        )
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise ValueError(f"gpu_memory_utilization is a share in (0, 1], not {self.gpu_memory_utilization}")
-        if self.kv_cache_gib <= 0:
-            raise ValueError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}")
+        check_fields(self)
 
     def preflight(self) -> list[str]:
         """The package, built for the device that is asked for; a GPU, unless vLLM is built for CPUs."""
@@ -188,57 +178,16 @@ class VllmNode:
         """What of a model of these sizes can't be split so, one line each with its remedy."""
         return Split(self.tensor_parallel, self.pipeline_parallel).misfits(sizes)
 
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """The engine; the model itself is loaded with the first call. ``judgements`` are not looked at.
-
-        Raises:
-            EngineError: where it can't be run here, or ``model`` can't be chatted with.
-        """
-        if missing := self.preflight():
-            raise EngineError("; ".join(missing))
-        return VllmEngine(
-            model,
-            revision=revision,
-            device=self.device,
-            dtype=self.dtype,
-            tensor_parallel=self.tensor_parallel,
-            pipeline_parallel=self.pipeline_parallel,
-            data_parallel=self.split.data,
-            gpu_memory_utilization=self.gpu_memory_utilization,
-            kv_cache_gib=self.kv_cache_gib,
-            max_model_len=self.max_model_len,
-            max_concurrent=self.max_concurrent,
-            prefix_caching=self.prefix_caching,
-            enforce_eager=self.enforce_eager,
-            overflow=self.overflow,
-            thinking=thinking,
-        )
+    def _engine(self, asked: Asked) -> Engine:
+        fields = vars(self) | {"data_parallel": self.split.data}
+        return VllmEngine(asked.model, revision=asked.revision, thinking=asked.thinking, **fields)
 
 
 @dataclass(frozen=True)
-class NoEngine:
+class NoEngine(CreatesEngine):
     """For tasks that ask no model anything."""
 
-    def preflight(self) -> list[str]:
-        """Nothing is ever missing."""
-        return []
-
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """Raises ``EngineError``: the task does need an engine."""
+    def _engine(self, asked: Asked) -> Engine:
         raise EngineError(f"engine=none answers nothing and this task asks a model; {_HERE}")
 
 
@@ -249,9 +198,3 @@ def _package(name: str, extra: str) -> str:
 def _has_gpu() -> bool:
     """Without importing torch, which takes seconds."""
     return shutil.which("nvidia-smi") is not None
-
-
-def _at_least_1(**values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+from annotated_types import Ge, Gt
+
+from rearank.checks import check_fields
 from rearank.engines.openai.budget import Prices
+from rearank.runs import INCIDENTAL
 
 OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 
+_Seconds = Annotated[float, Gt(0)]
+_Dollars = Annotated[float, Ge(0)]
 _NEVER_CONTINUE = ("openai.com", "openai.azure.com", "deepseek.com")  # they'd begin anew and say nothing of it
 _OURS = ("model", "messages", "stream", "n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
 _KEPT = "; Hydra keeps command lines in the run's folder (.hydra): take it out there too"
@@ -26,7 +32,7 @@ class OpenAISettings:
         key_variable: the environment variable that holds the key. ``null``: OPENAI_API_KEY for OpenAI's own server and
             none for another, which has no business with that key.
         served_model: the name the server knows the model by; ``null`` for the model's path.
-        accept_model: a name that answers may come under besides the one asked for and its dated snapshots.
+        accept_model: a name that answers may come under, in addition to the one asked for and its dated snapshots.
         max_concurrent_calls: requests under way at once; others wait in line.
         connect_seconds: to reach the server.
         timeout_seconds: for one request, from its start to the end of the answer.
@@ -47,39 +53,32 @@ class OpenAISettings:
     """
 
     base_url: str | None = None
-    key_variable: str | None = None
+    key_variable: str | None = field(default=None, metadata=INCIDENTAL)
     served_model: str | None = None
     accept_model: str | None = None
-    max_concurrent_calls: int = 32
-    connect_seconds: float = 10.0
-    timeout_seconds: float = 600.0
-    retries: int = 8
-    first_wait: float = 1.0
-    longest_wait: float = 60.0
+    max_concurrent_calls: Annotated[int, Ge(1)] = field(default=32, metadata=INCIDENTAL)
+    connect_seconds: _Seconds = field(default=10.0, metadata=INCIDENTAL)
+    timeout_seconds: _Seconds = field(default=600.0, metadata=INCIDENTAL)
+    retries: Annotated[int, Ge(0)] = field(default=8, metadata=INCIDENTAL)
+    first_wait: _Seconds = field(default=1.0, metadata=INCIDENTAL)
+    longest_wait: _Seconds = field(default=60.0, metadata=INCIDENTAL)
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     send_temperature: bool = True
     send_seed: bool = True
     extra_body: dict[str, Any] = field(default_factory=dict)
-    price_prompt: float | None = None
-    price_completion: float | None = None
-    price_cached: float | None = None
-    budget: float | None = None
+    price_prompt: _Dollars | None = None
+    price_completion: _Dollars | None = None
+    price_cached: _Dollars | None = None
+    budget: _Dollars | None = field(default=None, metadata=INCIDENTAL)
     overflow: Literal["truncate", "refuse"] = "truncate"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.base_url is not None:
             _check_url(self.base_url)
         if self.key_variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII):
             # Not quoted: it may be the key itself.
             raise ValueError(f"key_variable must be the name of an environment variable, not a key{_KEPT}")
-        if self.max_concurrent_calls < 1:
-            raise ValueError(f"max_concurrent_calls must be at least 1, not {self.max_concurrent_calls}")
-        for name in ("connect_seconds", "timeout_seconds", "first_wait", "longest_wait"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("retries", "price_prompt", "price_completion", "price_cached", "budget"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if (self.price_prompt is None) != (self.price_completion is None):
             raise ValueError("price_prompt and price_completion belong together; set both, or neither")
         if self.price_prompt is None and (self.budget is not None or self.price_cached is not None):
