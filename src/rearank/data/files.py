@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rearank.data.base import DataError
+from rearank.runs.content import sha256_of
 from rearank.types import Passage
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -95,7 +96,6 @@ def unique(seen: set[str] | dict[str, Any], key: str, where: str, what: str) -> 
 def content_hash(*paths: Path) -> str:
     """SHA-256 over the contents of files, in order."""
     digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for one in sha256_of(*paths):
+        digest.update(bytes.fromhex(one))
     return digest.hexdigest()
