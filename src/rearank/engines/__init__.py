@@ -1,10 +1,9 @@
 """Engines: messages in, a completion out; and what stands between one and a strategy.
 
-``nodes`` what conf/engine builds to · ``transformers`` and ``vllm`` models on this machine (``chat`` what both need,
-``processes`` none outlives this one) · ``openai`` models behind a server (``server`` the line to it, ``retries``,
-``replies``, ``overflow``, ``budget``) · ``scripted`` a public fake · ``recording`` and ``store`` no call is paid for
-twice · ``ranker`` prompt, call, parse · ``model`` what conf/model builds to (``architecture`` its sizes, ``merge``
-makes one of an adapter).
+``nodes`` what conf/engine builds to · ``transformers`` and ``vllm`` models on this machine (``chat`` what both need) ·
+``openai`` models behind a server · ``home`` an event loop of an engine's own · ``scripted`` a public fake ·
+``recording`` and ``store`` no call is paid for twice · ``ranker`` prompt, call, parse · ``session`` candidates to
+rankings · ``model`` what conf/model builds to (``architecture`` its sizes, ``merge`` makes one of an adapter).
 """
 
 from rearank.engines.base import Engine, EngineError, EngineNode, SeesWindows

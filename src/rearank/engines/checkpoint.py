@@ -45,7 +45,7 @@ def known_as(model: str | Path) -> str:
 
 
 def fingerprint(model: str | Path, config: Any = None) -> str:
-    """What the weights are: a hash of a folder's files, the commit of a hub model (``""`` if it can't be told)."""
+    """What the weights are: a hash of a folder's files, the commit of a hub model (``""`` if it is not known)."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         return str(getattr(config, "_commit_hash", None) or "")

@@ -14,7 +14,7 @@ from rearank.engines.vllm.capacity import GIB, Split
 
 
 def built_for_cpu() -> bool:
-    """Whether the installed vLLM is a CPU build, told as vLLM itself tells it, without importing it."""
+    """Whether the installed vLLM is a CPU build, found as vLLM itself finds it, without importing it."""
     try:
         return "cpu" in version("vllm")  # built from source: 0.28.0+cpu
     except PackageNotFoundError:
