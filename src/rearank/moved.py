@@ -27,7 +27,6 @@ MOVED: Mapping[str, str] = {
     "rearank.engines.server": "rearank.engines.openai.server",
     "rearank.engines.vllm.VllmEngine": "rearank.engines.vllm.engine.VllmEngine",
     "rearank.engines.vllm_args": "rearank.engines.vllm.arguments",
-    "rearank.tracking.base.TrackingNode": "rearank.tracking.run_trackers.TrackingNode",
     "rearank.report.folder": "rearank.runs.reader",
     "rearank.reranker.tracing": "rearank.engines.tracing",
     "rearank.tasks.analyse.AnalyseTask": "rearank.tasks.pipeline.AnalyseTask",
@@ -45,6 +44,7 @@ MOVED: Mapping[str, str] = {
     "rearank.tasks.sweep.SweepCallback": "rearank.tasks.sweep.plan.SweepCallback",
     "rearank.tasks.train.SftTask": "rearank.tasks.pipeline.SftTask",
     "rearank.tasks.train.TrainTask": "rearank.tasks.pipeline.TrainTask",
+    "rearank.tracking.base.TrackingNode": "rearank.tracking.run_trackers.TrackingNode",
 }
 """A module, or ``module.Name``, as it was called -> as it is called now. The longest entry that fits counts."""
 
