@@ -19,7 +19,7 @@ from rearank.config import ConfigError
 from rearank.engines import CompletionStore, EngineError, OpenAINode, PromptRanker, RecordingEngine
 from rearank.engines.base import turns
 from rearank.engines.chat import PrefillError, load_chat, split_prefill
-from rearank.engines.openai import OpenAIEngine, ServerError
+from rearank.engines.openai.engine import OpenAIEngine, ServerError
 from rearank.engines.openai.overflow import Request, TooLong, fitted
 from rearank.engines.transformers import TransformersEngine
 from rearank.parsing import ParseStatus

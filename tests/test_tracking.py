@@ -110,7 +110,7 @@ def test_artefacts_are_written_once_with_their_sums(tmp_path: Path) -> None:
 
 def test_an_unknown_kind_of_artefact_is_refused() -> None:
     with pytest.raises(ValueError, match="'checkpoint'"):
-        WandbTracking(upload=("checkpoint",))
+        WandbTracking(upload=("checkpoint",))  # type: ignore[arg-type]
     assert wandb_name("rewards/reward=ndcg,seed=1") == "rewards-reward-ndcg-seed-1"
     assert len(wandb_name("x" * 300)) == 128
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -15,16 +15,18 @@ from types import ModuleType
 from typing import Any
 
 MOVED: Mapping[str, str] = {
-    "rearank.analysis.figures": "rearank.analysis.drawing",
-    "rearank.analysis.settings": "rearank.analysis.what_to_ask",
+    "rearank.engines.budget": "rearank.engines.openai.budget",
+    "rearank.engines.capacity": "rearank.engines.vllm.capacity",
+    "rearank.engines.openai.OpenAIEngine": "rearank.engines.openai.engine.OpenAIEngine",
+    "rearank.engines.openai.ServerError": "rearank.engines.openai.engine.ServerError",
     "rearank.engines.openai_node": "rearank.engines.openai.node",
     "rearank.engines.overflow": "rearank.engines.openai.overflow",
     "rearank.engines.processes": "rearank.engines.vllm.processes",
     "rearank.engines.replies": "rearank.engines.openai.replies",
     "rearank.engines.retries": "rearank.engines.openai.retries",
     "rearank.engines.server": "rearank.engines.openai.server",
+    "rearank.engines.vllm.VllmEngine": "rearank.engines.vllm.engine.VllmEngine",
     "rearank.engines.vllm_args": "rearank.engines.vllm.arguments",
-    "rearank.pyterrier": "rearank.adapters.pyterrier",
     "rearank.report.folder": "rearank.runs.reader",
     "rearank.report.settings": "rearank.report.what_to_show",
     "rearank.reranker.tracing": "rearank.engines.tracing",
@@ -44,10 +46,7 @@ MOVED: Mapping[str, str] = {
     "rearank.tasks.sweep.SweepCallback": "rearank.tasks.sweep.plan.SweepCallback",
     "rearank.tasks.train.SftTask": "rearank.tasks.pipeline.SftTask",
     "rearank.tasks.train.TrainTask": "rearank.tasks.pipeline.TrainTask",
-    "rearank.training.algorithm": "rearank.algorithms",
-    "rearank.training.fit": "rearank.training.trl.fit",
-    "rearank.training.verl.lengths": "rearank.training.lengths",
-    "rearank.training.verl.node.Cluster": "rearank.training.verl.settings.Cluster",
+    "rearank.tracking.base.TrackingNode": "rearank.tracking.run_trackers.TrackingNode",
 }
 """A module, or ``module.Name``, as it was called -> as it is called now. The longest entry that fits counts."""
 
@@ -66,6 +65,20 @@ def install() -> None:
         sys.meta_path.append(_Finder())
 
 
+def attributes_of(module: str) -> Callable[[str], Any]:
+    """A ``__getattr__`` for a module whose names have moved; a package that was a module of the same name needs it."""
+
+    def look_up(name: str) -> Any:
+        new = current(f"{module}.{name}")
+        if name.startswith("__") or new == f"{module}.{name}":
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} has moved: it is {new} now", DeprecationWarning, stacklevel=2)
+        place, _, attribute = new.rpartition(".")
+        return getattr(import_module(place), attribute)
+
+    return look_up
+
+
 def _prefixes(name: str) -> Iterator[str]:
     """``a.b.c``, ``a.b``, ``a``."""
     while name:
@@ -82,14 +95,4 @@ class _Finder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """A module that is empty but for a look at the table."""
-        old = module.__name__
-
-        def look_up(name: str) -> Any:
-            new = current(f"{old}.{name}")
-            if name.startswith("__") or new == f"{old}.{name}":
-                raise AttributeError(f"module {old!r} has no attribute {name!r}")
-            warnings.warn(f"{old}.{name} has moved: it is {new} now", DeprecationWarning, stacklevel=2)
-            place, _, attribute = new.rpartition(".")
-            return getattr(import_module(place), attribute)
-
-        module.__getattr__ = look_up  # type: ignore[method-assign]
+        module.__getattr__ = attributes_of(module.__name__)  # type: ignore[method-assign]

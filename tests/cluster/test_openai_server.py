@@ -22,7 +22,7 @@ from tests.cluster.test_vllm_engine import LONG, TINY, ask, windows
 from tests.end_to_end.pipeline import ROOT, environment
 
 from rearank.engines import EngineError, OpenAINode
-from rearank.engines.openai import OpenAIEngine, ServerError
+from rearank.engines.openai.engine import OpenAIEngine, ServerError
 from rearank.engines.transformers import TransformersEngine
 from rearank.types import Message, Sampling
 

@@ -24,10 +24,10 @@ if find_spec("vllm") is None:
 
 from rearank.data.synthetic import SyntheticCollection
 from rearank.engines import Engine, EngineError, VllmNode
-from rearank.engines.capacity import MOST_SEQUENCES, Split, bytes_per_token
 from rearank.engines.model import Architecture, Model
 from rearank.engines.transformers import TransformersEngine
-from rearank.engines.vllm import VllmEngine
+from rearank.engines.vllm.capacity import MOST_SEQUENCES, Split, bytes_per_token
+from rearank.engines.vllm.engine import VllmEngine
 from rearank.prompts import CompactPrompt
 from rearank.types import Completion, Message, Sampling, Window
 

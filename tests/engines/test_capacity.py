@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rearank.engines.capacity import GIB, MOST_SEQUENCES, Split, bytes_per_token, choose_sequences, gpus_seen
 from rearank.engines.model import Architecture
+from rearank.engines.vllm.capacity import GIB, MOST_SEQUENCES, Split, bytes_per_token, choose_sequences, gpus_seen
 
 # Qwen2.5-7B-Instruct's config.json.
 QWEN7B = Architecture(28, 3584, 18944, 28, 4, 128, 152064, 32768, attention_bias="qkv")

@@ -13,7 +13,7 @@ import pytest
 from tests.engines.fault_server import fault_server, logged
 
 from rearank.engines import BudgetError, CompletionStore, EngineError, OpenAINode, PromptRanker, RecordingEngine
-from rearank.engines.openai import OpenAIEngine, ServerError
+from rearank.engines.openai.engine import OpenAIEngine, ServerError
 from rearank.prompts import CompactPrompt
 from rearank.ranking import AbortRunError, Failure, SlidingWindow, rerank_all
 from rearank.types import Candidates, Completion, Message, Passage, Query, Sampling

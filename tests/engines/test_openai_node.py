@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rearank.config import ConfigError, build
 from rearank.engines import EngineError, EngineNode, OpenAINode
+from rearank.runs.declared import differences, plain
 
 KEY = "sk-secret"
 TARGET = "rearank.engines.openai.node.OpenAINode"
@@ -84,3 +86,15 @@ def test_nothing_is_imported_before_the_first_call() -> None:
         "assert not {'openai', 'httpx', 'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_patience_and_budget_change_no_result_and_the_model_served_does() -> None:
+    patient = OpenAINode(
+        max_concurrent_calls=1, connect_seconds=1, timeout_seconds=1, retries=1, first_wait=2, longest_wait=3
+    )
+    costly = OpenAINode(price_prompt=1.0, price_completion=1.0)
+    assert differences(plain(OpenAINode()), plain(patient)) == []
+    assert differences(plain(costly), plain(replace(costly, budget=1.0, key_variable="MINE"))) == []
+    assert differences(plain(OpenAINode()), plain(OpenAINode(served_model="other"))) == [
+        'served_model: null -> "other"'
+    ]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rearank.engines.budget import Budget, BudgetError, Prices, Usage
+from rearank.engines.openai.budget import Budget, BudgetError, Prices, Usage
 from rearank.engines.openai.overflow import Request, TooLong, fitted, too_long
 from rearank.engines.openai.replies import is_served_as, read_reply
 from rearank.engines.openai.retries import Backoff, Kind, Trouble, read_failure, retry_after

@@ -14,9 +14,9 @@ from tests.engines.models import save_tiny_model
 
 from rearank.engines import EngineError, EngineNode, VllmNode
 from rearank.engines.base import SplitsModels
-from rearank.engines.capacity import Split
 from rearank.engines.model import Architecture
 from rearank.engines.vllm.arguments import binding, cores_bound
+from rearank.engines.vllm.capacity import Split
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from rearank.data.files import content_hash
 from rearank.data.trec import RunFile, TrecFiles
+from rearank.engines.checkpoint import fingerprint
 from rearank.engines.model import Model
-from rearank.progress import progress
-from rearank.runs import CONTENT, content, files_of
-from rearank.runs.content import REMEMBERED
+from rearank.runs import CONTENT, files_of
+from rearank.runs.content import REMEMBERED, reading, sha256_of
 
 
 @pytest.fixture
@@ -94,19 +93,33 @@ def test_a_large_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert files_of(cache, data=node) != first
 
 
-def test_a_large_file_is_read_under_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "weights"
-    path.write_bytes(bytes(range(256)) * 10_000)
-    plain = content.sha256_of(path)
-    shown: list[tuple[str, int, str]] = []
+def test_hashes_name_users_files_and_never_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(256)) * 5000)
+    (tmp_path / "readme.txt").write_text("no weights")
+    answers = "6b7e097b0d32cd070e1777b18739235528eeb36deed6d64058e329dfd9c6b66b"
+    index = "d5d487ed98132fb20fb6663089eb0525de432487da692bbac3b841af1e820293"
+    assert fingerprint(tmp_path) == answers
+    assert content_hash(tmp_path / "config.json", tmp_path / "readme.txt") == index
+    assert files_of(model=Model(name="own", path=str(tmp_path))) == {"model.path": "9813b73d8fb1690c"}
+    monkeypatch.setattr("rearank.engines.checkpoint._HASHED_WHOLE", 1 << 20)
+    by_ends = fingerprint(tmp_path)
+    os.utime(tmp_path / "model.safetensors", (0, 0))
+    assert answers != by_ends != fingerprint(tmp_path)
 
-    @contextmanager
-    def bar(*about: Any) -> Iterator[Any]:
-        shown.append(about)
-        with progress(*about) as real:
-            yield real
 
-    monkeypatch.setattr(content, "_TAKES_A_WHILE", 1)
-    monkeypatch.setattr(content, "progress", bar)
-    assert content.sha256_of(path) == plain == hashlib.sha256(path.read_bytes()).digest()
-    assert shown == [("reading weights to know it again", 3, "MiB")]
+def test_large_files_are_read_with_a_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rearank.runs.content._LARGE", 1 << 20)
+    monkeypatch.setattr("rearank.progress.EVERY", 0.01)
+    pages = [tmp_path / "a", tmp_path / "b"]
+    for page in pages:
+        page.write_bytes(b"0" * (3 << 19))
+    with reading(*pages) as blocks:
+        for page in pages:
+            for _ in blocks(page):
+                time.sleep(0.05)
+    shown = capsys.readouterr().err
+    assert "reading files: 4/4 MiB" in shown
+    assert sha256_of(*pages)[0] == hashlib.sha256(b"0" * (3 << 19)).hexdigest()

@@ -96,6 +96,6 @@ def unique(seen: set[str] | dict[str, Any], key: str, where: str, what: str) -> 
 def content_hash(*paths: Path) -> str:
     """SHA-256 over the contents of files, in order."""
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(sha256_of(path))
+    for one in sha256_of(*paths):
+        digest.update(bytes.fromhex(one))
     return digest.hexdigest()

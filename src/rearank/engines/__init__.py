@@ -1,15 +1,14 @@
 """Engines: messages in, a completion out; and what stands between one and a strategy.
 
-``session`` candidates -> rankings, the only rerank loop (``ranker`` prompt, call, parse; ``tracing`` windows;
-``account`` calls, tokens, dollars) · ``nodes`` what conf/engine builds to · ``transformers`` and ``vllm`` models on
-this machine (``chat`` what both need, ``capacity`` of GPUs) · ``openai`` models behind a server (``budget`` in dollars)
-· ``scripted`` a public fake · ``recording`` and ``store`` no call is paid for twice · ``model`` what conf/model builds
-to (``architecture`` its sizes, ``merge`` one of an adapter).
+``nodes`` what conf/engine builds to · ``transformers`` and ``vllm`` models on this machine (``chat`` what both need) ·
+``openai`` models behind a server · ``home`` an event loop of an engine's own · ``scripted`` a public fake ·
+``recording`` and ``store`` no call is paid for twice · ``ranker`` prompt, call, parse · ``session`` candidates to
+rankings · ``model`` what conf/model builds to (``architecture`` its sizes, ``merge`` makes one of an adapter).
 """
 
 from rearank.engines.base import Engine, EngineError, EngineNode, SeesWindows
-from rearank.engines.budget import BudgetError
 from rearank.engines.nodes import NoEngine, ScriptedNode, TransformersNode, VllmNode
+from rearank.engines.openai.budget import BudgetError
 from rearank.engines.openai.node import OpenAINode
 from rearank.engines.ranker import PromptRanker, Recorder
 from rearank.engines.recording import RecordingEngine

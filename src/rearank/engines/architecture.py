@@ -6,8 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
+
+_Size = Annotated[int, Ge(1)]
 _KINDS = ("qwen2", "qwen3", "llama", "mistral")
 
 
@@ -30,23 +35,21 @@ class Architecture:
         qk_norm: queries and keys are normalised by head (Qwen3).
     """
 
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    context: int
+    layers: _Size
+    hidden: _Size
+    intermediate: _Size
+    heads: _Size
+    kv_heads: _Size
+    head_dim: _Size
+    vocabulary: _Size
+    context: _Size
     tied_embeddings: bool = False
     attention_bias: Literal["none", "qkv", "all"] = "none"
     mlp_bias: bool = False
     qk_norm: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocabulary", "context"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_fields(self)
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})")
 

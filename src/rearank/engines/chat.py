@@ -224,7 +224,7 @@ def load_chat(
     if not getattr(tokenizer, "chat_template", None):
         raise EngineError(
             f"{model}: its tokenizer has no chat template; use an instruction-tuned model, or put a "
-            "chat_template.jinja beside its tokenizer"
+            "chat_template.jinja into its folder"
         )
     try:
         generation = GenerationConfig.from_pretrained(source, revision=revision)

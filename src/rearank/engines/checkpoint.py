@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rearank.engines.base import EngineError
+from rearank.runs.content import reading
 
 _HASHED_WHOLE = 1 << 30  # weights up to 1 GiB are fingerprinted whole, larger files by size, date and both ends
 _END = 1 << 20
+_WEIGHTS_AND_SETTINGS = {".json", ".jinja", ".safetensors", ".bin", ".model"}
 
 
 def located(model: str) -> str:
@@ -43,22 +45,23 @@ def known_as(model: str | Path) -> str:
 
 
 def fingerprint(model: str | Path, config: Any = None) -> str:
-    """What the weights are: a hash of a folder's files, the commit of a hub model (``""`` if it can't be told)."""
+    """What the weights are: a hash of a folder's files, the commit of a hub model (``""`` if it is not known)."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         return str(getattr(config, "_commit_hash", None) or "")
     digest = hashlib.sha256()
-    for path in sorted(
-        p for p in folder.iterdir() if p.suffix in {".json", ".jinja", ".safetensors", ".bin", ".model"}
-    ):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            if size <= _HASHED_WHOLE:
-                while block := file.read(_END):
+    files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS_AND_SETTINGS)
+    with reading(*(path for path in files if path.stat().st_size <= _HASHED_WHOLE)) as blocks:
+        for path in files:
+            state = path.stat()
+            digest.update(f"{path.name}:{state.st_size}:".encode())
+            if state.st_size <= _HASHED_WHOLE:
+                for block in blocks(path):
                     digest.update(block)
-            else:
-                digest.update(f"{path.stat().st_mtime_ns}:".encode() + file.read(_END))
+                continue
+            digest.update(f"{state.st_mtime_ns}:".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_END))
                 file.seek(-_END, 2)
                 digest.update(file.read(_END))
     return digest.hexdigest()

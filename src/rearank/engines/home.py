@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
+
+from rearank.engines.base import EngineError
+from rearank.types import Completion, Message, Sampling
 
 T = TypeVar("T")
 
@@ -33,6 +37,37 @@ class Home:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+class EngineAtHome(ABC):
+    """An engine that works in an event loop of its own; the loop starts with the first call."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._home: Home | None = None
+        self._closed = False
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """The answer; raises ``EngineError`` for a call that gets none."""
+        if self._closed:
+            raise EngineError("the engine is closed and answers no more calls")
+        if self._home is None:
+            self._home = Home(self._name)
+        return await self._home.run(self._complete(tuple(messages), sampling))
+
+    async def aclose(self) -> None:
+        """End what is under way, as ``_stop`` does, and the loop."""
+        self._closed = True
+        home, self._home = self._home, None
+        if home is not None:
+            await home.run(self._stop())
+            home.close()
+
+    @abstractmethod
+    async def _complete(self, messages: tuple[Message, ...], sampling: Sampling) -> Completion: ...
+
+    @abstractmethod
+    async def _stop(self) -> None: ...
 
 
 async def _cancel_others() -> None:

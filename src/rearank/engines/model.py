@@ -13,7 +13,7 @@ from rearank.types import Sampling
 __all__ = ["Architecture", "Model"]
 
 _PACKAGE = "pkg://"
-_NO_MODEL = ("none", "scripted")  # engines that ask no model, so that any may be named beside them
+_NO_MODEL = ("none", "scripted")  # engines that ask no model, so that any may be named with them
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Model:
         strategy: the node of ``conf/strategy`` its protocol needs, ``null`` for a model that any can use.
         thinking: the switch of models that have one (Qwen3): reason before the answer, or not; ``null`` for a model
             without it.
-        published: the row of the published tables (``rearank.evaluation.published``) its results are shown beside.
+        published: the row of the published tables (``rearank.evaluation.published``) its results are compared with.
         engine: the node of ``conf/engine`` that serves it, for a model whose weights are not to be had, and ``path`` is
             the name that the server knows it by; ``null`` for weights that any engine loads.
         adapter_of: the model whose LoRA adapter ``path`` is, for a checkpoint that is published as one; engines load

@@ -6,34 +6,69 @@ Nothing heavy is imported before ``create``.
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Gt, Le
 
 from rearank.checks import check_fields
 from rearank.engines.base import Engine, EngineError
-from rearank.engines.capacity import Split, gpus_seen
 from rearank.engines.model import Architecture
 from rearank.engines.scripted import ScriptedEngine
 from rearank.engines.vllm.arguments import built_for_cpu, cores
+from rearank.engines.vllm.capacity import Split, gpus_seen
 from rearank.engines.vllm.engine import VllmEngine
 from rearank.runs import INCIDENTAL
 from rearank.types import Qrels
 
-Positive = Annotated[int, Ge(1)]
 _HERE = "engine=transformers runs models on this machine, engine=scripted none at all"
+_AtLeast1 = Annotated[int, Ge(1)]
 
 
 @dataclass(frozen=True)
-class TransformersNode:
+class EngineRequest:
+    """What an engine is wanted for; see ``EngineNode.create``."""
+
+    model: str
+    revision: str | None = None
+    judgements: Qrels | None = None
+    thinking: bool | None = None
+
+
+class CreatesEngine(ABC):
+    """A node that says what is missing before it makes its engine."""
+
+    def preflight(self) -> list[str]:
+        """What this machine lacks to run it, one line each with its remedy; by itself, nothing."""
+        return []
+
+    def create(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        judgements: Qrels | None = None,
+        thinking: bool | None = None,
+    ) -> Engine:
+        """The engine over ``model``; raises ``EngineError`` where it can't be run here."""
+        if missing := self.preflight():
+            raise EngineError("; ".join(missing))
+        return self._engine(EngineRequest(model, revision, judgements, thinking))
+
+    @abstractmethod
+    def _engine(self, asked: EngineRequest) -> Engine: ...
+
+
+@dataclass(frozen=True)
+class TransformersNode(CreatesEngine):
     """Hugging Face transformers on this machine; see ``TransformersEngine`` for the fields."""
 
     device: str = "auto"
     dtype: str = "auto"
-    max_batch: Positive = 128
-    max_batch_tokens: Positive = 65536
+    max_batch: _AtLeast1 = 128
+    max_batch_tokens: _AtLeast1 = 65536
     overflow: Literal["truncate", "refuse"] = "truncate"
 
     def __post_init__(self) -> None:
@@ -46,24 +81,14 @@ class TransformersNode:
             missing.append(f"engine.device={self.device} needs an NVIDIA GPU and there is none; set engine.device=cpu")
         return missing
 
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """Load ``model``; raises ``EngineError`` where that can't be done. ``judgements`` are not looked at."""
-        if missing := self.preflight():
-            raise EngineError("; ".join(missing))
+    def _engine(self, asked: EngineRequest) -> Engine:
         from rearank.engines.transformers import TransformersEngine
 
-        return TransformersEngine(model, revision=revision, thinking=thinking, **vars(self))
+        return TransformersEngine(asked.model, revision=asked.revision, thinking=asked.thinking, **vars(self))
 
 
 @dataclass(frozen=True)
-class ScriptedNode:
+class ScriptedNode(CreatesEngine):
     """The public fake; see ``ScriptedEngine`` for the fields."""
 
     behaviour: Literal["oracle", "given", "reverse", "random", "malformed", "noisy"] = "oracle"
@@ -77,24 +102,12 @@ class ScriptedNode:
     def __post_init__(self) -> None:
         self.create("")
 
-    def preflight(self) -> list[str]:
-        """Nothing is ever missing."""
-        return []
-
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """The fake; ``model`` plays no part, ``judgements`` are what the oracle goes by."""
-        return ScriptedEngine(judgements=judgements, **vars(self))
+    def _engine(self, asked: EngineRequest) -> Engine:
+        return ScriptedEngine(judgements=asked.judgements, **vars(self))
 
 
 @dataclass(frozen=True)
-class VllmNode:
+class VllmNode(CreatesEngine):
     """vLLM in this process, on GPUs or a CPU; see ``VllmEngine`` for the fields.
 
     ``data_parallel``: ``None`` for as many engines as there are GPUs for, and one on a CPU.
@@ -102,13 +115,13 @@ class VllmNode:
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     dtype: str = "auto"
-    tensor_parallel: Positive = 1
-    pipeline_parallel: Positive = 1
-    data_parallel: Positive | None = None
-    gpu_memory_utilization: Annotated[float, Interval(gt=0, le=1)] = 0.9
+    tensor_parallel: _AtLeast1 = 1
+    pipeline_parallel: _AtLeast1 = 1
+    data_parallel: _AtLeast1 | None = None
+    gpu_memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.9
     kv_cache_gib: Annotated[float, Gt(0)] = 1.0
-    max_model_len: Positive | None = None
-    max_concurrent: Positive | None = field(default=None, metadata=INCIDENTAL)
+    max_model_len: _AtLeast1 | None = None
+    max_concurrent: _AtLeast1 | None = field(default=None, metadata=INCIDENTAL)
     prefix_caching: bool = True
     enforce_eager: bool | None = None
     overflow: Literal["truncate", "refuse"] = "truncate"
@@ -165,42 +178,16 @@ class VllmNode:
         """What of a model of these sizes can't be split so, one line each with its remedy."""
         return Split(self.tensor_parallel, self.pipeline_parallel).misfits(sizes)
 
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """The engine; the model itself is loaded with the first call. ``judgements`` are not looked at.
-
-        Raises:
-            EngineError: where it can't be run here, or ``model`` can't be chatted with.
-        """
-        if missing := self.preflight():
-            raise EngineError("; ".join(missing))
-        fields = {**vars(self), "data_parallel": self.split.data}
-        return VllmEngine(model, revision=revision, thinking=thinking, **fields)
+    def _engine(self, asked: EngineRequest) -> Engine:
+        fields = vars(self) | {"data_parallel": self.split.data}
+        return VllmEngine(asked.model, revision=asked.revision, thinking=asked.thinking, **fields)
 
 
 @dataclass(frozen=True)
-class NoEngine:
+class NoEngine(CreatesEngine):
     """For tasks that ask no model anything."""
 
-    def preflight(self) -> list[str]:
-        """Nothing is ever missing."""
-        return []
-
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """Raises ``EngineError``: the task does need an engine."""
+    def _engine(self, asked: EngineRequest) -> Engine:
         raise EngineError(f"engine=none answers nothing and this task asks a model; {_HERE}")
 
 

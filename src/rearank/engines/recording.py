@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from rearank.engines.base import Engine, SeesWindows
-from rearank.engines.budget import Spends
+from rearank.engines.openai.budget import Spends
 from rearank.engines.store import CompletionStore, call_key
 from rearank.parsing import ParsedRanking
 from rearank.types import Completion, Message, Sampling, Window

@@ -9,9 +9,13 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Literal, TypeAlias
+from contextlib import nullcontext
+from dataclasses import KW_ONLY, asdict, dataclass
+from typing import Annotated, Any, Literal, TypeAlias
 
+from annotated_types import Ge, Le
+
+from rearank.checks import check_fields
 from rearank.engines.base import EngineError, turns
 from rearank.prompts import Asks
 from rearank.types import Completion, Message, Qrels, Sampling, Window
@@ -40,6 +44,7 @@ _RELEVANT = 0.5
 """From this (noisy) grade on the answer is yes."""
 
 
+@dataclass(eq=False)
 class ScriptedEngine:
     """Answers by rule, after a delay, sometimes with an error; the same call always fares the same.
 
@@ -59,44 +64,29 @@ class ScriptedEngine:
         noise: of ``noisy``: standard deviation of the Gaussian error it adds to a grade.
     """
 
-    def __init__(
-        self,
-        behaviour: Behaviour = "oracle",
-        *,
-        judgements: Qrels | None = None,
-        seed: int = 0,
-        seconds: float = 0.0,
-        sigma: float = 0.5,
-        slots: int | None = None,
-        failing: float = 0.0,
-        noise: float = 1.0,
-    ) -> None:
-        if slots is not None and slots < 1:
-            raise ValueError(f"slots must be at least 1, or null for no limit, not {slots}")
-        if not 0 <= failing <= 1:
-            raise ValueError(f"failing is a share of the calls and must lie in [0, 1], not {failing}")
-        if seconds < 0 or sigma < 0:
-            raise ValueError(f"seconds and sigma must be 0 or more, not {seconds} and {sigma}")
-        if noise < 0:
-            raise ValueError(f"noise is a standard deviation and must be 0 or more, not {noise}")
-        self.behaviour = behaviour
+    behaviour: Behaviour = "oracle"
+    _: KW_ONLY
+    judgements: Qrels | None = None
+    seed: int = 0
+    seconds: Annotated[float, Ge(0)] = 0.0
+    sigma: Annotated[float, Ge(0)] = 0.5
+    slots: Annotated[int, Ge(1)] | None = None
+    failing: Annotated[float, Ge(0), Le(1)] = 0.0
+    noise: Annotated[float, Ge(0)] = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
         self.calls = 0
-        self._judgements = judgements
-        self._seed = seed
-        self._seconds = seconds
-        self._sigma = sigma
-        self._slots = asyncio.Semaphore(slots) if slots is not None else None
-        self._failing = failing
-        self._noise = noise
+        self._free = asyncio.Semaphore(self.slots) if self.slots is not None else nullcontext()
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """Delays and failures are left out: they change no answer."""
-        identity: dict[str, Any] = {"engine": "scripted", "behaviour": self.behaviour, "seed": self._seed}
+        identity: dict[str, Any] = {"engine": "scripted", "behaviour": self.behaviour, "seed": self.seed}
         if self.behaviour == "noisy":
-            identity["noise"] = self._noise
+            identity["noise"] = self.noise
         if self.behaviour in ("oracle", "noisy"):
-            grades = json.dumps(self._judgements, sort_keys=True)
+            grades = json.dumps(self.judgements, sort_keys=True)
             identity["judgements"] = hashlib.sha256(grades.encode()).hexdigest()
         return identity
 
@@ -112,16 +102,14 @@ class ScriptedEngine:
         """Nothing to release."""
 
     async def _serve(self, window: Window | None, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        if self._slots is None:
-            return await self._answer(window, messages, sampling)
-        async with self._slots:
+        async with self._free:
             return await self._answer(window, messages, sampling)
 
     async def _answer(self, window: Window | None, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        call = json.dumps([self._seed, turns(messages), asdict(sampling)])
+        call = json.dumps([self.seed, turns(messages), asdict(sampling)])
         rng = random.Random(hashlib.sha256(call.encode()).digest())
-        seconds = self._seconds * math.exp(rng.gauss(0.0, self._sigma))
-        failed = rng.random() < self._failing
+        seconds = self.seconds * math.exp(rng.gauss(0.0, self.sigma))
+        failed = rng.random() < self.failing
         self.calls += 1
         if seconds:
             await asyncio.sleep(seconds)
@@ -163,13 +151,13 @@ class ScriptedEngine:
 
     def _read_grades(self, window: Window | None, rng: random.Random) -> Sequence[float]:
         """The passages' grades as this call sees them."""
-        if window is None or self._judgements is None:
+        if window is None or self.judgements is None:
             raise EngineError(
                 "the scripted oracle needs judgements and the window itself: give it judgements and call it "
                 "through PromptRanker, or choose behaviour=reverse or random"
             )
-        grades = self._judgements.get(window.query.id, {})
-        noise = self._noise if self.behaviour == "noisy" else 0.0
+        grades = self.judgements.get(window.query.id, {})
+        noise = self.noise if self.behaviour == "noisy" else 0.0
         # Below 0 is not relevant, as 0 is.
         return [
             max(grades.get(passage.id, 0), 0) + (rng.gauss(0.0, noise) if noise else 0) for passage in window.passages

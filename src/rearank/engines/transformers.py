@@ -239,7 +239,7 @@ class TransformersEngine:
 
 
 class _Row:
-    """A call's place in a batch: what it has said so far and its own random stream."""
+    """A call's place in a batch: its tokens so far and its own random stream."""
 
     def __init__(self, call: _Call, limit: int) -> None:
         import torch
@@ -294,7 +294,7 @@ def _load(source: str, revision: str | None, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # what loads is said by those who load it
+    transformers_logging.disable_progress_bar()  # whoever loads the engine shows what loads
     try:
         return AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:

@@ -36,7 +36,6 @@ class Report:
     figures: bool = True
 
     def __post_init__(self) -> None:
-            raise ValueError(f"write must be true, false or sweep, not {self.write!r}")
-        check_fields(self)
         if self.write not in (True, False, "sweep"):
             raise ValueError(f"write must be true, false or sweep, not {self.write!r}")
+        check_fields(self)

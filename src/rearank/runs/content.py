@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,7 +20,8 @@ CONTENT: Mapping[str, str] = MappingProxyType({"content": ""})
 """Metadata of a field that names a file or a folder, or several; a value names the attribute that has the place."""
 REMEMBERED = "fingerprints.json"
 _WORTH_REMEMBERING = 1 << 20
-_TAKES_A_WHILE, _BLOCK = 1 << 30, 1 << 20
+_BLOCK = 1 << 20
+_LARGE = 1 << 30  # bytes from which a bar is shown
 
 
 def files_of(cache: Path | None = None, **used: object) -> dict[str, str]:
@@ -34,6 +35,36 @@ def files_of(cache: Path | None = None, **used: object) -> dict[str, str]:
     found = {key: _digest(path, remembered) for name, one in used.items() for key, path in _places(one, name)}
     remembered.keep()
     return dict(sorted(found.items()))
+
+
+def sha256_of(*paths: Path) -> list[str]:
+    """64 hexadecimal digits for each file."""
+    with reading(*paths) as blocks:
+        digests = []
+        for path in paths:
+            digest = hashlib.sha256()
+            for block in blocks(path):
+                digest.update(block)
+            digests.append(digest.hexdigest())
+        return digests
+
+
+@contextmanager
+def reading(*paths: Path) -> Iterator[Callable[[Path], Iterator[bytes]]]:
+    """A function that reads a file block by block; a bar shows how far it is where the files are large in all."""
+    sizes = [path.stat().st_size for path in paths]
+    total = sum(-(-size // _BLOCK) for size in sizes)
+    bar = progress("reading files", total, "MiB") if sum(sizes) > _LARGE else nullcontext()
+    with bar as shown:
+
+        def blocks(path: Path) -> Iterator[bytes]:
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    yield block
+                    if shown is not None:
+                        shown.advance()
+
+        yield blocks
 
 
 def _places(one: object, key: str) -> Iterator[tuple[str, Path]]:
@@ -59,25 +90,12 @@ def _places(one: object, key: str) -> Iterator[tuple[str, Path]]:
 def _digest(path: Path, remembered: _Remembered) -> str:
     """Of a file; of a folder by the names and contents of all that is in it, hidden files left out."""
     if path.is_file():
-        return remembered.digest(path)
+        return remembered.digests([path])[0]
     inside = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
     shown = sorted(file for file in inside if not any(part.startswith(".") for part in file.parts))
-    whole = [[str(file), remembered.digest(path / file)] for file in shown]
+    digests = remembered.digests([path / file for file in shown])
+    whole = [[str(file), digest] for file, digest in zip(shown, digests, strict=True)]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
-
-
-def sha256_of(path: Path) -> bytes:
-    """Of a file's content; with a bar of progress where that takes a while."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size < _TAKES_A_WHILE:
-            return hashlib.file_digest(file, "sha256").digest()
-        digest = hashlib.sha256()
-        with progress(f"reading {path.name} to know it again", -(-size // _BLOCK), "MiB") as bar:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                bar.advance()
-        return digest.digest()
 
 
 class _Remembered:
@@ -91,16 +109,18 @@ class _Remembered:
             with suppress(OSError, ValueError):
                 self._known = json.loads(self._path.read_text())
 
-    def digest(self, path: Path) -> str:
-        state, name = path.stat(), str(path.resolve())
-        mark = [state.st_size, state.st_mtime_ns]
-        if self._known.get(name, [])[:2] == mark:
-            return str(self._known[name][2])
-        found = sha256_of(path).hex()[:16]
-        if state.st_size >= _WORTH_REMEMBERING:
-            self._known[name] = [*mark, found]
-            self._new = True
-        return found
+    def digests(self, paths: Sequence[Path]) -> list[str]:
+        """16 digits each; only files that aren't known are read."""
+        marks = [[state.st_size, state.st_mtime_ns] for state in map(Path.stat, paths)]
+        names = [str(path.resolve()) for path in paths]
+        found = {name: str(known[2]) for name in names if (known := self._known.get(name, []))}
+        unknown = [n for n, name in enumerate(names) if self._known.get(name, [])[:2] != marks[n]]
+        for n, digest in zip(unknown, sha256_of(*(paths[n] for n in unknown)), strict=True):
+            found[names[n]] = digest[:16]
+            if marks[n][0] >= _WORTH_REMEMBERING:
+                self._known[names[n]] = [*marks[n], digest[:16]]
+                self._new = True
+        return [found[name] for name in names]
 
     def keep(self) -> None:
         """For the next command; where it can't be kept, it is read again."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    from rearank.tracking.jsonl import Trackers
+from rearank.moved import attributes_of
+
+__getattr__ = attributes_of(__name__)
 
 Kind = Literal["dataset", "model", "run", "report"]
 
@@ -50,14 +51,3 @@ class Tracker(Protocol):
     def artefact(self, artefact: Artefact) -> None: ...
 
     def close(self) -> None: ...
-
-
-@runtime_checkable
-class TrackingNode(Protocol):
-    """What a node of ``conf/tracking`` builds to."""
-
-    def preflight(self) -> list[str]: ...
-
-    def open(
-        self, folder: Path, name: str, config: Mapping[str, Any], job: str, group: str | None = None
-    ) -> Trackers: ...

@@ -51,7 +51,7 @@ class JsonlTracker:
             _append(path, [line])
 
     def rewind(self, step: int) -> None:
-        """Forget what was said after ``step``: a resumed run says it again."""
+        """Remove what was logged after ``step``: a resumed run logs it again."""
         for path in self.path.parent.glob(f"{self.path.stem}*.jsonl"):
             kept = [line for line in read_jsonl(path) if line["step"] <= step]
             scratch = path.with_suffix(".partial")
@@ -80,19 +80,19 @@ class Trackers:
         self.jsonl, self._others = jsonl, others
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Tell every one; a name that ``rearank.tracking.names`` lacks is warned of."""
+        """Logged by every one; a name that ``rearank.tracking.names`` lacks is warned of."""
         if unknown := undocumented(metrics):
             warnings.warn(f"logged without a line in rearank.tracking.names: {', '.join(unknown)}", stacklevel=2)
         for tracker in (self.jsonl, *self._others):
             tracker.log(metrics, step)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        """Tell every one."""
+        """Logged by every one."""
         for tracker in (self.jsonl, *self._others):
             tracker.table(name, columns, rows, step)
 
     def artefact(self, artefact: Artefact) -> None:
-        """Tell every one."""
+        """Logged by every one."""
         for tracker in (self.jsonl, *self._others):
             tracker.artefact(artefact)
 

@@ -1,4 +1,4 @@
-"""The trackers of one run: its jobs and artefacts under the run's name and group."""
+"""What ``conf/tracking`` builds to, and the trackers of one run: its jobs and artefacts by its name and group."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from rearank.tracking.base import TrackingNode
 from rearank.tracking.jsonl import Trackers
+
+
+@runtime_checkable
+class TrackingNode(Protocol):
+    """What a node of ``conf/tracking`` builds to."""
+
+    def preflight(self) -> list[str]: ...
+
+    def open(
+        self, folder: Path, name: str, config: Mapping[str, Any], job: str, group: str | None = None
+    ) -> Trackers: ...
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Weights & Biases beside the JSONL files, offline first."""
+"""Weights & Biases in addition to the JSONL files, offline first."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from rearank.tracking.base import Artefact
+from rearank.checks import check_fields
+from rearank.tracking.base import Artefact, Kind
 from rearank.tracking.jsonl import JsonlTracker, Trackers
-
-KINDS = ("dataset", "model", "run", "report")
 
 
 class _WandbTracker:
@@ -50,7 +49,7 @@ class _WandbTracker:
 
 @dataclass(frozen=True)
 class WandbTracking:
-    """Weights & Biases beside the JSONL files.
+    """Weights & Biases in addition to the JSONL files.
 
     Args:
         project: where the runs are listed.
@@ -67,11 +66,10 @@ class WandbTracking:
     mode: Literal["auto", "offline", "online"] = "auto"
     group: str | None = None
     tags: tuple[str, ...] = ()
-    upload: tuple[str, ...] = ("dataset", "run", "report")
+    upload: tuple[Kind, ...] = ("dataset", "run", "report")
 
     def __post_init__(self) -> None:
-        if unknown := set(self.upload) - set(KINDS):
-            raise ValueError(f"upload lists kinds of artefacts ({', '.join(KINDS)}), not {min(unknown)!r}")
+        check_fields(self)
 
     @property
     def online(self) -> bool:

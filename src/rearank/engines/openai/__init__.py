@@ -1,9 +1,10 @@
-"""Models behind a server that speaks OpenAI's chat protocol.
+"""``engine=openai``: models behind a server that speaks OpenAI's chat protocol.
 
-``settings`` the keys · ``node`` what conf/engine/openai.yaml builds to · ``engine`` calls, retries and a budget ·
-``server`` the line to it · ``retries`` what is repeated and when · ``replies`` read · ``overflow`` long prompts cut.
+``settings`` the fields, checked · ``node`` what conf/engine builds to · ``engine`` one call from prompt to answer ·
+``server`` the connection · ``replies`` what a server answers · ``retries`` what is done where it doesn't ·
+``overflow`` prompts that are too long · ``budget`` what calls cost.
 """
 
-from rearank.engines.openai.engine import OpenAIEngine, ServerError
+from rearank.moved import attributes_of
 
-__all__ = ["OpenAIEngine", "ServerError"]
+__getattr__ = attributes_of(__name__)

@@ -1,6 +1,6 @@
 """Models behind a server that speaks OpenAI's chat protocol: OpenAI, vLLM, SGLang, DeepSeek and many more.
 
-What is retried, and when the run stops instead, is said in ``retries``. The line to the server belongs to one event
+What is retried, and when the run stops instead, stands in ``retries``. The connection belongs to one event
 loop and its callers' loops come and go, so it gets a loop in a thread of its own.
 """
 
@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rearank.engines.base import EngineError
-from rearank.engines.budget import Budget, BudgetError, Usage
 from rearank.engines.chat import call_seed, split_prefill
 from rearank.engines.checkpoint import fingerprint, known_as
-from rearank.engines.home import Home
+from rearank.engines.home import EngineAtHome
+from rearank.engines.openai.budget import Budget, BudgetError, Usage
 from rearank.engines.openai.overflow import Request, fitted
 from rearank.engines.openai.replies import Reply, is_served_as, read_reply
 from rearank.engines.openai.retries import Backoff, Kind, Trouble
@@ -37,13 +37,13 @@ class ServerError(EngineError, AbortRunError):
     """The server would answer no call of this run; the message says why and how to mend it."""
 
 
-class OpenAIEngine:
+class OpenAIEngine(EngineAtHome):
     """Asks the server that ``node`` describes for answers of ``model``.
 
     Args:
         node: see ``OpenAISettings``.
         model: what the server is asked for, unless ``node.served_model`` names something else.
-        revision: part of what names an answer; a server is not told.
+        revision: part of what names an answer; it is not sent.
         thinking: the switch of models that have one, sent as vLLM and SGLang take it
             (``chat_template_kwargs.enable_thinking``); ``None`` sends nothing.
     """
@@ -51,6 +51,7 @@ class OpenAIEngine:
     def __init__(
         self, node: OpenAISettings, model: str | Path, *, revision: str | None = None, thinking: bool | None = None
     ) -> None:
+        super().__init__("rearank-openai")
         self.node = node
         self.model = node.served_model or str(model)
         self.budget = Budget(node.budget)
@@ -70,8 +71,6 @@ class OpenAIEngine:
             "overflow": node.overflow,
         }
         self._backoff = Backoff(node.first_wait, node.longest_wait)
-        self._home: Home | None = None
-        self._closed = False
         # What follows is touched in the home loop only.
         self._server = Server(node)
         self._slots = asyncio.Semaphore(node.max_concurrent_calls)
@@ -87,7 +86,16 @@ class OpenAIEngine:
         """
         return self._identity
 
-    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+    async def drain(self) -> None:
+        """Give up the calls that wait for their turn or for another try; those being answered go on."""
+        if self._home is not None:
+            await self._home.run(self._end(EngineError("the run ended before this call was made")))
+
+    async def _stop(self) -> None:
+        """Drop the connections; what is under way ends with the loop."""
+        await self._server.close()
+
+    async def _complete(self, messages: tuple[Message, ...], sampling: Sampling) -> Completion:
         """The server's answer.
 
         Raises:
@@ -95,26 +103,6 @@ class OpenAIEngine:
             ServerError: where no call of this run would; stops the run.
             BudgetError: where the budget is spent; stops the run.
         """
-        if self._closed:
-            raise EngineError("the engine is closed and answers no more calls")
-        if self._home is None:
-            self._home = Home("rearank-openai")
-        return await self._home.run(self._complete(tuple(messages), sampling))
-
-    async def drain(self) -> None:
-        """Give up the calls that wait for their turn or for another try; those being answered go on."""
-        if self._home is not None:
-            await self._home.run(self._end(EngineError("the run ended before this call was made")))
-
-    async def aclose(self) -> None:
-        """Drop what is under way and the connections."""
-        self._closed = True
-        home, self._home = self._home, None
-        if home is not None:
-            await home.run(self._server.close())
-            home.close()
-
-    async def _complete(self, messages: tuple[Message, ...], sampling: Sampling) -> Completion:
         _, prefill = split_prefill(messages)
         if refused := self.node.prefill_misfits(prefill):
             raise ServerError("; ".join(refused))

@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from rearank.engines.base import Engine, EngineError
+from rearank.engines.base import Engine
+from rearank.engines.nodes import Asked, CreatesEngine
 from rearank.engines.openai.settings import OpenAISettings
-from rearank.types import Qrels
 
 
 @dataclass(frozen=True)
-class OpenAINode(OpenAISettings):
+class OpenAINode(OpenAISettings, CreatesEngine):
     """A server that speaks OpenAI's chat protocol; see ``OpenAISettings`` for the fields."""
 
     def preflight(self) -> list[str]:
@@ -29,20 +29,7 @@ class OpenAINode(OpenAISettings):
             missing.append(f"the environment variable {self.variable} holds characters that no key has")
         return missing
 
-    def create(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        judgements: Qrels | None = None,
-        thinking: bool | None = None,
-    ) -> Engine:
-        """The engine; the server is asked with the first call. ``judgements`` are not looked at.
-
-        Raises ``EngineError`` where the package or the key is missing.
-        """
-        if missing := self.preflight():
-            raise EngineError("; ".join(missing))
+    def _engine(self, asked: Asked) -> Engine:
         from rearank.engines.openai.engine import OpenAIEngine
 
-        return OpenAIEngine(self, model, revision=revision, thinking=thinking)
+        return OpenAIEngine(self, asked.model, revision=asked.revision, thinking=asked.thinking)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rearank.engines.budget import Usage
+from rearank.engines.openai.budget import Usage
 from rearank.engines.openai.retries import Kind, Trouble
 
 _SNAPSHOT = re.compile(r"[-@:]v?\d[\d.-]*")

@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Any
 
-from rearank.engines.budget import Usage
+from rearank.engines.openai.budget import Usage
 from rearank.engines.openai.overflow import TooLong, too_long
 
 _RETRIED = {408, 409, 425, 429}

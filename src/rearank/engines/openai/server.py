@@ -1,6 +1,6 @@
 """The line to a server that speaks OpenAI's chat protocol: a request out, the reply's text or a ``Trouble`` back.
 
-The package ``openai`` sends; it is told to retry nothing. The key goes into the request's header and nowhere else:
+The package ``openai`` sends; it retries nothing by itself. The key goes into the request's header and nowhere else:
 what the server says is searched for it before anyone reads it, and the libraries' logs, which show requests, are off.
 """
 

@@ -1,4 +1,4 @@
-"""The keys of ``engine=openai``, typed and checked."""
+"""The fields of ``engine=openai``, checked, and what follows from them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt
 
 from rearank.checks import check_fields
-from rearank.engines.budget import Prices
+from rearank.engines.openai.budget import Prices
 from rearank.runs import INCIDENTAL
-
-Seconds = Annotated[float, Gt(0)]
-Dollars = Annotated[float, Ge(0)]
 
 OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 
-_NEVER_CONTINUE = ("openai.com", "openai.azure.com", "deepseek.com")  # they would begin anew without a word
+_Seconds = Annotated[float, Gt(0)]
+_Dollars = Annotated[float, Ge(0)]
+_NEVER_CONTINUE = ("openai.com", "openai.azure.com", "deepseek.com")  # they'd begin anew and say nothing of it
 _OURS = ("model", "messages", "stream", "n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
 _KEPT = "; Hydra keeps command lines in the run's folder (.hydra): take it out there too"
 
@@ -33,7 +32,7 @@ class OpenAISettings:
         key_variable: the environment variable that holds the key. ``null``: OPENAI_API_KEY for OpenAI's own server and
             none for another, which has no business with that key.
         served_model: the name the server knows the model by; ``null`` for the model's path.
-        accept_model: a name that answers may come under besides the one asked for and its dated snapshots.
+        accept_model: a name that answers may come under, in addition to the one asked for and its dated snapshots.
         max_concurrent_calls: requests under way at once; others wait in line.
         connect_seconds: to reach the server.
         timeout_seconds: for one request, from its start to the end of the answer.
@@ -58,19 +57,19 @@ class OpenAISettings:
     served_model: str | None = None
     accept_model: str | None = None
     max_concurrent_calls: Annotated[int, Ge(1)] = field(default=32, metadata=INCIDENTAL)
-    connect_seconds: Seconds = field(default=10.0, metadata=INCIDENTAL)
-    timeout_seconds: Seconds = field(default=600.0, metadata=INCIDENTAL)
+    connect_seconds: _Seconds = field(default=10.0, metadata=INCIDENTAL)
+    timeout_seconds: _Seconds = field(default=600.0, metadata=INCIDENTAL)
     retries: Annotated[int, Ge(0)] = field(default=8, metadata=INCIDENTAL)
-    first_wait: Seconds = field(default=1.0, metadata=INCIDENTAL)
-    longest_wait: Seconds = field(default=60.0, metadata=INCIDENTAL)
+    first_wait: _Seconds = field(default=1.0, metadata=INCIDENTAL)
+    longest_wait: _Seconds = field(default=60.0, metadata=INCIDENTAL)
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     send_temperature: bool = True
     send_seed: bool = True
     extra_body: dict[str, Any] = field(default_factory=dict)
-    price_prompt: Dollars | None = None
-    price_completion: Dollars | None = None
-    price_cached: Dollars | None = None
-    budget: Dollars | None = field(default=None, metadata=INCIDENTAL)
+    price_prompt: _Dollars | None = None
+    price_completion: _Dollars | None = None
+    price_cached: _Dollars | None = None
+    budget: _Dollars | None = field(default=None, metadata=INCIDENTAL)
     overflow: Literal["truncate", "refuse"] = "truncate"
 
     def __post_init__(self) -> None:

@@ -1,9 +1,9 @@
-"""vLLM in this process.
+"""``engine=vllm``: models through vLLM in this process.
 
-``engine`` calls · ``arguments`` what vLLM is told · ``processes`` none
-of vLLM's outlives this one.
+``engine`` one call from prompt to answer · ``arguments`` what vLLM is started with · ``capacity`` how a model divides
+over GPUs, and how many windows fit · ``processes`` none outlives this program.
 """
 
-from rearank.engines.vllm.engine import VllmEngine
+from rearank.moved import attributes_of
 
-__all__ = ["VllmEngine"]
+__getattr__ = attributes_of(__name__)

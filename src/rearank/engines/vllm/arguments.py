@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from rearank.engines.capacity import GIB, Split
 from rearank.engines.chat import Chat
 from rearank.engines.checkpoint import dtype_name
+from rearank.engines.vllm.capacity import GIB, Split
 
 
 def built_for_cpu() -> bool:
-    """Whether the installed vLLM is a CPU build, told as vLLM itself tells it, without importing it."""
+    """Whether the installed vLLM is a CPU build, found as vLLM itself finds it, without importing it."""
     try:
         return "cpu" in version("vllm")  # built from source: 0.28.0+cpu
     except PackageNotFoundError:

@@ -15,18 +15,18 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rearank.engines.base import EngineError
-from rearank.engines.capacity import Split, choose_sequences, gpus_seen
 from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, load_chat
 from rearank.engines.checkpoint import known_as
-from rearank.engines.home import Home
+from rearank.engines.home import EngineAtHome
 from rearank.engines.vllm.arguments import built_for_cpu, cores_bound, engine_args, quiet
+from rearank.engines.vllm.capacity import Split, choose_sequences, gpus_seen
 from rearank.engines.vllm.processes import PATIENCE, ProcessGuard
 from rearank.progress import progress
 from rearank.types import Completion, Message, Sampling
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 _PULSE = 1.0  # seconds between two looks at an engine that owes an answer: a dead one leaves some requests hanging
 
 
-class VllmEngine:
+class VllmEngine(EngineAtHome):
     """A causal language model with a chat template, loaded from a folder or the hub.
 
     Args:
@@ -86,6 +86,7 @@ class VllmEngine:
         overflow: Overflow = "truncate",
         thinking: bool | None = None,
     ) -> None:
+        super().__init__("rearank-vllm")
         on_cpu = built_for_cpu()
         if device != "auto" and on_cpu != (device == "cpu"):
             built = "CPUs" if on_cpu else "GPUs"
@@ -122,9 +123,7 @@ class VllmEngine:
         }
         self._numbers = itertools.count()
         self._cache_gib = kv_cache_gib if on_cpu else None
-        self._home: Home | None = None
         self._scribe = ThreadPoolExecutor(1, thread_name_prefix="rearank-tokens")
-        self._closed = False
         # What follows is touched in the home loop only.
         self._llm: Any = None
         self._guard: ProcessGuard | None = None
@@ -137,21 +136,9 @@ class VllmEngine:
         """Model, revision, weights' fingerprint, precision, context and the rule for prompts that are too long."""
         return self._identity
 
-    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """The model's answer; raises ``EngineError`` for a call it can't answer. The first call starts vLLM."""
-        if self._closed:
-            raise EngineError("the engine is closed and answers no more calls")
-        if self._home is None:
-            self._home = Home("rearank-vllm")
-        return await self._home.run(self._complete(tuple(messages), sampling))
-
     async def aclose(self) -> None:
         """Finish what is under way and stop vLLM's processes."""
-        self._closed = True
-        home, self._home = self._home, None
-        if home is not None:
-            await home.run(self._stop())
-            home.close()
+        await super().aclose()
         self._scribe.shutdown()
 
     async def _complete(self, messages: tuple[Message, ...], sampling: Sampling) -> Completion:

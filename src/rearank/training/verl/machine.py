@@ -18,7 +18,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from rearank.engines.capacity import ask_gpus, gpus_seen
+from rearank.engines.vllm.capacity import ask_gpus, gpus_seen
 from rearank.training.verl.settings import VerlSettings
 
 HERE = "trainer=trl trains on one machine"

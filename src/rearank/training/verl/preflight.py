@@ -17,8 +17,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rearank.algorithms import PolicyGradient
-from rearank.engines.capacity import gpus_seen
 from rearank.engines.model import Architecture
+from rearank.engines.vllm.capacity import gpus_seen
 from rearank.training.base import TrainingError, TrainingForecast, result_of
 from rearank.training.memory import GPU_GIB, MemoryPlan, Workload, describe, estimate, recommend
 from rearank.training.verl import machine
