@@ -20,50 +20,16 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 MOST_LINES = 350
 MOST_FILES = 20  # in a folder
 
-KNOWN_CIRCLES: tuple[frozenset[str], ...] = (
-    frozenset({"rearank.engines.openai", "rearank.engines.openai_node", "rearank.engines.server"}),
-    frozenset({"rearank.tasks.collect", "rearank.tasks.report", "rearank.tasks.sweep"}),
-    frozenset({"rearank.training.verl.runner", "rearank.training.verl.sft"}),
-    frozenset(
-        {
-            "rearank.training.sft",
-            "rearank.training.verl.launch",
-            "rearank.training.verl.node",
-            "rearank.training.verl.preflight",
-            "rearank.training.verl.session",
-        }
-    ),
-)
+KNOWN_CIRCLES: tuple[frozenset[str], ...] = ()
 """Modules that import one another, whichever way round."""
-LARGE_FILES = frozenset(
-    {
-        "rearank/tasks/collect.py",
-        "rearank/tasks/sweep.py",
-        "rearank/training/verl/compose.py",
-        "rearank/training/verl/trainer.py",
-    }
-)
-LARGE_FOLDERS = frozenset({"rearank/engines", "rearank/tasks"})
-SHARED_NAMES: Mapping[str, str] = {
-    "Measured": "a reward's and a benchmark's: one is to be renamed",
-    "Outcome": "of a reranking and of a training process: one is to be renamed",
-    "Report": "the config's section and preflight's findings: one is to be renamed",
-    "Source": "of a benchmark's candidates and of what a reasoning mentions: one is to be renamed",
-    "Trainer": "our protocol and verl's subclass: one is to be renamed",
-    "Weights": "of a result and of a training: one is to be renamed",
-    "_Call": "private to two files: one is to be renamed",
-    "_Row": "private to two files: one is to be renamed",
-}
+LARGE_FILES: frozenset[str] = frozenset()
+LARGE_FOLDERS: frozenset[str] = frozenset()
+SHARED_NAMES: Mapping[str, str] = {}
 """A class's name -> why there are several."""
 MAY_TAKE_RUN = frozenset({"rearank/tasks/pipeline.py", "rearank/cli.py", "rearank/experiment.py"})
 """Modules whose functions see the whole run; elsewhere only a task's method ``run`` does."""
-STILL_TAKE_RUN = frozenset(
-    f"rearank/tasks/{name}.py"
-    for name in (
-        "analyse beside compare compared dashboard evaluate measuring preflight prepare report reranking results "
-        "systems tracked tracked_results train"
-    ).split()
-)
+STILL_TAKE_RUN = frozenset({"rearank/tasks/preflight.py"})
+"""The command's own look at the whole run, before a task begins."""
 
 
 def files() -> dict[str, Path]:

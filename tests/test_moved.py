@@ -43,6 +43,10 @@ def test_an_old_target_builds_todays_class() -> None:
         ("rearank.engines.vllm", "VllmEngine", "rearank.engines.vllm.engine"),
         ("rearank.tracking.base", "TrackingNode", "rearank.tracking.run_trackers"),  # a module that is still there
         ("rearank.tasks.environment", "commit", "rearank.runs.environment"),
+        ("rearank.tasks.train", "TrainTask", "rearank.tasks.pipeline"),
+        ("rearank.tasks.evaluate", "EvaluateTask", "rearank.tasks.pipeline"),
+        ("rearank.training.algorithm", "PolicyGradient", "rearank.algorithms"),
+        ("rearank.report.folder", "read_folder", "rearank.runs.reader"),
     ],
 )
 def test_an_old_import_works_and_says_where_the_name_is_now(module: str, name: str, new: str) -> None:

@@ -15,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 MOVED: Mapping[str, str] = {
+    "rearank.analysis.figures": "rearank.analysis.drawing",
+    "rearank.analysis.settings": "rearank.analysis.what_to_ask",
     "rearank.engines.budget": "rearank.engines.openai.budget",
     "rearank.engines.capacity": "rearank.engines.vllm.capacity",
     "rearank.engines.openai.OpenAIEngine": "rearank.engines.openai.engine.OpenAIEngine",
@@ -27,6 +29,7 @@ MOVED: Mapping[str, str] = {
     "rearank.engines.server": "rearank.engines.openai.server",
     "rearank.engines.vllm.VllmEngine": "rearank.engines.vllm.engine.VllmEngine",
     "rearank.engines.vllm_args": "rearank.engines.vllm.arguments",
+    "rearank.pyterrier": "rearank.adapters.pyterrier",
     "rearank.report.folder": "rearank.runs.reader",
     "rearank.report.settings": "rearank.report.what_to_show",
     "rearank.reranker.tracing": "rearank.engines.tracing",
@@ -43,10 +46,16 @@ MOVED: Mapping[str, str] = {
     "rearank.tasks.settings": "rearank.sections",
     "rearank.tasks.sharing": "rearank.runs.sharing",
     "rearank.tasks.stage": "rearank.runs.stage",
+    "rearank.tasks.sweep.Job": "rearank.runs.sweeps.Job",
+    "rearank.tasks.sweep.Sweep": "rearank.runs.sweeps.Sweep",
     "rearank.tasks.sweep.SweepCallback": "rearank.tasks.sweep.plan.SweepCallback",
     "rearank.tasks.train.SftTask": "rearank.tasks.pipeline.SftTask",
     "rearank.tasks.train.TrainTask": "rearank.tasks.pipeline.TrainTask",
     "rearank.tracking.base.TrackingNode": "rearank.tracking.run_trackers.TrackingNode",
+    "rearank.training.algorithm": "rearank.algorithms",
+    "rearank.training.fit": "rearank.training.trl.fit",
+    "rearank.training.verl.lengths": "rearank.training.lengths",
+    "rearank.training.verl.node.Cluster": "rearank.training.verl.settings.Cluster",
 }
 """A module, or ``module.Name``, as it was called -> as it is called now. The longest entry that fits counts."""
 

@@ -172,7 +172,7 @@ def test_more_than_can_wait_are_sent_away_and_those_who_hang_up_make_room() -> N
         assert "2 requests are under way or waiting" in refused.json()["message"]
         assert client.get("/health").status_code == 200
         # Both hung up: their work was stopped, and a new request gets the place.
-        engine._seconds = 0.0
+        engine.seconds = 0.0
         until(lambda: client.post("/v1/rerank", json=QUESTION).status_code == 200)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rearank.serving import Serving, ServingError, settings
+from rearank.serving import Serving, ServingError, limits
 from rearank.serving.server import address_of, bind
 
 
@@ -33,7 +33,7 @@ def test_preflight_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "serve.key_variable=TEST_SERVE_KEY: this environment variable is not set" in missing
     monkeypatch.setenv("TEST_SERVE_KEY", "k")
     assert Serving(key_variable="TEST_SERVE_KEY").preflight() == []
-    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    monkeypatch.setattr(limits, "find_spec", lambda name: None)
     assert [line.split()[2] for line in Serving().preflight()] == ["fastapi", "uvicorn"]
     assert "pip install -e '.[serve]'" in Serving().preflight()[0]
 

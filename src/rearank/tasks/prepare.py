@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from rearank.augmentation import Augmentation
 from rearank.data import DataError, HoldsRows, JudgedCandidates, JudgedSource, PromptedWindow
+from rearank.moved import attributes_of
 from rearank.progress import counted, progress
 from rearank.prompts import Prompt, Tokenizer
 from rearank.runs.layout import SUMMARY, TRAIN_ROWS, VALIDATION_ROWS, write_json
@@ -24,6 +25,8 @@ from rearank.tracking import Artefact
 from rearank.tracking.run_trackers import RunTrackers
 from rearank.training.rows import RowError, TrainingRow, read_rows, write_rows
 from rearank.types import JudgedWindow
+
+__getattr__ = attributes_of(__name__)
 
 Dataset: TypeAlias = JudgedSource | HoldsRows
 Queries: TypeAlias = dict[str, JudgedCandidates | list[PromptedWindow]]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rearank.algorithms import PolicyGradient
 from rearank.engines.model import Model
+from rearank.moved import attributes_of
 from rearank.rewards import RewardFunction
 from rearank.runs.layout import SFT, TRAINING
 from rearank.runs.stage import Stage
@@ -19,6 +20,8 @@ from rearank.tracking import Artefact
 from rearank.tracking.run_trackers import RunTrackers
 from rearank.training.base import Trainer, TrainingJob, TrainingResult, result_of
 from rearank.training.sft import Sft
+
+__getattr__ = attributes_of(__name__)
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from rearank.engines.base import Engine
-from rearank.engines.nodes import Asked, CreatesEngine
+from rearank.engines.nodes import CreatesEngine, EngineRequest
 from rearank.engines.openai.settings import OpenAISettings
 
 
@@ -29,7 +29,7 @@ class OpenAINode(OpenAISettings, CreatesEngine):
             missing.append(f"the environment variable {self.variable} holds characters that no key has")
         return missing
 
-    def _engine(self, asked: Asked) -> Engine:
+    def _engine(self, asked: EngineRequest) -> Engine:
         from rearank.engines.openai.engine import OpenAIEngine
 
         return OpenAIEngine(self, asked.model, revision=asked.revision, thinking=asked.thinking)

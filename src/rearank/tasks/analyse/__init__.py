@@ -4,6 +4,9 @@
 of it.
 """
 
+from rearank.moved import attributes_of
 from rearank.tasks.analyse.analysis import AnalysisError, analyse
+
+__getattr__ = attributes_of(__name__)
 
 __all__ = ["AnalysisError", "analyse"]

@@ -5,7 +5,10 @@ system over its queries · ``scores`` what is kept of it · ``published`` number
 benchmark, ``benchmark_lists`` of several · ``tracked`` what the trackers get.
 """
 
+from rearank.moved import attributes_of
 from rearank.tasks.evaluate.evaluation import Evaluating, EvaluationError, evaluate, settled
 from rearank.tasks.evaluate.systems import CheckpointError, System, systems
+
+__getattr__ = attributes_of(__name__)
 
 __all__ = ["CheckpointError", "Evaluating", "EvaluationError", "System", "evaluate", "settled", "systems"]
