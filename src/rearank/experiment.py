@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
+from typing import Annotated, Any, Protocol, get_args, get_type_hints, runtime_checkable
+
+from annotated_types import Ge
 
 from rearank.algorithms import PolicyGradient
 from rearank.analysis import Analyse
 from rearank.augmentation import Augmentation
+from rearank.checks import check_fields
 from rearank.config import ConfigError, build
 from rearank.data import HoldsRows, JudgedSource, Retriever
 from rearank.data.benchmark import Benchmark, BenchmarkList
@@ -61,7 +64,7 @@ class Experiment:
 
     name: str = field(metadata=INCIDENTAL)
     output_dir: str = field(metadata=INCIDENTAL)
-    seed: int
+    seed: Annotated[int, Ge(0)]
     arm: str | None = field(metadata=INCIDENTAL)
     paths: dict[str, str] = field(metadata=INCIDENTAL)
     task: Task
@@ -92,8 +95,7 @@ class Experiment:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("name must not be empty: the output folder is named after it")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, not {self.seed}")
+        check_fields(self)
         for key, expected in _groups().items():
             if not isinstance(getattr(self, key), expected):
                 found = type(getattr(self, key)).__name__

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Ge
 
 from rearank.analysis.attacks import ATTACKS
+from rearank.checks import check_fields
+
+Positive = Annotated[int, Ge(1)]
 
 What = Literal["length", "faithfulness", "position", "attack"]
 """The analyses, in the order of the tables."""
@@ -39,15 +44,15 @@ class Analyse:
     """
 
     what: tuple[str, ...] = get_args(What)
-    queries: int | None = None
-    repeats: int = 1
-    temperature: float | None = None
-    bins: int = 20
+    queries: Positive | None = None
+    repeats: Positive = 1
+    temperature: Annotated[float, Ge(0)] | None = None
+    bins: Positive = 20
     drop_zeros: bool = False
-    windows: int = 100
-    window_size: int | None = None
+    windows: Positive = 100
+    window_size: Annotated[int, Ge(2)] | None = None
     choose: Literal["sample", "top"] = "sample"
-    permutations: int = 5
+    permutations: Positive = 5
     attacks: tuple[str, ...] = ()
     more_attacks: dict[str, str] = field(default_factory=dict)
     place: Literal["start", "end"] = "start"
@@ -56,15 +61,7 @@ class Analyse:
     def __post_init__(self) -> None:
         _among("what", self.what, get_args(What))
         _among("attacks", self.attacks, ATTACKS)
-        for name in ("repeats", "bins", "windows", "permutations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.queries is not None and self.queries < 1:
-            raise ValueError(f"queries must be at least 1, or null for all, not {self.queries}")
-        if self.window_size is not None and self.window_size < 2:
-            raise ValueError(f"window_size must be at least 2, or null for the strategy's, not {self.window_size}")
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or more, or null, not {self.temperature}")
+        check_fields(self)
         if self.repeats > 1 and self.temperature == 0:
             raise ValueError("at temperature 0 every repeat is the same; set temperature=0.6, say, or repeats=1")
 

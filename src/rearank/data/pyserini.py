@@ -11,8 +11,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Protocol, cast
+from typing import Annotated, Protocol, cast
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.data.base import Collection, DataError, assemble, check_depth
 from rearank.data.files import plain_id
 from rearank.runs import INCIDENTAL
@@ -54,11 +57,10 @@ class Pyserini:
     k1: float = 0.9
     b: float = 0.4
     language: str = ""
-    threads: int = field(default=4, metadata=INCIDENTAL)
+    threads: Annotated[int, Ge(1)] = field(default=4, metadata=INCIDENTAL)
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError(f"threads must be at least 1, not {self.threads}")
+        check_fields(self)
 
     def preflight(self) -> list[str]:
         """What is missing: the package, or a Java."""

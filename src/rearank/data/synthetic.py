@@ -27,8 +27,11 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 from random import Random
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
+from annotated_types import Ge
+
+from rearank.checks import check_fields
 from rearank.data.base import lookup
 from rearank.types import Passage, Query
 
@@ -171,20 +174,13 @@ class SyntheticCollection:
 
     seed: int = 1
     split: Split = "test"
-    passage_count: int = 2000
-    query_count: int | None = None
+    passage_count: Annotated[int, Ge(1)] = 2000
+    query_count: Annotated[int, Ge(1)] | None = None
     name: str = "synthetic"
     style: Style = "terse"
 
     def __post_init__(self) -> None:
-        if self.split not in ("train", "dev", "test"):
-            raise ValueError(f"split must be train, dev or test, not {self.split!r}")
-        if self.passage_count < 1:
-            raise ValueError(f"passage_count must be at least 1 (2000 is usual), not {self.passage_count}")
-        if self.query_count is not None and self.query_count < 1:
-            raise ValueError(f"query_count must be at least 1, or null for all, not {self.query_count}")
-        if self.style not in _WRITERS:
-            raise ValueError(f"style must be {' or '.join(_WRITERS)}, not {self.style!r}")
+        check_fields(self)
 
     def _random(self, purpose: str) -> Random:
         # Terse collections are older than styles; published figures rest on their seeds.

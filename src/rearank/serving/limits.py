@@ -5,6 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Interval
+
+from rearank.checks import check_fields
+
+Positive = Annotated[int, Ge(1)]
+Seconds = Annotated[float, Gt(0)]
 
 
 class ServingError(RuntimeError):
@@ -32,32 +40,22 @@ class Serving:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8000
     key_variable: str | None = None
-    max_documents: int = 1000
-    max_characters: int = 4_000_000
-    max_bytes: int = 16_000_000
-    max_concurrent: int = 32
-    max_waiting: int = 128
-    timeout_seconds: float = 600.0
-    body_seconds: float = 30.0
-    shutdown_seconds: int = 10
+    max_documents: Positive = 1000
+    max_characters: Positive = 4_000_000
+    max_bytes: Positive = 16_000_000
+    max_concurrent: Positive = 32
+    max_waiting: Annotated[int, Ge(0)] = 128
+    timeout_seconds: Seconds = 600.0
+    body_seconds: Seconds = 30.0
+    shutdown_seconds: Annotated[int, Ge(0)] = 10
     store: str | None = None
 
     def __post_init__(self) -> None:
         if not self.host:
             raise ValueError("host must not be empty: 127.0.0.1 for this machine alone, 0.0.0.0 for the network")
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must lie between 0 (any free one) and 65535, not {self.port}")
-        for name in ("max_documents", "max_characters", "max_bytes", "max_concurrent"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("max_waiting", "shutdown_seconds"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("timeout_seconds", "body_seconds"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        check_fields(self)
 
     @property
     def key(self) -> str | None:
