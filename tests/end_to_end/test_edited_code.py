@@ -49,7 +49,7 @@ def test_the_next_run_has_the_new_reward(tmp_path: Path, monkeypatch: pytest.Mon
     assert before["own_reward"] != stored["code"]["own_reward"], "kept in the result"
     own.write_text(REWARD.replace("0.5", "0.75"))
     said, reward = command()
-    assert "training was made with other settings or code (code of own_reward): kept as" in said
+    assert "training: it was made with other settings or code (code of own_reward): kept as" in said
     assert reward == 0.75
     assert (folder / "training.1" / "result.json").is_file()
     assert not list(folder.glob("prepared.*")), "the rows don't depend on a reward"

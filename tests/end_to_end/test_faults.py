@@ -35,7 +35,7 @@ def said(*overrides: str, expect: int = 1) -> str:
         (["reward.flor=1"], "reward.flor: reward has no such key; did you mean floor?"),
         (["evaluatoin.samples=3"], "did you mean evaluation"),
         (["reward.k=ten"], "reward.k: Value 'ten' of type 'str' could not be converted to Integer (expected int)"),
-        (["reward.k=0"], "reward: k is the nDCG cut-off and must be at least 1, not 0"),
+        (["reward.k=0"], "reward: k must be at least 1, not 0"),
         (["reward.partial=scores"], "reward.partial: 'scores' is none of score, unparsed; did you mean score?"),
         (["experiment=quickstart", "prompt=rearank"], "set prompt=compact"),
         (["experiment=quickstart", "model.path=./nowhere"], "model.path=./nowhere: there is no such folder"),

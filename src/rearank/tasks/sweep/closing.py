@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from rearank.config import build
+from rearank.runs.layout import SWEEP, read_json
 from rearank.runs.sweeps import Sweep
 from rearank.tasks.report import report_of_sweep
 from rearank.tasks.sweep.collect import CollectError, collect, failure_lines, track_sweep
@@ -21,8 +20,7 @@ def close_sweep(folder: Path) -> int:
     try:
         summary = collect(sweep)
         if summary["arms"]:
-            config = OmegaConf.load(finished[0] / ".hydra" / "config.yaml")
-            track_sweep(sweep, summary, build(OmegaConf.select(config, "tracking"), "tracking"))
+            track_sweep(sweep, summary, build(read_json(folder / SWEEP)["tracking"], "tracking"))
     except CollectError as error:
         print(f"no table: {error}", file=sys.stderr)
     report_of_sweep(folder, finished)

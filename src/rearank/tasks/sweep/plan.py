@@ -64,7 +64,9 @@ class SweepCallback(Callback):
                     f"hydra.job.config.override_dirname.exclude_keys=[{listed}]",
                 ]
             )
-        write_json(sweep.folder / SWEEP, {"swept": sweep.swept, "overrides": list(sweep.overrides)})
+        tracking = OmegaConf.to_container(config.tracking, resolve=True)  # this command's, whatever the jobs' were
+        described = {"swept": sweep.swept, "overrides": list(sweep.overrides), "tracking": tracking}
+        write_json(sweep.folder / SWEEP, described)
         HydraConfig.instance().set_config(deepcopy(config))  # jobs may run in other processes, and set it there alone
 
 
