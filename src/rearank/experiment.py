@@ -144,8 +144,8 @@ class Run:
 
     @property
     def shared(self) -> Path | None:
-        """The folder that a sweep's jobs share; ``None`` outside a sweep."""
-        return self.sweep / SHARED if self.sweep is not None else None
+        """The folder that a sweep's jobs share; ``None`` outside a sweep, and where everything is made again."""
+        return self.sweep / SHARED if self.sweep is not None and not self.experiment.rerun else None
 
     @property
     def trackers(self) -> RunTrackers:
