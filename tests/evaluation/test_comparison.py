@@ -26,6 +26,13 @@ def test_holm_lies_between_nothing_and_bonferroni_and_keeps_the_order(values: li
     assert ordered == sorted(ordered)
 
 
+@pytest.mark.filterwarnings("ignore")
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_holm_has_the_digits_of_statsmodels(values: list[float]) -> None:
+    multitest = pytest.importorskip("statsmodels.stats.multitest")  # a test's, never a requirement of ours
+    assert holm(values) == multitest.multipletests(values, method="holm")[1].tolist()
+
+
 def scored(label: str, shift: float, benchmark: str = "one", queries: int = 20) -> Scored:
     values = {str(q): 0.3 + 0.02 * (q % 7) + shift * (1 + q % 3) for q in range(queries)}
     return Scored(label, benchmark, {"ndcg_cut_10": values, "map": {q: v / 2 for q, v in values.items()}})

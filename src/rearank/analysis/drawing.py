@@ -1,6 +1,6 @@
 """The analyses as pictures, PNG for a look and SVG for a paper, drawn from the tables' rows.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; no figure depends on colour alone.
+No figure depends on colour alone: each system has a marker of its own, too.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rearank.evaluation import Cell
+from rearank.pictures import COLOURS, GREY, panels, save
 
 Rows: TypeAlias = Sequence[Mapping[str, Cell]]
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_GREY = "#6b6b6b"
+_COLOURS = COLOURS[: len(_MARKERS)]
+_WIDTH, _HEIGHT = 9.6, 3.6  # inches of two panels
 
 
 def draw_length(folder: Path, queries: Mapping[str, Rows], windows: Mapping[str, Rows], measure: str) -> list[Path]:
     """Two panels of ``length.bin_rows`` by system: whole rankings, and single windows."""
-    figure, (left, right) = _panels(2)
+    figure, (left, right) = panels(2, _WIDTH, _HEIGHT)
     for axes, series in ((left, queries), (right, windows)):
         for number, (label, rows) in enumerate(series.items()):
             centres = [(_number(row, "from") + _number(row, "to")) / 2 for row in rows]
             _with_intervals(axes, centres, rows, "mean", number, label)
-    right.axhline(0, color=_GREY, linewidth=0.8)
+    right.axhline(0, color=GREY, linewidth=0.8)
     left.set(xlabel="mean tokens of a query's answers", ylabel=measure, title="whole rankings")
     right.set(xlabel="tokens of an answer", ylabel="change of nDCG@10", title="single windows")
     return _save(figure, folder / "length")
@@ -33,7 +34,7 @@ def draw_length(folder: Path, queries: Mapping[str, Rows], windows: Mapping[str,
 
 def draw_faithfulness(folder: Path, taus: Mapping[str, Rows], summary: Mapping[str, Mapping[str, Cell]]) -> list[Path]:
     """How tau-b is spread (``faithfulness.tau_rows``), and the shares of ``faithfulness_row``."""
-    figure, (left, right) = _panels(2)
+    figure, (left, right) = panels(2, _WIDTH, _HEIGHT)
     shares = ("passages mentioned", "coverage", "best first", "contradicting", "contradicting, as given")
     height = 0.8 / max(len(taus), 1)
     for number, (label, rows) in enumerate(taus.items()):
@@ -56,14 +57,14 @@ def draw_position(
     folder: Path, ranks: Mapping[str, Rows], ndcgs: Mapping[str, Rows], yardstick: Mapping[str, Rows] | None = None
 ) -> list[Path]:
     """Final rank by initial position, and nDCG by initial order, of ``position``'s rows; ``yardstick``: more ranks."""
-    figure, (left, right) = _panels(2)
+    figure, (left, right) = panels(2, _WIDTH, _HEIGHT)
     size = max((len(rows) for rows in ranks.values()), default=0)
     if size:
-        left.plot([1, size], [1, size], ":", color=_GREY, linewidth=1, label="order kept")
-        left.plot([1, size], [(size + 1) / 2] * 2, "--", color=_GREY, linewidth=1, label="place plays no part")
+        left.plot([1, size], [1, size], ":", color=GREY, linewidth=1, label="order kept")
+        left.plot([1, size], [(size + 1) / 2] * 2, "--", color=GREY, linewidth=1, label="place plays no part")
     for label, rows in (yardstick or {}).items():
         places = [_number(row, "initial position") for row in rows]
-        left.plot(places, [_number(row, "mean rank") for row in rows], "-.", color=_GREY, linewidth=1, label=label)
+        left.plot(places, [_number(row, "mean rank") for row in rows], "-.", color=GREY, linewidth=1, label=label)
     for number, (label, rows) in enumerate(ranks.items()):
         _with_intervals(left, [_number(row, "initial position") for row in rows], rows, "mean rank", number, label)
     for number, (label, rows) in enumerate(ndcgs.items()):
@@ -82,7 +83,7 @@ def draw_attack(folder: Path, rows: Rows) -> list[Path]:
     attacks = list(dict.fromkeys(str(row["attack"]) for row in rows))
     series = list(dict.fromkeys((str(row["system"]), str(row["neutralise"])) for row in rows))
     systems = list(dict.fromkeys(system for system, _ in series))
-    figure, (left, right) = _panels(2, height=1.2 + 0.45 * len(attacks))
+    figure, (left, right) = panels(2, _WIDTH, 1.2 + 0.45 * len(attacks))
     for number, (system, neutralised) in enumerate(series):
         shown = {str(r["attack"]): r for r in rows if (r["system"], r["neutralise"]) == (system, neutralised)}
         colour = _COLOURS[systems.index(system) % len(_COLOURS)]
@@ -107,24 +108,10 @@ def draw_attack(folder: Path, rows: Rows) -> list[Path]:
     for axes in (left, right):
         axes.set_yticks(range(len(attacks)), attacks)
         axes.invert_yaxis()
-    left.axvline(0, color=_GREY, linewidth=0.8)
+    left.axvline(0, color=GREY, linewidth=0.8)
     left.set(xlabel="ranks gained by the attacked passage")
     right.set(xlabel="share brought to rank 1", xlim=(-0.03, 1.03), yticklabels=[])
     return _save(figure, folder / "attack")
-
-
-def _panels(count: int, height: float = 3.6) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.8 * count, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, count)
-    for one in axes:
-        one.grid(alpha=0.25)
-        one.set_axisbelow(True)
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _with_intervals(
@@ -158,17 +145,10 @@ def _number(row: Mapping[str, Cell], key: str) -> float:
 
 
 def _save(figure: Any, stem: Path) -> list[Path]:
-    """One legend below the panels; the same rows write the same bytes."""
-    import matplotlib
-
+    """With one legend below the panels."""
     found: dict[str, Any] = {}
     for axes in figure.axes:
         found |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if found:
         figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    written = [stem.with_name(f"{stem.name}{ending}") for ending in (".png", ".svg")]
-    with matplotlib.rc_context({"svg.hashsalt": stem.name}):
-        figure.savefig(written[0], dpi=150)
-        figure.savefig(written[1], metadata={"Date": None})
-    return written
+    return save(figure, stem)

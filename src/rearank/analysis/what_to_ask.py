@@ -43,7 +43,7 @@ class Analyse:
         seed: of queries, windows, permutations, victims and intervals.
     """
 
-    what: tuple[str, ...] = get_args(What)
+    what: tuple[What, ...] = get_args(What)
     queries: Positive | None = None
     repeats: Positive = 1
     temperature: Annotated[float, Ge(0)] | None = None
@@ -59,9 +59,9 @@ class Analyse:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _among("what", self.what, get_args(What))
-        _among("attacks", self.attacks, ATTACKS)
         check_fields(self)
+        if unknown := [name for name in self.attacks if name not in ATTACKS]:
+            raise ValueError(f"attacks: {', '.join(unknown)} is none of {', '.join(ATTACKS)}")
         if self.repeats > 1 and self.temperature == 0:
             raise ValueError("at temperature 0 every repeat is the same; set temperature=0.6, say, or repeats=1")
 
@@ -70,8 +70,3 @@ class Analyse:
         """Name -> template of every attack that is asked for."""
         chosen = {name: ATTACKS[name] for name in self.attacks or ATTACKS}
         return {**chosen, **self.more_attacks}
-
-
-def _among(key: str, names: tuple[str, ...], known: Mapping[str, str] | tuple[str, ...]) -> None:
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"{key}: {', '.join(unknown)} is none of {', '.join(known)}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Annotated, Protocol, cast
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from rearank.checks import check_fields
 from rearank.data.base import Collection, DataError, assemble, check_depth
@@ -54,8 +54,8 @@ class Pyserini:
     """
 
     index: str = ""
-    k1: float = 0.9
-    b: float = 0.4
+    k1: Annotated[float, Ge(0)] = 0.9
+    b: Annotated[float, Interval(ge=0, le=1)] = 0.4
     language: str = ""
     threads: Annotated[int, Ge(1)] = field(default=4, metadata=INCIDENTAL)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, get_args
 
+from rearank.checks import check_fields
 from rearank.data.base import DataError
 from rearank.data.files import field, read_json_lines
 from rearank.data.irds import Irds
@@ -70,9 +71,7 @@ class RearankRows:
     def __post_init__(self) -> None:
         if not self.qrels:
             raise ValueError("qrels must name at least one file of judgements or id of ir_datasets")
-        for key in ("on_unjudged", "on_bad_row"):
-            if getattr(self, key) not in ("error", "skip"):
-                raise ValueError(f"{key} must be error or skip, not {getattr(self, key)!r}")
+        check_fields(self)
 
     def preflight(self) -> list[str]:
         """A file that isn't there, or the package that fetches from the hub."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from rearank.checks import check_fields
 from rearank.data.base import DataError
 from rearank.types import Candidates, JudgedWindow, Message, Qrels
 
@@ -134,10 +135,7 @@ class Source:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("name must not be empty: it keeps the query ids of joined sources apart")
-        if self.on_empty not in ("error", "skip", "keep"):
-            raise ValueError(f"on_empty must be error, skip or keep, not {self.on_empty!r}")
-        if self.own_passage not in ("keep", "exclude"):
-            raise ValueError(f"own_passage must be keep or exclude, not {self.own_passage!r}")
+        check_fields(self)
 
     def judged(self, depth: int) -> list[JudgedCandidates]:
         judgements = split_judgements(self.collection.qrels(), self.own_passage)

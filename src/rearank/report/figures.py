@@ -1,7 +1,4 @@
-"""The report's figures as PNG for a look and SVG for a paper: curves, change by query, how answers were read.
-
-Colours are Okabe and Ito's, which colour-blind readers can tell apart. The same data writes the same bytes.
-"""
+"""The report's figures as PNG for a look and SVG for a paper: curves, change by query, how answers were read."""
 
 from __future__ import annotations
 
@@ -11,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rearank.evaluation import bootstrap_interval
+from rearank.pictures import COLOURS, GREY, panels, save
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4d4d4d")
 _IN_AXES = 6  # lines whose legend leaves room for them
 _STYLES = ("-", "--", ":", "-.")
-_BETTER, _WORSE, _GREY = "#0072B2", "#D55E00", "#6b6b6b"
+_BETTER, _WORSE = COLOURS[:2]
+_WIDTH, _HEIGHT = 6.0, 3.5  # inches
 _LONGEST = 60  # characters of a label in a file's name
 _STATUS_COLOURS = {
     "ok": "#0072B2", "partial": "#56B4E9", "duplicates": "#009E73", "out_of_range": "#E69F00",
@@ -42,13 +40,13 @@ def _draw_panel(title: str, shown: Sequence[tuple[Mapping[str, Any], str, str]],
     labels = list(dict.fromkeys(line["label"] for line, _, _ in shown))
     names = list(dict.fromkeys(name for _, name, _ in shown))
     below = -(-len(shown) // 2) if len(shown) > _IN_AXES else 0  # rows of a legend that would cover the lines
-    figure, axes = _axes(height=3.5 + 0.17 * below)
+    figure, (axes,) = panels(1, _WIDTH, _HEIGHT + 0.17 * below)
     for line, name, metric in shown:
         series = line["series"][name]
         run, kind = labels.index(line["label"]), names.index(name)
         # Several runs: colours tell them apart and dashes the metrics; one run: colours tell the metrics apart.
-        colour = _COLOURS[(run if len(labels) > 1 else kind) % len(_COLOURS)]
-        dashes = run // len(_COLOURS) if len(names) == 1 else kind
+        colour = COLOURS[(run if len(labels) > 1 else kind) % len(COLOURS)]
+        dashes = run // len(COLOURS) if len(names) == 1 else kind
         style = _STYLES[(dashes if len(labels) > 1 else 0) % len(_STYLES)]
         label = f"{line['label']}: {metric}" if len(labels) > 1 and len(names) > 1 else line["label"]
         label = label if len(labels) > 1 else metric
@@ -63,7 +61,7 @@ def _draw_panel(title: str, shown: Sequence[tuple[Mapping[str, Any], str, str]],
         figure.legend(fontsize=7, frameon=False, ncols=2, loc="outside lower center")
     else:
         axes.legend(fontsize=7, frameon=False)
-    return _save(figure, folder / f"curve_{_file_name(title)}")
+    return save(figure, folder / f"curve_{_file_name(title)}")
 
 
 def draw_change(benchmark: str, a: tuple[str, Mapping[str, float]], b: tuple[str, Mapping[str, float]],
@@ -73,18 +71,18 @@ def draw_change(benchmark: str, a: tuple[str, Mapping[str, float]], b: tuple[str
     changes = sorted((b[1][query] - a[1][query] for query in shared), reverse=True)
     if not changes:
         return []
-    figure, axes = _axes()
+    figure, (axes,) = panels(1, _WIDTH, _HEIGHT)
     colours = [_BETTER if change > 0 else _WORSE for change in changes]
     axes.bar(range(1, len(changes) + 1), changes, width=1.0, color=colours, linewidth=0)
     mean = sum(changes) / len(changes)
     low, high = bootstrap_interval(changes)
-    axes.axhspan(low, high, color=_GREY, alpha=0.25, linewidth=0)
+    axes.axhspan(low, high, color=GREY, alpha=0.25, linewidth=0)
     axes.axhline(mean, color="black", linewidth=1, label=f"mean {mean:+.4f}, 95% interval {low:+.4f} to {high:+.4f}")
-    axes.axhline(0, color=_GREY, linewidth=0.8)
+    axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set(xlabel=f"{len(changes)} queries of {benchmark}, by change", ylabel=f"change of {measure}")
     axes.set_title(_plain(f"{b[0]} against {a[0]}"), fontsize=9)
     axes.legend(fontsize=8, frameon=False)
-    return _save(figure, folder / f"change_{_file_name(benchmark)}_{_file_name(b[0])}")
+    return save(figure, folder / f"change_{_file_name(benchmark)}_{_file_name(b[0])}")
 
 
 def draw_statuses(benchmark: str, counts: Mapping[str, Mapping[str, float]], folder: Path) -> list[Path]:
@@ -93,7 +91,7 @@ def draw_statuses(benchmark: str, counts: Mapping[str, Mapping[str, float]], fol
     if not shown:
         return []
     longest = max(map(len, shown))
-    figure, axes = _axes(height=1.0 + 0.3 * len(shown), width=max(6.0, 4.0 + 0.07 * longest))
+    figure, (axes,) = panels(1, max(_WIDTH, 4.0 + 0.07 * longest), 1.0 + 0.3 * len(shown))
     left = dict.fromkeys(shown, 0.0)
     for status, colour in _STATUS_COLOURS.items():
         shares = {label: found.get(status, 0) / sum(found.values()) for label, found in shown.items()}
@@ -105,20 +103,7 @@ def draw_statuses(benchmark: str, counts: Mapping[str, Mapping[str, float]], fol
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=8)
     figure.legend(fontsize=7, frameon=False, ncols=4, loc="outside upper right")
-    return _save(figure, folder / f"statuses_{_file_name(benchmark)}")
-
-
-def _axes(height: float = 3.5, width: float = 6.0) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return save(figure, folder / f"statuses_{_file_name(benchmark)}")
 
 
 def _plain(text: str) -> str:
@@ -130,14 +115,3 @@ def _file_name(text: str) -> str:
     """A hash tells long ones apart."""
     name = "".join(c if c.isalnum() else "_" for c in text.lower()).strip("_")
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 9]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _save(figure: Any, stem: Path) -> list[Path]:
-    import matplotlib
-
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    written = [stem.with_name(f"{stem.name}{ending}") for ending in (".png", ".svg")]
-    with matplotlib.rc_context({"svg.hashsalt": stem.name}):
-        figure.savefig(written[0], dpi=150)
-        figure.savefig(written[1], metadata={"Date": None})
-    return written

@@ -3,6 +3,9 @@
 Retried: 408, 409, 425, 429, every 5xx, time-outs, broken connections, a body cut in the middle, malformed JSON, a reply
 without choices. The run stops where every other call would fare the same: a refused key, no credit, no such model, a
 parameter the model doesn't take. A prompt that is too long is shortened. Anything else fails its call.
+
+The package ``openai`` can retry, too, but its waits are constants, it retries neither 425 nor a reply that can't be
+read, fails a call whose ``Retry-After`` is long, and checks no budget between two tries: here it sends a request once.
 """
 
 from __future__ import annotations
