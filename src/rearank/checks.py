@@ -24,7 +24,7 @@ def check_fields(one: object) -> None:
 
 @cache
 def _constrained(cls: Hashable) -> tuple[tuple[str, Any], ...]:
-    """(field, type) of those that something is said about."""
+    """(field, type) of those that a range or a set of values is stated for."""
     hints, names = get_type_hints(cls, include_extras=True), {field.name for field in fields(cast(Any, cls))}
     return tuple((name, hint) for name, hint in hints.items() if name in names and _says(hint))
 
@@ -37,8 +37,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
     if value is None:
         return
     if get_origin(hint) is Annotated:
-        inner, *said = get_args(hint)
-        bounds = [bound for one in said for bound in (one if isinstance(one, Interval) else (one,))]
+        inner, *metadata = get_args(hint)
+        bounds = [bound for one in metadata for bound in (one if isinstance(one, Interval) else (one,))]
         if not all(_within(value, bound) for bound in bounds):
             raise ValueError(f"{name} must {_words(bounds)}, not {value}")
         _check(name, value, inner)

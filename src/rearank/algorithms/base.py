@@ -108,8 +108,8 @@ class PolicyGradient:
             raise ValueError("advantage=critic goes with algorithm=ppo, which has a value model, and with nothing else")
         own = type(self).advantages is not PolicyGradient.advantages
         if (self.advantage == "own") != own:
-            said = "is its class's own: leave advantage=own" if own else "has no other of its own: set advantage=group"
-            raise ValueError(f"the advantage of {type(self).__name__} {said}, not {self.advantage}")
+            why = "is its class's own: leave advantage=own" if own else "has no other of its own: set advantage=group"
+            raise ValueError(f"the advantage of {type(self).__name__} {why}, not {self.advantage}")
         if self.group_size < 2 and self.advantage not in ("batch", "critic"):
             raise ValueError(f"group_size must be at least 2: an answer is compared with others; not {self.group_size}")
         if self.dynamic_sampling and self.group_size < 2:

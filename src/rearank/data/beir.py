@@ -18,7 +18,7 @@ from rearank.types import Passage, Query
 class BeirFolder:
     """A collection in BEIR's layout; files may be gzipped (``corpus.jsonl.gz``).
 
-    ``obtain`` is said where a file is missing: who gives the collection out.
+    ``obtain`` is part of the error where a file is missing: who gives the collection out.
     """
 
     path: str = field(metadata=CONTENT)

@@ -39,7 +39,7 @@ class Bm25:
     collection never meets an old index. Equal scores are ordered as the collection is, as Lucene does: runs repeat
     exactly. ``backend``: ``auto`` takes numba where it is installed (extra ``fast``) and there is so much to score that
     its compilation, some six seconds, pays; numpy otherwise. ``analyzer``: ``english`` as Lucene's, ``words`` for
-    any language, ``auto`` by the benchmark's language (English where none is told).
+    any language, ``auto`` by the benchmark's language (English where none is given).
     """
 
     k1: Annotated[float, Ge(0)] = 0.9
@@ -114,7 +114,7 @@ class Bm25:
             raise DataError(f"{collection.name}: no passage has a word in it; check the text field and the analyzer")
         index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene", backend="numpy")
         index.index((rows, dict(vocabulary)), show_progress=False)
-        # Built beside its place and moved there whole: a killed run leaves no half index behind.
+        # Built next to its place and moved there whole: a killed run leaves no half index behind.
         part = folder.with_name(f".{folder.name}.{os.getpid()}")
         part.mkdir(parents=True, exist_ok=True)
         index.save(str(part), show_progress=False)

@@ -36,8 +36,8 @@ def _query_text(query: Any) -> str:
 
 def _reason(error: Exception) -> str:
     """Type and first line of what went wrong."""
-    said = shorten((str(error).splitlines() or [""])[0], 160, placeholder="...")
-    return f"{type(error).__name__}{': ' + said if said else ''}."
+    first_line = shorten((str(error).splitlines() or [""])[0], 160, placeholder="...")
+    return f"{type(error).__name__}{': ' + first_line if first_line else ''}."
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Irds:
             first = hashlib.sha256(repr(list(islice(self.iter_passages(), _FIRST))).encode()).hexdigest()
             return f"{ir_datasets.corpus_id(self.id)}:{first}"
         # A user's own entry has no pinned source: what ir_datasets serves is hashed. (It keeps a copy of its own:
-        # after an edit of the source file, delete the .pklz4 folder beside it.)
+        # after an edit of the source file, delete the .pklz4 folder next to it.)
         digest = hashlib.sha256()
         for passage in self.iter_passages():
             digest.update(repr(passage).encode())

@@ -1,4 +1,4 @@
-"""What others printed, beside which our results are shown: data with its source, in ``published.json``.
+"""Published numbers, which our results are compared with: data with its source, in ``published.json``.
 
 Values are nDCG@10 times 100, as printed, for BM25's first 100 candidates (``Published.depth`` where it is another
 number), windows of 20 by steps of 10 and greedy answers, unless the row's name says otherwise.

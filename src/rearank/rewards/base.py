@@ -40,7 +40,7 @@ class RewardBreakdown:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """An answer beside its judged window: what ``rank_score`` decides on.
+    """An answer with its judged window: what ``rank_score`` decides on.
 
     ``named_relevance`` are the grades of the named passages in the order named: all there is to score when an answer
     is partial, so that leaving passages out never earns what the given order would have.
@@ -113,7 +113,7 @@ class RewardFunction(ABC):
         )
 
     def breakdown(self, measured: Measured, total: float, rank: float, tags: float, form: float) -> RewardBreakdown:
-        """``total`` and its parts beside the measurements."""
+        """``total`` and its parts, with the measurements."""
         return RewardBreakdown(
             total=total,
             rank=rank,

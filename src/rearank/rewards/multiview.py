@@ -1,4 +1,4 @@
-"""ReasonRank's three terms in this project's reading: nDCG with recall and rank-biased overlap beside it.
+"""ReasonRank's three terms in this project's reading: nDCG, recall and rank-biased overlap.
 
 ``reward=reasonrank`` pays what their code pays: binary gain, recall over the query, RBO at p = 1, a teacher's list as
 gold, and any digits of the answer as identifiers.

@@ -46,7 +46,7 @@ def _document(request: RerankRequest, index: int) -> dict[str, Any]:
 
 
 def _unread(result: RerankResult) -> list[str]:
-    """A caller must be able to tell a ranking from a model that said nothing usable."""
+    """A caller must be able to tell a ranking from an answer that could not be parsed."""
     lost = sum(count for status, count in result.statuses.items() if status != "ok")
     read = ", ".join(f"{count} {status}" for status, count in result.statuses.items())
     return [f"{lost} of {result.calls} answers of the model were not in order ({read})"] if lost else []

@@ -73,6 +73,6 @@ def rows_that_fit(
         raise TrainingError(f"every {what} prompt ({min(measured)} tokens at least) is longer than {limit}; {advice}")
     if len(kept) < len(rows):
         left = len(rows) - len(kept)
-        said = (left, len(rows), what, max(measured), limit, advice)
-        _log.warning("%d of %d %s windows left out: their prompts (up to %d tokens) are longer than %s; %s", *said)
+        left_out = (left, len(rows), what, max(measured), limit, advice)
+        _log.warning("%d of %d %s windows left out: their prompts (up to %d tokens) are longer than %s; %s", *left_out)
     return kept

@@ -183,8 +183,8 @@ class OpenAIEngine(EngineAtHome):
         if self.node.prices is None:
             return 0.0
         if usage is None and self.node.budget is not None:
-            said = f"{self._server.url} doesn't say how many tokens it charges for, so engine.budget can't be kept"
-            self._halt(ServerError(f"{said}; set engine.budget=null to go on without it"))
+            failure = f"{self._server.url} doesn't say how many tokens it charges for, so engine.budget can't be kept"
+            self._halt(ServerError(f"{failure}; set engine.budget=null to go on without it"))
         cost = self.node.prices.cost(usage or Usage())
         self.budget.charge(cost)
         return cost
@@ -209,16 +209,16 @@ class OpenAIEngine(EngineAtHome):
 
     async def _give_up(self, trouble: Trouble, failures: int, *, nobody_answered: bool) -> NoReturn:
         tried = f" (tried {failures + 1} times)" if failures else ""
-        said = f"{self._server.url}: {trouble}{tried}"
+        failure = f"{self._server.url}: {trouble}{tried}"
         if trouble.kind is Kind.NO_MODEL:
-            said = f"{self._server.url} has no model {self.model!r} ({trouble}){await self._server.models()}"
-            said += "; set model.path or engine.served_model"
+            failure = f"{self._server.url} has no model {self.model!r} ({trouble}){await self._server.models()}"
+            failure += "; set model.path or engine.served_model"
         elif trouble.unreachable and nobody_answered:
-            said += "; nobody answers there: start the server, or set engine.base_url"
+            failure += "; nobody answers there: start the server, or set engine.base_url"
         elif trouble.kind is not Kind.STOP:
-            raise EngineError(said)
-        self._halt(ServerError(said))
-        raise ServerError(said)
+            raise EngineError(failure)
+        self._halt(ServerError(failure))
+        raise ServerError(failure)
 
     def _halt(self, reason: EngineError) -> None:
         """No further request is sent; the first reason counts."""

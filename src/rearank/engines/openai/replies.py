@@ -46,8 +46,8 @@ def read_reply(body: str) -> Reply:
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        said = f": {str(whole['error'])[:200]}" if whole.get("error") else ""
-        raise Trouble(Kind.RETRY, f"the reply has no choices{said}", usage=usage)
+        error_text = f": {str(whole['error'])[:200]}" if whole.get("error") else ""
+        raise Trouble(Kind.RETRY, f"the reply has no choices{error_text}", usage=usage)
     reason = choice.get("finish_reason")
     if reason == "content_filter":
         raise Trouble(Kind.FAIL, "the server's content filter took the answer away", usage=usage)

@@ -106,7 +106,7 @@ class Server:
         name = type(cause).__name__
         if name == "ReadTimeout":
             return self._too_slow()
-        said = self.clean(
+        reason = self.clean(
             f"the connection failed ({name}: {cause})" if str(cause) else f"the connection failed ({name})"
         )
-        return Trouble(Kind.RETRY, said, unreachable=name in _NOBODY_THERE)
+        return Trouble(Kind.RETRY, reason, unreachable=name in _NOBODY_THERE)

@@ -139,10 +139,10 @@ def ask_gpus(*fields: str) -> list[tuple[str, ...]]:
     """What nvidia-smi says, field by field (its ``--query-gpu``), of each GPU that this process may use."""
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    gpus = [tuple(part.strip() for part in line.split(",")) for line in said.splitlines() if line.strip()]
+    gpus = [tuple(part.strip() for part in line.split(",")) for line in listed.splitlines() if line.strip()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return gpus

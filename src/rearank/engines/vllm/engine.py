@@ -150,8 +150,8 @@ class VllmEngine(EngineAtHome):
             began = time.perf_counter()
             tokens, finish = await self._alive(self._generate(prompt, messages, sampling))
             seconds = time.perf_counter() - began
-            said = tokens[:-1] if finish == "stop" and tokens[-1] in self.chat.ends else tokens
-            text = await self._aside(self.chat.text, said, messages)
+            answer_tokens = tokens[:-1] if finish == "stop" and tokens[-1] in self.chat.ends else tokens
+            text = await self._aside(self.chat.text, answer_tokens, messages)
         finally:
             self._calls.discard(asyncio.current_task())
         return Completion(text, len(prompt), len(tokens), finish, seconds, truncated)

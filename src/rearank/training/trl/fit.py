@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 class Made:
     """A trainer of TRL's, ready to run.
 
-    ``figures`` turns its log of a step into ours (empty for a log that isn't a step's); ``validated`` is told each
+    ``figures`` turns its log of a step into ours (empty for a log that isn't a step's); ``validated`` gets each
     step at which the model is validated; ``updates`` of the optimiser (what TRL counts) make one of ``steps``.
     """
 
@@ -117,7 +117,7 @@ def _rows(job: TrainingJob, tokenizer: Any) -> tuple[Sequence[TrainingRow], Sequ
 
 @dataclass
 class _Watch:
-    """What happens beside the optimiser's steps; ``stopped``: why training ends before its last step, if it does."""
+    """What happens besides the optimiser's steps; ``stopped``: why training ends before its last step, if it does."""
 
     job: TrainingJob
     settings: TrlSettings
@@ -221,7 +221,7 @@ def greedy(
     prompts: Sequence[Any],
     max_tokens: int,
     batch: int,
-    told: Callable[[int], None] = lambda _: None,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[tuple[str, int]]:
     """The model's greedy answers and their lengths in tokens, computed in batches of like length."""
     import torch
@@ -254,11 +254,11 @@ def greedy(
                     pad_token_id=tokenizer.pad_token_id,
                     eos_token_id=tokenizer.eos_token_id,
                 )
-            said = ids[:, inputs["input_ids"].shape[1] :]
-            for i, tokens in zip(chosen, said.tolist(), strict=True):
+            answer_ids = ids[:, inputs["input_ids"].shape[1] :]
+            for i, tokens in zip(chosen, answer_ids.tolist(), strict=True):
                 ended = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
                 answers[i] = (tokenizer.decode(tokens[:ended], skip_special_tokens=True), ended)
-            told(len(answers))
+            on_batch(len(answers))
     finally:
         model.train(was_training)
     return [answers[i] for i in range(len(texts))]

@@ -18,7 +18,7 @@ NAME = "rearank"
 
 
 def estimator_keys(algorithm: PolicyGradient) -> dict[str, Any]:
-    """verl's keys below ``algorithm``: the estimator, and what it is told.
+    """verl's keys below ``algorithm``: the estimator, and what it needs.
 
     The algorithm's own ``advantages``, but for two that give each token its own number: a value model's (``gae``), and
     REINFORCE++ where the KL is taken off each token's reward. Both are verl's.

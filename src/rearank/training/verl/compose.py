@@ -56,7 +56,7 @@ def verl_tree(name: str = "ppo_trainer") -> DictConfig:
 def ppo_config(
     trainer: VerlSettings, algorithm: PolicyGradient, weights: Weights, files: Files, steps: int
 ) -> DictConfig:
-    """Everything verl's PPO trainer is told.
+    """verl's whole config for its PPO trainer.
 
     Raises ``TrainingError`` naming the key that the installed verl does not know.
     """
@@ -78,7 +78,7 @@ def ppo_config(
 
 
 def sft_config(trainer: VerlSettings, sft: Sft, weights: Weights, files: Files, steps: int, pad_to: int) -> DictConfig:
-    """Everything verl's SFT trainer is told; raises as ``ppo_config``."""
+    """verl's whole config for its SFT trainer; raises as ``ppo_config``."""
     config = verl_tree("sft_trainer_engine")
     trainer = trainer.cautious(weights.lengths)
     settings = {

@@ -164,9 +164,9 @@ def _run(trainer: VerlSettings, job: TrainingJob, plan: _Plan) -> TrainingResult
     if done >= plan.steps or reason is not None:  # stopped between the last step and here
         outcome = replace(_outcome_of(history, done), stopped=reason)
     else:
-        told = (OmegaConf.to_container(plan.config, resolve=False), Watch(trainer, plan.files.train, history))
+        arguments = (OmegaConf.to_container(plan.config, resolve=False), Watch(trainer, plan.files.train, history))
         with session(trainer, job.folder.resolve()) as ray_session, progress("training", plan.steps, "steps") as shown:
-            outcome = ray_session.run(plan.method, _Taker(job, shown, done).take, *told)
+            outcome = ray_session.run(plan.method, _Taker(job, shown, done).take, *arguments)
     step = outcome.best_step if outcome.best_step >= 0 else outcome.steps  # without validation: the last
     with progress(f"writing the model of step {step}"):
         model = _publish(trainer, job, plan.shards_of(step) if step else None)

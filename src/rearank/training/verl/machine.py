@@ -177,7 +177,7 @@ def _gpus(trainer: VerlSettings) -> list[str]:
 
 
 def _number(text: str) -> float:
-    """``570.86`` of ``570.86.15``; 999 where nothing is said, so that nothing is claimed of it."""
+    """``570.86`` of ``570.86.15``; 999 where nothing is known, so that nothing is claimed of it."""
     match = re.match(r"\d+(\.\d+)?", text)
     return float(match.group()) if match else 999.0
 

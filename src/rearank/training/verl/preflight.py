@@ -41,7 +41,7 @@ _WHOLE_GRADIENTS = "actor_rollout_ref.actor.fsdp_config.use_no_sync_for_gradient
 def examine(
     trainer: VerlSettings, algorithm: PolicyGradient, lengths: Lengths, sizes: Architecture | None, folder: Path
 ) -> TrainingForecast:
-    """Everything that can be said without the rows.
+    """Everything that can be examined without the rows.
 
     Args:
         trainer: the node.
@@ -100,7 +100,7 @@ def examine_lengths(report: TrainingForecast, measured: Sequence[int], what: str
 def _examine_keys(report: TrainingForecast, trainer: VerlSettings, algorithm: PolicyGradient, lengths: Lengths) -> None:
     """Our keys and the user's against the installed verl, where there is one."""
     if find_spec("verl") is None:
-        return  # said by the trainer's own preflight
+        return  # reported by the trainer's own preflight
     try:
         weights, files = Weights("model", lengths, "{}", 0), Files(Path("rows"), None, Path("checkpoints"))
         ppo_config(trainer, algorithm, weights, files, 1)

@@ -47,7 +47,7 @@ def compute_score(
 
 
 def scores_of(breakdown: RewardBreakdown) -> dict[str, Any]:
-    """What verl is told of a breakdown."""
+    """What verl gets of a breakdown."""
     scores = asdict(breakdown)
     return {"score": scores.pop("total"), **scores, "status": breakdown.status.value}
 

@@ -35,9 +35,9 @@ class Runner:
             _assert_platform()
             return work()
         except Exception as error:
-            # What was said first is closest to the cause: later errors are its consequences.
-            said = Reporter().failure()
-            return Outcome(failure=said or root_cause(error), trace=traceback.format_exc())
+            # What was reported first is closest to the cause: later errors are its consequences.
+            reported = Reporter().failure()
+            return Outcome(failure=reported or root_cause(error), trace=traceback.format_exc())
 
 
 def _assert_platform() -> None:

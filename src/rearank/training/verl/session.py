@@ -142,9 +142,9 @@ def _connect(ray: Any, trainer: VerlSettings, environment: Mapping[str, str]) ->
         with _exported(environment if cluster.address is None else {}):
             ray.init(logging_level=logging.ERROR, runtime_env=runtime, **settings)
     except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as error:
-        said = without_values(str(error).splitlines()[0], cluster.environment().values())
+        reason_given = without_values(str(error).splitlines()[0], cluster.environment().values())
         raise TrainingError(
-            f"cluster.address={cluster.address}: no Ray can be reached ({said}); start one with "
+            f"cluster.address={cluster.address}: no Ray can be reached ({reason_given}); start one with "
             "`ray start --head`, or leave cluster.address=null for a Ray of this run's own"
         ) from None  # Ray's own words may repeat the environment
 

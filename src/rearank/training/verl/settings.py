@@ -1,4 +1,4 @@
-"""What ``trainer=verl`` and the config's section ``cluster`` say: values alone, which everything here is told.
+"""What ``trainer=verl`` and the config's section ``cluster`` say: values alone, which everything here reads.
 
 ``node`` puts the verbs on top.
 """
@@ -250,10 +250,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Watch:
-    """What the trainer in the cluster is told besides verl's config."""
+    """What the trainer in the cluster gets besides verl's config."""
 
     settings: VerlSettings
     rows: Path
-    """The training rows: answers are shown beside the row they answer."""
+    """The training rows: answers are shown with the row they answer."""
     history: Sequence[Mapping[str, Any]]
     """Lines logged before a stop, up to the checkpoint that is resumed."""

@@ -107,7 +107,7 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
             self._reporter.check()
             look()
             if any(buffer.failure_keys.values()):
-                raise TrainingError(self._reporter.failure() or "an answer failed and nobody said why")
+                raise TrainingError(self._reporter.failure() or "an answer failed and no cause was reported")
 
         buffer._sync_metadata_from_transfer_queue = look_for_failures
         return buffer

@@ -46,7 +46,7 @@ _DEVICE = _DeviceModule()
 
 @PlatformRegistry.register(platform="cpu")
 class CpuPlatform(PlatformBase):  # type: ignore[misc]
-    """The machine's cores as one accelerator; Ray counts it as a "GPU", of which it is told a made-up number."""
+    """The machine's cores as one accelerator; Ray counts it as a "GPU", of which it gets a made-up number."""
 
     device_name = "cpu"
     vendor_name = "cpu"
