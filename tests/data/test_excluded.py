@@ -40,7 +40,7 @@ def test_exclusion_comes_after_the_cut_and_nothing_moves_up(trec: TrecFiles, tmp
     own = Source("s", trec, run, on_empty="skip", own_passage="exclude")
     assert ranked(own, 4) == {"a": ["d2", "d3"]}
     assert ranked(Joined("j", {"x": own}), 4) == {"s/a": ["d2", "d3"]}
-    with pytest.raises(ValueError, match="own_passage must be keep or exclude"):
+    with pytest.raises(ValueError, match="own_passage must be 'keep' or 'exclude'"):
         Source("s", trec, run, own_passage="drop")  # type: ignore[arg-type]
 
 
