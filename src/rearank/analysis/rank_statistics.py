@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
 
-from rearank.evaluation import bootstrap_interval
+from rearank.evaluation import Cell, bootstrap_interval
 
 T = TypeVar("T")
 
@@ -101,6 +101,10 @@ class Mean:
     high: float | None
     count: int
 
+    def columns(self, heading: str, interval: str = "") -> dict[str, Cell]:
+        """The mean under ``heading``, its interval under ``<interval>low`` and ``<interval>high``."""
+        return {heading: self.value, f"{interval}low": self.low, f"{interval}high": self.high}
+
 
 def mean_over_queries(values: Mapping[str, Sequence[float]], seed: int = 0) -> Mean:
     """The mean of the queries' own means: a query with many answers counts no more than another."""
@@ -109,3 +113,8 @@ def mean_over_queries(values: Mapping[str, Sequence[float]], seed: int = 0) -> M
         return Mean(None, None, None, 0)
     low, high = bootstrap_interval(means, seed=seed)
     return Mean(fmean(means), low, high, len(means))
+
+
+def mean_of(values: Sequence[float]) -> float | None:
+    """``None`` without values."""
+    return fmean(values) if values else None
