@@ -10,7 +10,7 @@ the statistics differ:
 - ``terse``: 8 to 12 words, up to 5 concepts, each in either of its words. A passage about one concept is shorter, and
   dwells on it 3 to 5 times, now and then in its other word.
 - ``essay``: 12 to 15 words, up to 6 concepts. A passage keeps to one vocabulary, first words or (in 7 of 10) second
-  ones, with few slips. Its concepts take turns until 3 to 5 words are said, or all concepts are. One passage in four
+  ones, with few slips. Its concepts take turns until 3 to 5 words are used, or all concepts are. One passage in four
   strays to another topic for a word.
 
 Which concept triples belong to train, dev and test is fixed once, for every seed: a model warm-started on the train

@@ -110,7 +110,7 @@ def _tsv_documents(path: str | Path) -> Iterator[tuple[int, Passage]]:
 
 
 def read_documents(path: str | Path) -> Iterator[Passage]:
-    """Documents in SGML, TSV (id, [title,] text) or JSONL, told apart by content. Ids must be unique."""
+    """Documents in SGML, TSV (id, [title,] text) or JSONL, recognised by content. Ids must be unique."""
     kind = _format(path, "document file")
     if kind == "sgml":
         rows = _sgml_documents(path)
@@ -151,7 +151,7 @@ def _tsv_topics(path: str | Path) -> Iterator[tuple[int, Query]]:
 
 
 def read_topics(path: str | Path) -> dict[str, Query]:
-    """Queries from TREC topics (the title is the query), TSV (id, text) or JSONL, told apart by content."""
+    """Queries from TREC topics (the title is the query), TSV (id, text) or JSONL, recognised by content."""
     kind = _format(path, "topics file")
     if kind == "sgml":
         rows = _trec_topics(path)
