@@ -94,12 +94,11 @@ def clustered_interval(
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over queries, of ``count`` of them, with its 95% bootstrap interval; all ``None`` of nothing."""
+    """A mean over queries with its 95% bootstrap interval; all ``None`` of nothing."""
 
     value: float | None
     low: float | None
     high: float | None
-    count: int
 
     def columns(self, heading: str, interval: str = "") -> dict[str, Cell]:
         """The mean under ``heading``, its interval under ``<interval>low`` and ``<interval>high``."""
@@ -110,9 +109,9 @@ def mean_over_queries(values: Mapping[str, Sequence[float]], seed: int = 0) -> M
     """The mean of the queries' own means: a query with many answers counts no more than another."""
     means = [fmean(found) for _, found in sorted(values.items()) if found]
     if not means:
-        return Mean(None, None, None, 0)
+        return Mean(None, None, None)
     low, high = bootstrap_interval(means, seed=seed)
-    return Mean(fmean(means), low, high, len(means))
+    return Mean(fmean(means), low, high)
 
 
 def mean_of(values: Sequence[float]) -> float | None:

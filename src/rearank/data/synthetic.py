@@ -40,7 +40,6 @@ Style: TypeAlias = Literal["terse", "essay"]
 Triple: TypeAlias = tuple[str, str, str]
 """Three concepts, each named by its first word."""
 
-CONCEPTS_PER_QUERY = 3
 TEST_TRIPLES, DEV_TRIPLES = 320, 80
 # How many distinct concepts a passage mentions, and how often that happens. Small talk (none) keeps the competition for
 # a query's first twenty places low enough that most good passages are among them; with more passages about one concept
