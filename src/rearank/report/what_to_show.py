@@ -28,7 +28,7 @@ class Report:
     """
 
     runs: tuple[str, ...] = ()
-    write: Literal[True, False, "sweep"] = True
+    write: bool | Literal["sweep"] = True
     title: str | None = None
     full_text: Annotated[int, Ge(0)] = 200
     passage_characters: Annotated[int, Ge(1)] = 600
@@ -36,4 +36,7 @@ class Report:
     figures: bool = True
 
     def __post_init__(self) -> None:
+        if self.write not in (True, False, "sweep"):
+            # By hand: a config spells these values otherwise than Python.
+            raise ValueError(f"write must be true, false or sweep, not {self.write!r}")
         check_fields(self)
