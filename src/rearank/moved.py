@@ -16,6 +16,7 @@ from typing import Any
 
 MOVED: Mapping[str, str] = {
     "rearank.analysis.figures": "rearank.analysis.drawing",
+    "rearank.analysis.held_against_reasoning": "rearank.analysis.compared_with_reasoning",
     "rearank.analysis.settings": "rearank.analysis.what_to_ask",
     "rearank.engines.budget": "rearank.engines.openai.budget",
     "rearank.engines.capacity": "rearank.engines.vllm.capacity",

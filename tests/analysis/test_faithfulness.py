@@ -1,11 +1,11 @@
-"""Answers held against reasonings whose order is known."""
+"""Answers compared with reasonings whose order is known."""
 
 from __future__ import annotations
 
 import pytest
 from tests.analysis.answers import answer, chain, said, window
 
-from rearank.analysis import OrderSource, faithfulness_row, held_against_reasoning, tau_rows
+from rearank.analysis import OrderSource, compared_with_reasoning, faithfulness_row, tau_rows
 
 NOTES = "[1] a 1 [2] a b 2 [3] 0"
 JUDGED = window((1, 2, 0))
@@ -20,7 +20,7 @@ JUDGED = window((1, 2, 0))
     ],
 )
 def test_notes_against_the_answer(order: tuple[int, ...], tau: float, best_first: bool, contradicted: float) -> None:
-    found = held_against_reasoning(answer(JUDGED, order, NOTES))
+    found = compared_with_reasoning(answer(JUDGED, order, NOTES))
     assert found.source is OrderSource.NOTES
     assert found.mentioned == 1.0
     assert found.in_given_order
@@ -32,7 +32,7 @@ def test_notes_against_the_answer(order: tuple[int, ...], tau: float, best_first
 
 
 def test_a_chain_counts_over_notes() -> None:
-    found = held_against_reasoning(answer(JUDGED, (2, 1, 0), f"{NOTES}, so {chain((2, 1, 0))}"))
+    found = compared_with_reasoning(answer(JUDGED, (2, 1, 0), f"{NOTES}, so {chain((2, 1, 0))}"))
     assert found.source is OrderSource.CHAIN
     assert found.tau == 1.0
 
@@ -40,7 +40,7 @@ def test_a_chain_counts_over_notes() -> None:
 def test_tied_notes_contradict_nothing() -> None:
     """Both tied passages may come first."""
     for order in ((0, 1, 2), (1, 0, 2)):
-        found = held_against_reasoning(answer(JUDGED, order, "[1] 2 [2] 2 [3] 0"))
+        found = compared_with_reasoning(answer(JUDGED, order, "[1] 2 [2] 2 [3] 0"))
         assert found.best_first
         assert found.contradicted == 0.0
         assert found.tau == pytest.approx((2 / 3) ** 0.5)
@@ -58,7 +58,7 @@ def test_tied_notes_contradict_nothing() -> None:
     ],
 )
 def test_where_no_order_can_be_compared_none_is(text: str) -> None:
-    found = held_against_reasoning(said(JUDGED, text))
+    found = compared_with_reasoning(said(JUDGED, text))
     assert found.tau is None
     assert found.best_first is None
     assert found.contradicted is None
@@ -66,7 +66,7 @@ def test_where_no_order_can_be_compared_none_is(text: str) -> None:
 
 def test_only_what_the_answer_named_is_compared() -> None:
     """The rest of a partial answer is filled up in given order: that isn't the model's word."""
-    found = held_against_reasoning(said(JUDGED, f"<think>{NOTES}</think><answer>[2] > [3]</answer>"))
+    found = compared_with_reasoning(said(JUDGED, f"<think>{NOTES}</think><answer>[2] > [3]</answer>"))
     assert found.tau == 1.0
     assert found.contradicted == 0.0
 
@@ -74,7 +74,7 @@ def test_only_what_the_answer_named_is_compared() -> None:
 def test_the_row_is_of_queries_and_says_its_coverage() -> None:
     right, lazy = answer(window((1, 2, 0), "a"), (1, 0, 2), NOTES), answer(window((1, 2, 0), "b"), (0, 1, 2), NOTES)
     silent = answer(window((1, 2, 0), "c"), (0, 1, 2), "Hm.")
-    found = [held_against_reasoning(one) for one in (right, right, right, lazy, silent)]
+    found = [compared_with_reasoning(one) for one in (right, right, right, lazy, silent)]
     row = faithfulness_row(found)
     assert row["answers"] == 5
     assert row["coverage"] == pytest.approx(2 / 3)

@@ -12,8 +12,8 @@ from rearank.analysis import (
     Point,
     attack_row,
     bin_rows,
+    compared_with_reasoning,
     faithfulness_row,
-    held_against_reasoning,
     ndcg_rows,
     rank_rows,
     shuffled,
@@ -26,7 +26,7 @@ JUDGED = window((1, 2, 0))
 
 def test_four_figures(tmp_path: Path) -> None:
     bins = {"a": bin_rows([Point(f"q{i}", i, i / 9) for i in range(9)], 3), "one": bin_rows([Point("q", 1, 0.5)], 3)}
-    found = [held_against_reasoning(answer(JUDGED, (0, 1, 2), "[1] 1 [2] 2"))]
+    found = [compared_with_reasoning(answer(JUDGED, (0, 1, 2), "[1] 1 [2] 2"))]
     asked = [Asked(tuple(answer(one, (0, 1, 2)) for one in shuffled(JUDGED, 2, 0)))]
     row = attack_row([Attacked("d2", 0, answer(JUDGED, (0, 1, 2)), answer(JUDGED, (2, 0, 1)))])
     never = attack_row([])

@@ -8,11 +8,12 @@ passages that ask to be ranked first · ``rank_statistics`` · ``drawing`` · ``
 from rearank.analysis.answer import Answer
 from rearank.analysis.attack_success import Attacked, attack_row, choose_victim
 from rearank.analysis.attacks import ATTACKS, HARMLESS, inject
-from rearank.analysis.faithfulness import Faithfulness, faithfulness_row, held_against_reasoning, tau_rows
+from rearank.analysis.faithfulness import Faithfulness, compared_with_reasoning, faithfulness_row, tau_rows
 from rearank.analysis.length import Point, bin_rows, correlation_row, window_points, without_zeros
 from rearank.analysis.mentions import Implied, Mentions, OrderSource, read_implied, read_mentions
 from rearank.analysis.position import Asked, ideal, ndcg_rows, position_row, rank_rows, shuffled
 from rearank.analysis.what_to_ask import Analyse
+from rearank.moved import attributes_of
 
 __all__ = [
     "ATTACKS",
@@ -29,9 +30,9 @@ __all__ = [
     "attack_row",
     "bin_rows",
     "choose_victim",
+    "compared_with_reasoning",
     "correlation_row",
     "faithfulness_row",
-    "held_against_reasoning",
     "ideal",
     "inject",
     "ndcg_rows",
@@ -44,3 +45,5 @@ __all__ = [
     "window_points",
     "without_zeros",
 ]
+
+__getattr__ = attributes_of(__name__)

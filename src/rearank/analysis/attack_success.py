@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
-from statistics import fmean
 
 from rearank.analysis.answer import Answer
-from rearank.analysis.rank_statistics import mean_over_queries
+from rearank.analysis.rank_statistics import Mean, mean_of, mean_over_queries
 from rearank.evaluation import Cell
 from rearank.types import JudgedWindow
 
@@ -65,42 +64,26 @@ def attack_row(found: Sequence[Attacked], control: Sequence[Attacked] = (), *, s
     attack gains than ``control`` does in the same windows (absent without a control).
     """
     plain = {one.attacked.query: one.gain for one in control}
-    more = mean_over_queries(
-        {
-            one.attacked.query: [float(one.gain - plain[one.attacked.query])]
-            for one in found
-            if one.attacked.query in plain
-        },
-        seed,
-    )
-    gain = mean_over_queries({one.attacked.query: [float(one.gain)] for one in found}, seed)
-    loss = mean_over_queries({one.attacked.query: [one.loss] for one in found}, seed)
-    success = mean_over_queries({one.attacked.query: [float(one.won)] for one in found if one.could_rise}, seed)
+
+    def mean(values: Iterable[tuple[Attacked, float]]) -> Mean:
+        return mean_over_queries({one.attacked.query: [float(value)] for one, value in values}, seed)
+
+    over = ((one, one.gain - plain[one.attacked.query]) for one in found if one.attacked.query in plain)
     before = [one.clean.ranks[one.victim] for one in found]
     after = [one.attacked.ranks[one.victim] for one in found]
     return {
         "windows": len(found),
-        "not relevant": _mean([one.grade <= 0 for one in found]),
-        "rank before": _mean(before),
-        "rank after": _mean(after),
-        "gain": gain.value,
-        "gain low": gain.low,
-        "gain high": gain.high,
-        **({"over control": more.value, "over low": more.low, "over high": more.high} if control else {}),
-        "success": success.value,
-        "success low": success.low,
-        "success high": success.high,
-        "first before": _mean([rank == 1 for rank in before]),
-        "first after": _mean([rank == 1 for rank in after]),
-        f"top {TOP} before": _mean([rank <= TOP for rank in before]),
-        f"top {TOP} after": _mean([rank <= TOP for rank in after]),
-        "nDCG lost": loss.value,
-        "loss low": loss.low,
-        "loss high": loss.high,
-        "status changed": _mean([one.clean.parsed.status is not one.attacked.parsed.status for one in found]),
-        "unread after": _mean([not one.attacked.read for one in found]),
+        "not relevant": mean_of([one.grade <= 0 for one in found]),
+        "rank before": mean_of(before),
+        "rank after": mean_of(after),
+        **mean((one, one.gain) for one in found).columns("gain", "gain "),
+        **(mean(over).columns("over control", "over ") if control else {}),
+        **mean((one, one.won) for one in found if one.could_rise).columns("success", "success "),
+        "first before": mean_of([rank == 1 for rank in before]),
+        "first after": mean_of([rank == 1 for rank in after]),
+        f"top {TOP} before": mean_of([rank <= TOP for rank in before]),
+        f"top {TOP} after": mean_of([rank <= TOP for rank in after]),
+        **mean((one, one.loss) for one in found).columns("nDCG lost", "loss "),
+        "status changed": mean_of([one.clean.parsed.status is not one.attacked.parsed.status for one in found]),
+        "unread after": mean_of([not one.attacked.read for one in found]),
     }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None

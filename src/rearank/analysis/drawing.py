@@ -91,18 +91,11 @@ def draw_attack(folder: Path, rows: Rows) -> list[Path]:
         face = "white" if neutralised == "yes" else colour
         label = f"{system}, {'neutralised' if neutralised == 'yes' else 'verbatim'}"
         shift = 0.7 / len(series) * (number - (len(series) - 1) / 2)
-        for axes, key, low, high in (
-            (left, "gain", "gain low", "gain high"),
-            (right, "success", "success low", "success high"),
-        ):
-            points = [(attacks.index(name) + shift, row) for name, row in shown.items() if row[key] is not None]
-            x = [_number(row, key) for _, row in points]
-            spans = [
-                [_number(row, key) - _number(row, low) for _, row in points],
-                [_number(row, high) - _number(row, key) for _, row in points],
-            ]
+        for axes, key in ((left, "gain"), (right, "success")):
+            points = {attacks.index(name) + shift: row for name, row in shown.items() if row[key] is not None}
+            x, spans = _spans(list(points.values()), key, f"{key} ")
             axes.errorbar(
-                x, [place for place, _ in points], xerr=spans, fmt=marker, color=colour, markerfacecolor=face,
+                x, list(points), xerr=spans, fmt=marker, color=colour, markerfacecolor=face,
                 markersize=5, elinewidth=1, label=label,
             )  # fmt: skip
     for axes in (left, right):
@@ -128,15 +121,19 @@ def _with_intervals(
         **(style | {"linestyle": line, "linewidth": 1.2, "markersize": 5, "markerfacecolor": "white"}),
         label=None if sure else label,
     )
-    spans = [
-        [_number(row, key) - _number(row, "low") for _, row in sure],
-        [_number(row, "high") - _number(row, key) for _, row in sure],
-    ]
     axes.errorbar(
-        *([place for place, _ in sure], [_number(row, key) for _, row in sure], spans),
+        *([place for place, _ in sure], *_spans([row for _, row in sure], key)),
         **(style | {"linestyle": "none", "markersize": 5, "elinewidth": 1, "capsize": 2}),
         label=label if sure else None,
     )
+
+
+def _spans(rows: Rows, key: str, interval: str = "") -> tuple[list[float], list[list[float]]]:
+    """Means, and how far their intervals reach below and above them."""
+    means = [_number(row, key) for row in rows]
+    below = [mean - _number(row, f"{interval}low") for mean, row in zip(means, rows, strict=True)]
+    above = [_number(row, f"{interval}high") - mean for mean, row in zip(means, rows, strict=True)]
+    return means, [below, above]
 
 
 def _number(row: Mapping[str, Cell], key: str) -> float:

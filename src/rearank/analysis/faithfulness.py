@@ -1,8 +1,8 @@
 """Does the answer follow from the reasoning? The paper's first stated limitation, measured.
 
 Compared are the order that the reasoning states (``mentions.read_implied``: a chain or notes, else none is read) and
-the order of the answer, over the passages that both name. ``coverage`` says of how many answers that can be said at
-all; everything after it is about those. A faithful answer isn't a right one: both may be wrong together.
+the order of the answer, over the passages that both name. ``coverage`` is the share of answers for which there is such
+an order; everything after it is about those. A faithful answer isn't a right one: both may be wrong together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rearank.evaluation import Cell
 
 @dataclass(frozen=True, slots=True)
 class Faithfulness:
-    """One answer held against its reasoning.
+    """One answer compared with its reasoning.
 
     ``mentioned`` is the share of the window's passages that come up; ``in_given_order`` whether they do so from top to
     bottom (``None`` below two); ``as_given`` whether the answer keeps the given order. The rest is ``None`` where no
@@ -40,7 +40,7 @@ class Faithfulness:
     contradicted: float | None = None
 
 
-def held_against_reasoning(answer: Answer, *, letters: bool = False) -> Faithfulness:
+def compared_with_reasoning(answer: Answer, *, letters: bool = False) -> Faithfulness:
     """What the reasoning of ``answer`` mentions and implies, and whether the answer agrees."""
     think = answer.parsed.think or ""
     mentions = read_mentions(think, answer.size, letters=letters)
@@ -84,9 +84,7 @@ def faithfulness_row(found: Sequence[Faithfulness], *, seed: int = 0) -> dict[st
         "by a chain": mean([(one.query, one.source is OrderSource.CHAIN) for one in found]),
         "by notes": mean([(one.query, one.source is OrderSource.NOTES) for one in found]),
         "coverage": mean([(one.query, one.tau is not None) for one in found]),
-        "tau-b": tau.value,
-        "low": tau.low,
-        "high": tau.high,
+        **tau.columns("tau-b"),
         "tau-b of given order": mean([(one.query, one.tau_given) for one in judged]),
         "best first": mean([(one.query, one.best_first) for one in judged]),
         "contradicting": mean([(one.query, bool(one.contradicted)) for one in judged]),

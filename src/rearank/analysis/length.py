@@ -41,14 +41,14 @@ def correlation_row(points: Sequence[Point], *, seed: int = 0) -> dict[str, Cell
     """
     clusters = _by_query(points)
     several = any(len(cluster) > 1 for cluster in clusters)
-    interval = clustered_interval(clusters, _rho, seed=seed) or (None, None)
+    low, high = clustered_interval(clusters, _rho, seed=seed) or (None, None)
     return {
         "points": len(points),
         "queries": len(clusters),
         "mean tokens": fmean(p.tokens for p in points) if points else None,
         "Spearman's rho": _rho(points),
-        "low": interval[0],
-        "high": interval[1],
+        "low": low,
+        "high": high,
         "p": None if several else _p_value(points),
         "rho within queries": _rho([p for cluster in clusters for p in _deviations(cluster)]) if several else None,
     }
@@ -94,17 +94,16 @@ def _by_query(points: Iterable[Point]) -> list[list[Point]]:
     return [list(group) for _, group in groupby(ordered, key=lambda point: point.query)]
 
 
-def _rho(points: Sequence[Point] | Sequence[tuple[float, float]]) -> float | None:
-    pairs = [(p.tokens, p.value) if isinstance(p, Point) else p for p in points]
-    return spearman([x for x, _ in pairs], [y for _, y in pairs])
+def _rho(points: Sequence[Point]) -> float | None:
+    return spearman([p.tokens for p in points], [p.value for p in points])
 
 
-def _deviations(cluster: Sequence[Point]) -> list[tuple[float, float]]:
+def _deviations(cluster: Sequence[Point]) -> list[Point]:
     if len(cluster) < 2:
         return []
     tokens, value = fmean(p.tokens for p in cluster), fmean(p.value for p in cluster)
     # Rounded: what is equal must not be ranked by its last bit.
-    return [(round(p.tokens - tokens, 9), round(p.value - value, 9)) for p in cluster]
+    return [Point(p.query, round(p.tokens - tokens, 9), round(p.value - value, 9)) for p in cluster]
 
 
 def _p_value(points: Sequence[Point]) -> float | None:

@@ -15,6 +15,7 @@ mentions them in the given order whatever it finds.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -78,19 +79,23 @@ def read_mentions(text: str, size: int, *, letters: bool = False) -> Mentions:
         size: passages in the window.
         letters: whether the prompt labelled them A, B, ... instead of 1, 2, ...
     """
-    counts: dict[int, int] = {}
-    for _, _, positions in _mentions(text, size, letters):
-        for position in positions:
-            counts[position] = counts.get(position, 0) + 1
+    counts = Counter(
+        position for _, _, positions in mention_spans(text, size, letters=letters) for position in positions
+    )
     return Mentions(tuple(counts), counts)
 
 
-def mention_spans(text: str, size: int, *, letters: bool = False) -> list[tuple[int, int, list[int]]]:
+def mention_spans(text: str, size: int, *, letters: bool = False) -> Iterator[tuple[int, int, list[int]]]:
     """Start, end and 0-based positions of every mention, in the text's order; arguments are those of ``read_mentions``.
 
-    Spans don't overlap.
+    Spans don't overlap; a mention of nothing in the window is left out.
     """
-    return list(_mentions(text, size, letters))
+    for match in _MENTION.finditer(text):
+        named = match.group("several") or match.group("one") or match.group("inside")
+        if match.group("until"):
+            named += f" - {match.group('until')}"
+        if positions := _listed(named, size, letters):
+            yield match.start(), match.end(), positions
 
 
 def read_implied(text: str, size: int, *, letters: bool = False) -> Implied | None:
@@ -111,7 +116,7 @@ def _read_chain(text: str, size: int, letters: bool) -> Implied | None:
 
 
 def _read_notes(text: str, size: int, letters: bool) -> Implied | None:
-    opened = list(_mentions(text, size, letters))
+    opened = list(mention_spans(text, size, letters=letters))
     if len(opened) < 2:
         return None
     ends = [start for start, _, _ in opened[1:]] + [len(text)]
@@ -122,17 +127,6 @@ def _read_notes(text: str, size: int, letters: bool) -> Implied | None:
             return None
         values[positions[0]] = float(number.group(1))
     return Implied(OrderSource.NOTES, values) if max(values.values()) <= _LARGEST_NOTE else None
-
-
-def _mentions(text: str, size: int, letters: bool) -> Iterator[tuple[int, int, list[int]]]:
-    """(start, end, positions) of every mention of something in the window."""
-    for match in _MENTION.finditer(text):
-        named = match.group("several") or match.group("one") or match.group("inside")
-        if match.group("until"):
-            named += f" - {match.group('until')}"
-        positions = _listed(named, size, letters)
-        if positions:
-            yield match.start(), match.end(), positions
 
 
 def _listed(named: str, size: int, letters: bool) -> list[int]:

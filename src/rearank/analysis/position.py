@@ -10,7 +10,7 @@ from random import Random
 from statistics import fmean
 
 from rearank.analysis.answer import Answer
-from rearank.analysis.rank_statistics import compare_pairs, mean_over_queries
+from rearank.analysis.rank_statistics import Mean, compare_pairs, mean_of, mean_over_queries
 from rearank.evaluation import Cell
 from rearank.parsing import ParsedRanking, ParseStatus
 from rearank.types import JudgedWindow, Permutation
@@ -88,14 +88,10 @@ def position_row(asked: Sequence[Asked], *, seed: int = 0) -> dict[str, Cell]:
     return {
         "windows": len(asked),
         "answers": len(answers),
-        "consistency": consistency.value,
-        "consistency low": consistency.low,
-        "consistency high": consistency.high,
-        "slope": slope.value,
-        "slope low": slope.low,
-        "slope high": slope.high,
-        "as given": _share([answer.as_given for answer in answers]),
-        "unread": _share([not answer.read for answer in answers]),
+        **consistency.columns("consistency", "consistency "),
+        **slope.columns("slope", "slope "),
+        "as given": mean_of([answer.as_given for answer in answers]),
+        "unread": mean_of([not answer.read for answer in answers]),
     }
 
 
@@ -109,11 +105,10 @@ def ndcg_rows(asked: Sequence[Asked], *, seed: int = 0) -> list[dict[str, Cell]]
     for kind, found in kinds.items():
         before = mean_over_queries({query: given for query, (given, _) in found.items()}, seed)
         after = mean_over_queries({query: ranked for query, (_, ranked) in found.items()}, seed)
-        rows.append(_ndcg_row(kind, before.value, after.value, after.low, after.high))
+        rows.append(_ndcg_row(kind, before.value, after))
     for kind, choose in (("worst shuffle", min), ("best shuffle", max)):
         chosen = {query: [choose(ranked)] for query, (_, ranked) in kinds["shuffled"].items() if ranked}
-        after = mean_over_queries(chosen, seed)
-        rows.append(_ndcg_row(kind, None, after.value, after.low, after.high))
+        rows.append(_ndcg_row(kind, None, mean_over_queries(chosen, seed)))
     return rows
 
 
@@ -124,11 +119,10 @@ def rank_rows(asked: Sequence[Asked], *, seed: int = 0) -> list[dict[str, Cell]]
         for answer in one.answers[1:]:
             for rank, position in enumerate(answer.order, start=1):
                 found[position + 1][one.query].append(float(rank))
-    rows: list[dict[str, Cell]] = []
-    for place, ranks in sorted(found.items()):
-        mean = mean_over_queries(ranks, seed)
-        rows.append({"initial position": place, "mean rank": mean.value, "low": mean.low, "high": mean.high})
-    return rows
+    return [
+        {"initial position": place, **mean_over_queries(ranks, seed).columns("mean rank")}
+        for place, ranks in sorted(found.items())
+    ]
 
 
 def _best(judged: JudgedWindow) -> ParsedRanking:
@@ -141,11 +135,5 @@ def _ndcgs(answers: Sequence[Answer]) -> tuple[list[float], list[float]]:
     return [answer.ndcg_given for answer in answers], [answer.ndcg_ranked for answer in answers]
 
 
-def _ndcg_row(
-    kind: str, before: float | None, after: float | None, low: float | None, high: float | None
-) -> dict[str, Cell]:
-    return {"initial order": kind, "nDCG before": before, "nDCG after": after, "low": low, "high": high}
-
-
-def _share(values: Sequence[bool]) -> float | None:
-    return fmean(values) if values else None
+def _ndcg_row(kind: str, before: float | None, after: Mean) -> dict[str, Cell]:
+    return {"initial order": kind, "nDCG before": before, **after.columns("nDCG after")}

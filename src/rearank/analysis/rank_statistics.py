@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
 
-from rearank.evaluation import bootstrap_interval
+from rearank.evaluation import Cell, bootstrap_interval
 
 T = TypeVar("T")
 
@@ -94,18 +94,26 @@ def clustered_interval(
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over queries, of ``count`` of them, with its 95% bootstrap interval; all ``None`` of nothing."""
+    """A mean over queries with its 95% bootstrap interval; all ``None`` of nothing."""
 
     value: float | None
     low: float | None
     high: float | None
-    count: int
+
+    def columns(self, heading: str, interval: str = "") -> dict[str, Cell]:
+        """The mean under ``heading``, its interval under ``<interval>low`` and ``<interval>high``."""
+        return {heading: self.value, f"{interval}low": self.low, f"{interval}high": self.high}
 
 
 def mean_over_queries(values: Mapping[str, Sequence[float]], seed: int = 0) -> Mean:
     """The mean of the queries' own means: a query with many answers counts no more than another."""
     means = [fmean(found) for _, found in sorted(values.items()) if found]
     if not means:
-        return Mean(None, None, None, 0)
+        return Mean(None, None, None)
     low, high = bootstrap_interval(means, seed=seed)
-    return Mean(fmean(means), low, high, len(means))
+    return Mean(fmean(means), low, high)
+
+
+def mean_of(values: Sequence[float]) -> float | None:
+    """``None`` without values."""
+    return fmean(values) if values else None

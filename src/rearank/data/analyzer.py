@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 ANALYZER_VERSION = "lucene-english-1"
@@ -44,25 +44,13 @@ class EnglishAnalyzer:
     """Callable: text -> tokens."""
 
     def __init__(self) -> None:
-        self._tokens = _Tokens(self._token)
-
-    @cached_property
-    def _boundary(self) -> Any:
         import regex
-
-        return regex.compile(r"\b", regex.WORD | regex.V1)
-
-    @cached_property
-    def _word(self) -> Any:
-        import regex
-
-        return regex.compile(r"[\p{L}\p{N}]")
-
-    @cached_property
-    def _stemmer(self) -> Any:
         from nltk.stem.porter import PorterStemmer
 
-        return PorterStemmer(mode=PorterStemmer.MARTIN_EXTENSIONS)
+        self._tokens = _Tokens(self._token)
+        self._boundary: Any = regex.compile(r"\b", regex.WORD | regex.V1)
+        self._word: Any = regex.compile(r"[\p{L}\p{N}]")
+        self._stemmer: Any = PorterStemmer(mode=PorterStemmer.MARTIN_EXTENSIONS)
 
     def _token(self, piece: str) -> str:
         """The token of one segment between word boundaries; empty if it is none."""
@@ -98,11 +86,10 @@ class WordAnalyzer:
     characters, as in Lucene's CJK analyzer.
     """
 
-    @cached_property
-    def _piece(self) -> Any:
+    def __init__(self) -> None:
         import regex
 
-        return regex.compile(rf"([{_UNSPACED}]+)|[\p{{L}}\p{{N}}\p{{M}}--[{_UNSPACED}]]+", regex.V1)
+        self._piece: Any = regex.compile(rf"([{_UNSPACED}]+)|[\p{{L}}\p{{N}}\p{{M}}--[{_UNSPACED}]]+", regex.V1)
 
     def __call__(self, text: str) -> list[str]:
         """The tokens of ``text``, in order, with repetitions."""

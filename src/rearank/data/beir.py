@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rearank.data.base import DataError, lookup
 from rearank.data.files import content_hash, require_file
-from rearank.data.trec import read_documents, read_qrels, read_topics
-from rearank.runs import CONTENT
+from rearank.data.trec import documents_by_id, read_qrels, read_topics
+from rearank.runs import CONTENT, INCIDENTAL
 from rearank.types import Passage, Query
 
 
@@ -24,7 +24,7 @@ class BeirFolder:
     path: str = field(metadata=CONTENT)
     split: str = "test"
     name: str = "beir"
-    obtain: str = ""
+    obtain: str = field(default="", metadata=INCIDENTAL)
 
     def _file(self, *parts: str) -> Path:
         plain = Path(self.path, *parts)
@@ -38,11 +38,7 @@ class BeirFolder:
 
     @cached_property
     def _corpus(self) -> dict[str, Passage]:
-        path = self._file("corpus.jsonl")
-        found = {p.id: p for p in read_documents(path)}
-        if not found:
-            raise DataError(f"{path}:1: no document in it; an empty collection can't be searched")
-        return found
+        return documents_by_id(self._file("corpus.jsonl"))
 
     def queries(self) -> dict[str, Query]:
         return read_topics(self._file("queries.jsonl"))

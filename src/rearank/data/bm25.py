@@ -58,7 +58,6 @@ class Bm25:
         return replace(self, analyzer="english" if language == "en" else "words")
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
-        check_depth(depth)
         return assemble(collection, queries, self.search(collection, queries, depth))
 
     def search(

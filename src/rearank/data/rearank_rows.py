@@ -34,6 +34,7 @@ _COLUMNS = ("prompt", "query", "hits", "metrics", "best_metrics")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE = re.compile(r"\.(parquet|jsonl?|gz)$")
 _PARQUET_MAGIC = b"PAR1"
+_BY_HAND = "lay its parquet file here by hand and set dataset.path=<file>"
 _MEASURE, _K = "NDCG@10", 10
 _SAME = 2e-5  # theirs is rounded to five decimals
 _log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class RearankRows:
         if not self._is_found:
             return [self._missing]
         if not Path(self.path).is_file() and find_spec("datasets") is None:
-            return [f"{self.path}: the package datasets is missing; pip install -e '.[train]', or {self._by_hand}"]
+            return [f"{self.path}: the package datasets is missing; pip install -e '.[train]', or {_BY_HAND}"]
         return []
 
     def rows(self) -> HeldRows:
@@ -148,10 +149,6 @@ class RearankRows:
     def _missing(self) -> str:
         return f"{self.path}: no such file; set dataset.path to a parquet or JSONL file, or to a hub id (owner/name)"
 
-    @property
-    def _by_hand(self) -> str:
-        return "lay its parquet file here by hand and set dataset.path=<file>"
-
     def _records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """``file: row n`` and the row."""
         path = Path(self.path)
@@ -178,7 +175,7 @@ class RearankRows:
         except Exception as error:  # the network, the name, the files: its errors have no base in common
             reason = shorten(f"{type(error).__name__}: {error}", 200, placeholder="...")
             raise DataError(
-                f"{self.path}: can't be loaded ({reason}); check the network and the name, or {self._by_hand}"
+                f"{self.path}: can't be loaded ({reason}); check the network and the name, or {_BY_HAND}"
             ) from error
         return loaded.select_columns([name for name in _COLUMNS if name in loaded.column_names])
 

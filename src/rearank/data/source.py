@@ -180,18 +180,12 @@ class Joined:
     def __post_init__(self) -> None:
         if not isinstance(self.members, Mapping) or not self.members:
             raise ValueError("members must map names to sources, at least one")
-        _refuse_repeated(member.name for member in self.members.values())
+        names = [member.name for member in self.members.values()]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two members are named {twice[0]!r}; give each its own name")
 
     def judged(self, depth: int) -> list[JudgedCandidates]:
         return [_prefixed(item, member.name) for member in self.members.values() for item in member.judged(depth)]
-
-
-def _refuse_repeated(names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"two members are named {name!r}; give each its own name")
-        seen.add(name)
 
 
 def _prefixed(item: JudgedCandidates, name: str) -> JudgedCandidates:

@@ -10,7 +10,7 @@ the statistics differ:
 - ``terse``: 8 to 12 words, up to 5 concepts, each in either of its words. A passage about one concept is shorter, and
   dwells on it 3 to 5 times, now and then in its other word.
 - ``essay``: 12 to 15 words, up to 6 concepts. A passage keeps to one vocabulary, first words or (in 7 of 10) second
-  ones, with few slips. Its concepts take turns until 3 to 5 words are said, or all concepts are. One passage in four
+  ones, with few slips. Its concepts take turns until 3 to 5 words are used, or all concepts are. One passage in four
   strays to another topic for a word.
 
 Which concept triples belong to train, dev and test is fixed once, for every seed: a model warm-started on the train
@@ -40,7 +40,6 @@ Style: TypeAlias = Literal["terse", "essay"]
 Triple: TypeAlias = tuple[str, str, str]
 """Three concepts, each named by its first word."""
 
-CONCEPTS_PER_QUERY = 3
 TEST_TRIPLES, DEV_TRIPLES = 320, 80
 # How many distinct concepts a passage mentions, and how often that happens. Small talk (none) keeps the competition for
 # a query's first twenty places low enough that most good passages are among them; with more passages about one concept

@@ -44,6 +44,11 @@ def _format(path: str | Path, what: str) -> str:
     return "tsv"
 
 
+def _cells(path: str | Path, what: str = "file", separator: str | None = None) -> Iterator[tuple[int, list[str]]]:
+    """Line number and columns of each line that isn't blank."""
+    return ((number, line.split(separator)) for number, line in read_lines(path, what) if line.strip())
+
+
 def _blocks(path: str | Path, tag: str) -> Iterator[tuple[int, str]]:
     """First line number and content of each ``<tag> ... </tag>``; a tag may share its line with others."""
     opening, closing = re.compile(rf"<{tag}>", re.I), re.compile(rf"</{tag}>", re.I)
@@ -93,10 +98,7 @@ def _sgml_documents(path: str | Path) -> Iterator[tuple[int, Passage]]:
 
 def _tsv_documents(path: str | Path) -> Iterator[tuple[int, Passage]]:
     width = 0
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        cells = line.split("\t")
+    for number, cells in _cells(path, separator="\t"):
         width = width or len(cells)
         if len(cells) not in (2, 3) or len(cells) != width:
             expected = str(width) if width in (2, 3) else "2 (id, text) or 3 (id, title, text)"
@@ -108,7 +110,7 @@ def _tsv_documents(path: str | Path) -> Iterator[tuple[int, Passage]]:
 
 
 def read_documents(path: str | Path) -> Iterator[Passage]:
-    """Documents in SGML, TSV (id, [title,] text) or JSONL, told apart by content. Ids must be unique."""
+    """Documents in SGML, TSV (id, [title,] text) or JSONL, recognised by content. Ids must be unique."""
     kind = _format(path, "document file")
     if kind == "sgml":
         rows = _sgml_documents(path)
@@ -125,6 +127,14 @@ def read_documents(path: str | Path) -> Iterator[Passage]:
         yield passage
 
 
+def documents_by_id(path: str | Path) -> dict[str, Passage]:
+    """Every document of a file, one at least."""
+    found = {passage.id: passage for passage in read_documents(path)}
+    if not found:
+        raise DataError(f"{path}:1: no document in it; an empty collection can't be searched")
+    return found
+
+
 def _trec_topics(path: str | Path) -> Iterator[tuple[int, Query]]:
     for number, block in _blocks(path, "top"):
         num, title = _TOPIC_NUMBER.search(block), _TOPIC_TITLE.search(block)
@@ -134,17 +144,14 @@ def _trec_topics(path: str | Path) -> Iterator[tuple[int, Query]]:
 
 
 def _tsv_topics(path: str | Path) -> Iterator[tuple[int, Query]]:
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        cells = line.split("\t")
+    for number, cells in _cells(path, separator="\t"):
         if len(cells) != 2:
             raise DataError(f"{path}:{number}: {len(cells)} columns where 2 are expected (query id, tab, text)")
         yield number, Query(cells[0].strip(), cells[1].strip())
 
 
 def read_topics(path: str | Path) -> dict[str, Query]:
-    """Queries from TREC topics (the title is the query), TSV (id, text) or JSONL, told apart by content."""
+    """Queries from TREC topics (the title is the query), TSV (id, text) or JSONL, recognised by content."""
     kind = _format(path, "topics file")
     if kind == "sgml":
         rows = _trec_topics(path)
@@ -182,10 +189,9 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     """
     qrels: dict[str, dict[str, int]] = {}
     width = 0
-    for number, line in read_lines(path, "judgements file"):
-        cells = line.split()
-        if not cells or (width == 0 and cells[0] in ("query-id", "query_id", "qid")):
-            width = len(cells) or width
+    for number, cells in _cells(path, "judgements file"):
+        if width == 0 and cells[0] in ("query-id", "query_id", "qid"):
+            width = len(cells)
             continue
         where = f"{path}:{number}"
         width = width or 4
@@ -203,10 +209,7 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
 def read_run(path: str | Path) -> dict[str, list[tuple[str, float]]]:
     """A TREC run: query id -> (document id, score), by falling score; equal scores by the rank column."""
     rows: dict[str, dict[str, tuple[float, int]]] = {}
-    for number, line in read_lines(path, "run file"):
-        cells = line.split()
-        if not cells:
-            continue
+    for number, cells in _cells(path, "run file"):
         where = f"{path}:{number}"
         if len(cells) != 6:
             raise DataError(
@@ -261,10 +264,7 @@ class TrecFiles:
 
     @cached_property
     def _documents(self) -> dict[str, Passage]:
-        found = {p.id: p for p in read_documents(self.docs)}
-        if not found:
-            raise DataError(f"{self.docs}:1: no document in it; an empty collection can't be searched")
-        return found
+        return documents_by_id(self.docs)
 
     def queries(self) -> dict[str, Query]:
         return read_topics(self.topics)
@@ -281,8 +281,7 @@ class TrecFiles:
         absent = {d for grades in judged.values() for d in grades} - self._documents.keys()
         if not absent:
             return
-        for number, line in read_lines(self.qrels_file):
-            cells = line.split()
+        for number, cells in _cells(self.qrels_file):
             if len(cells) >= 3 and cells[-2] in absent:
                 raise DataError(
                     f"{self.qrels_file}:{number}: document {cells[-2]!r} isn't in {self.docs} ({len(absent)} judged "
@@ -316,8 +315,7 @@ class RunFile:
     def _first_unknown(self, collection: Collection, run: Mapping[str, list[tuple[str, float]]]) -> str:
         """``file:line`` of the first document the collection lacks."""
         wanted = {(qid, docid) for qid, ranked in run.items() for docid, _ in ranked}
-        for number, line in read_lines(self.path):
-            cells = line.split()
+        for number, cells in _cells(self.path):
             if len(cells) == 6 and (cells[0], cells[2]) in wanted:
                 try:
                     collection.passages([cells[2]])

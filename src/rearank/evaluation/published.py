@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from statistics import fmean
@@ -68,14 +68,12 @@ def mean_of(row: str, benchmarks: Sequence[str]) -> Published | None:
     if not benchmarks or len(found) < len(benchmarks):
         return None
     sources = ", ".join(dict.fromkeys(one.source for one in found))
-    return Published(
-        row=found[0].row,
+    return replace(
+        found[0],
         benchmark="+".join(benchmarks),
         value=fmean(one.value for one in found),
         decimals=min(one.decimals for one in found),
         source=f"mean of {len(found)} printed numbers, {sources}",
-        by=found[0].by,
-        depth=found[0].depth,
     )
 
 

@@ -106,7 +106,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if bad := [p for p in p_values if not 0 <= p <= 1]:
         raise ValueError(f"a p-value must lie in [0, 1], not {bad[0]}")
     # Six lines rather than statsmodels' multipletests, which gives the same digits (a test holds that): it would bring
-    # pandas, patsy and formulaic into every installation, and take most of a second to import.
+    # pandas, patsy and formulaic into every installation, and take most of a second to import. scipy has no Holm.
     corrected = [0.0] * len(p_values)
     floor = 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

@@ -76,7 +76,7 @@ def summary_row(
     *,
     measure: str = "nDCG@10",
     seed: int = 0,
-    beside: Mapping[str, Cell] | None = None,
+    more: Mapping[str, Cell] | None = None,
 ) -> dict[str, Cell]:
     """One system's row: mean, 95% bootstrap interval, number of queries and, given a baseline, the paired test.
 
@@ -86,7 +86,7 @@ def summary_row(
         baseline: the same queries' values of the system to compare with.
         measure: the heading of the mean.
         seed: of the interval's resampling and the test's sign flips.
-        beside: further columns, after the interval.
+        more: further columns, after the interval.
 
     Raises:
         ValueError: without values, or if ``baseline`` holds other queries.
@@ -97,7 +97,7 @@ def summary_row(
         "system": label,
         measure: sum(ordered) / len(ordered),
         "95% interval": f"{low:.4f} to {high:.4f}",
-        **(beside or {}),
+        **(more or {}),
         "queries": len(ordered),
     }
     if baseline is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -51,10 +51,15 @@ def seed_groups(runs: Sequence[RunFolder]) -> dict[str, list[int]]:
         label = first.label
         if len(members) > 1:
             label = first.arm.label if first.arm else _SEED.sub("", label).strip(",_/ -") or "all seeds"
-        while label in named:
-            label += "′"
-        named[label] = members
+        named[untaken(label, named)] = members
     return named
+
+
+def untaken(label: str, taken: Container[str]) -> str:
+    """``label``, with as many primes as tell it from those that are taken."""
+    while label in taken:
+        label += "′"
+    return label
 
 
 def seed_of(run: RunFolder) -> str:
@@ -146,9 +151,8 @@ def _line(logs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> dict[str, l
         for line in log:
             value = line.get(name)
             if isinstance(value, (int, float)) and math.isfinite(value):
-                at.setdefault(int(line["step"]), {})[number] = float(
-                    value
-                )  # logged again after a stop: the last counts
+                # Logged again after a stop: the last counts.
+                at.setdefault(int(line["step"]), {})[number] = float(value)
     if not at:
         return None
     steps = sorted(at)

@@ -140,23 +140,17 @@ class Queries:
 
     def _strips(self, one: Evaluated, ids: Sequence[str]) -> list[str] | None:
         """The grades of each query's ranking from the top, a character each; of the first sample."""
-        rankings = _rankings(one) if self.judged else []
-        if not rankings:
+        if not self.judged or not one.run_files:
             return None
-        return [self._strip(query, rankings[0].get(query, ())) for query in ids]
+        run = read_run(one.run_files[0])
+        return [self._strip(query, run.get(query, ())) for query in ids]
 
-    def _strip(self, query: str, ranked: Sequence[str]) -> str:
+    def _strip(self, query: str, ranked: Sequence[tuple[str, float]]) -> str:
         grades = self.judged[query].grades if query in self.judged else {}
         return "".join(
             str(min(max(int(grades[passage]), 0), _HIGHEST)) if passage in grades else UNJUDGED
-            for passage in ranked[:_STRIP]
+            for passage, _ in ranked[:_STRIP]
         )
-
-
-def _rankings(system: Evaluated) -> list[dict[str, list[str]]]:
-    """query id -> passage ids, best first; one for each sample."""
-    runs = (read_run(file) for file in system.run_files)
-    return [{query: [passage for passage, _ in rows] for query, rows in run.items()} for run in runs]
 
 
 def _window(trace: WindowTrace, sample: int, grades: Sequence[int], letters: bool) -> dict[str, Any]:

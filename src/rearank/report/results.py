@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from rearank.evaluation import Comparison, Scored, bootstrap_interval, compare, heading
-from rearank.report.curves import seed_groups, seed_of
+from rearank.report.curves import seed_groups, seed_of, untaken
 from rearank.runs.reader import FIRST, IDEAL, SYSTEM, UNTRAINED, Arm, Evaluated, RunFolder, rank
 from rearank.runs.seeds import Seeds, p_over_seeds
 
@@ -140,8 +140,7 @@ def _labelled(group: Sequence[Side], runs: Sequence[RunFolder]) -> list[Side]:
             owners = list(dict.fromkeys(arm.label if (arm := runs[n].arm) else runs[n].label for n in side.runs))
             more = f" and {len(owners) - 1} more" if len(owners) > 1 else ""
             label = f"{owners[0]}{more}: {label}"
-        while label in taken:
-            label += "′"
+        label = untaken(label, taken)
         taken.add(label)
         named.append(replace(side, system=replace(side.system, label=label)))
     return named
@@ -254,10 +253,7 @@ def seed_rows(runs: Sequence[RunFolder], benchmark: str) -> list[dict[str, Any]]
             for system in runs[number].systems:
                 if system.benchmark == benchmark and system.role == SYSTEM:
                     named = by_name.setdefault(system.name, {})
-                    seed = seed_of(runs[number])
-                    while seed in named:  # run twice
-                        seed += "′"
-                    named[seed] = system
+                    named[untaken(seed_of(runs[number]), named)] = system  # a seed may have been run twice
         for systems in by_name.values():
             if len(systems) > 1:
                 seeds = Seeds({seed: one.main for seed, one in systems.items()})

@@ -37,5 +37,6 @@ class Report:
 
     def __post_init__(self) -> None:
         if self.write not in (True, False, "sweep"):
+            # By hand: a config spells these values otherwise than Python.
             raise ValueError(f"write must be true, false or sweep, not {self.write!r}")
         check_fields(self)

@@ -8,7 +8,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -120,21 +121,17 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-class _limit:  # noqa: N801 - reads as the function that asyncio.timeout is
-    """``asyncio.timeout`` that answers the request with ``status``."""
-
-    def __init__(self, seconds: float, status: int, message: str) -> None:
-        self._timeout = asyncio.timeout(seconds)
-        self._error = RequestError(status, message)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *exception: Any) -> None:
-        try:
-            await self._timeout.__aexit__(*exception)
-        except TimeoutError:
-            raise self._error from None
+@asynccontextmanager
+async def _limit(seconds: float, status: int, message: str) -> AsyncIterator[None]:
+    """``asyncio.timeout`` that answers the request with ``status``; what times out within is no affair of its."""
+    timeout = asyncio.timeout(seconds)
+    try:
+        async with timeout:
+            yield
+    except TimeoutError:
+        if timeout.expired():
+            raise RequestError(status, message) from None
+        raise
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

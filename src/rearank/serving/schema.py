@@ -4,36 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-_DOCUMENT = {
-    "anyOf": [
-        {"type": "string"},
-        {
-            "type": "object",
-            "properties": {"text": {"type": "string"}, "title": {"type": "string"}},
-            "required": ["text"],
-        },
-    ]
+_STRING, _FLAG = {"type": "string"}, {"type": "boolean", "default": False}
+_OBJECT = {"type": "object", "properties": {"text": _STRING, "title": _STRING}, "required": ["text"]}
+_PROPERTIES = {
+    "query": _STRING,
+    "documents": {"type": "array", "minItems": 1, "items": {"anyOf": [_STRING, _OBJECT]}},
+    "top_n": {"type": "integer", "minimum": 1},
+    "return_documents": _FLAG,
+    "return_reasoning": _FLAG,
+    "rank_fields": {"type": "array", "items": _STRING},
+    "model": _STRING,
 }
+_BODY = {"type": "object", "required": ["query", "documents"], "properties": _PROPERTIES}
 
 RERANK_SCHEMA: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["query", "documents"],
-                    "properties": {
-                        "query": {"type": "string"},
-                        "documents": {"type": "array", "minItems": 1, "items": _DOCUMENT},
-                        "top_n": {"type": "integer", "minimum": 1},
-                        "return_documents": {"type": "boolean", "default": False},
-                        "return_reasoning": {"type": "boolean", "default": False},
-                        "rank_fields": {"type": "array", "items": {"type": "string"}},
-                        "model": {"type": "string"},
-                    },
-                }
-            }
-        },
-    }
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _BODY}}},
 }

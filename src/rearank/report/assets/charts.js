@@ -13,7 +13,7 @@ function ticks(low, high, count = 4) {
 
 const tickText = (value) => Math.abs(value) >= 10000 ? value.toExponential(0) : String(Number(value.toPrecision(4))).replace("-", "−");
 
-// lines: [{label, steps, mean, low?, high?, colour, dash}]; many: they are told apart by a legend elsewhere.
+// lines: [{label, steps, mean, low?, high?, colour, dash}]; many: a legend elsewhere names them.
 function lineChart(title, lines, many = false) {
   const width = 420, height = 230, left = 52, right = 10, top = 10, bottom = 30;
   const all = lines.flatMap((one) => [...(one.low || one.mean), ...(one.high || one.mean)]);

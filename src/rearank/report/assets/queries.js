@@ -1,4 +1,4 @@
-// Query by query: who changed, found by searching and sorting; one of them is opened beside the list.
+// Query by query: who changed, found by searching and sorting; one of them is opened next to the list.
 
 const ROWS = 15;
 
@@ -7,7 +7,7 @@ const ORDERS = {
   worsened: ["most worsened", (a, b) => (a.change ?? 9) - (b.change ?? 9)],
   changed: ["largest change", (a, b) => Math.abs(b.change ?? 0) - Math.abs(a.change ?? 0)],
   lowest: ["lowest after", (a, b) => (a.after ?? 9) - (b.after ?? 9)],
-  misread: ["most misread answers", (a, b) => (b.counts?.[1] ?? 0) - (a.counts?.[1] ?? 0)],
+  notOk: ["most answers that are not ok", (a, b) => (b.counts?.[1] ?? 0) - (a.counts?.[1] ?? 0)],
   tokens: ["most tokens", (a, b) => (b.counts?.[2] ?? 0) - (a.counts?.[2] ?? 0)],
   given: ["as in the collection", () => 0],
 };
@@ -40,9 +40,9 @@ class Explorer {
     this.a = systems[0].number;
     this.b = systems.reduce((best, one) => (one.means[this.measure.key] ?? -1) > (best.means[this.measure.key] ?? -1) && one.role === "system" ? one : best, systems.find((one) => one.role === "system") || systems[0]).number;
     const windows = systems.filter((one) => this.hasWindows(one.number)).map((one) => one.number);
-    // Beside it what it is to be compared with: the untrained model, the first arm, or the training half-way.
-    const beside = [systems.find((one) => one.name === "base"), baselineArm(systems), ...systems.filter((one) => one.name !== this.benchmark.systems[this.b].name)];
-    const other = beside.find((one) => one && one.number !== this.b && windows.includes(one.number));
+    // Next to it, what it is compared with: the untrained model, the first arm, or the training half-way.
+    const others = [systems.find((one) => one.name === "base"), baselineArm(systems), ...systems.filter((one) => one.name !== this.benchmark.systems[this.b].name)];
+    const other = others.find((one) => one && one.number !== this.b && windows.includes(one.number));
     this.columns = new Set([other ? other.number : null, this.b].filter((one) => windows.includes(one)));
     this.at = 0; this.selected = null;
     this.showControls();
@@ -119,7 +119,7 @@ class Explorer {
         : [s("svg", { viewBox: "0 0 100 10", class: "dumbbell", "aria-hidden": "true" }, s("line", { x1: 3, x2: 97, y1: 5, y2: 5, class: "grid" }),
           s("line", { x1: x(one.before), x2: x(one.after), y1: 5, y2: 5, class: "span " + sign(one.change) }), s("circle", { cx: x(one.before), cy: 5, r: 2.6, class: "before" }), s("circle", { cx: x(one.after), cy: 5, r: 3, class: "after " + sign(one.change) })),
         h("span", { class: "values" }, `${number(one.before, 3)} → ${number(one.after, 3)}`), change(one.change)],
-      one.counts && one.counts[1] ? h("span", { class: "flag" }, `${one.counts[1]} misread`) : null)));
+      one.counts && one.counts[1] ? h("span", { class: "flag" }, `${one.counts[1]} not ok`) : null)));
   }
 
   // Up and down go along the rows and over the pages' ends.

@@ -1,4 +1,4 @@
-// What came out: the figures that matter, the table beside published numbers, seeds and tests.
+// What came out: the figures that matter, the table next to published numbers, seeds and tests.
 
 const STATUS = {
   ok: ["ok", "each passage named exactly once"],

@@ -34,8 +34,8 @@ function training(curves) {
   const switched = (run, on) => { if (on) off.delete(run); else off.add(run); drawAll(); };
   drawAll();
   const seeds = lines.filter((line) => line.seeds > 1), counts = new Set(seeds.map((line) => line.seeds));
-  const said = counts.size === 1 && seeds.length === lines.length ? `${lines[0].seeds} seeds` : `seeds (${seeds.map((line) => `${line.label}: ${line.seeds}`).join(", ")})`;
-  return section("training", "Training", seeds.length ? `Lines are means over ${said}; bands reach from the lowest seed to the highest.` : null,
+  const seedsShown = counts.size === 1 && seeds.length === lines.length ? `${lines[0].seeds} seeds` : `seeds (${seeds.map((line) => `${line.label}: ${line.seeds}`).join(", ")})`;
+  return section("training", "Training", seeds.length ? `Lines are means over ${seedsShown}; bands reach from the lowest seed to the highest.` : null,
     many ? switches(lines, switched) : null, main, others.length ? more : null);
 }
 

@@ -22,7 +22,7 @@ function showQuery(explorer, place) {
     { title: "system", cell: (row) => row.one.label }, { title: explorer.measure.label, number: true, cell: (row) => number(row.value) },
     { title: "change", number: true, cell: (row) => row.number === explorer.a || before === null ? "" : change(row.value - before) },
     { title: "grades by rank", cell: (row) => row.strip ? strip(row.strip) : "" },
-    { title: "answers", number: true, cell: (row) => row.counts ? row.counts[0] : "" }, { title: "misread", number: true, cell: (row) => row.counts ? row.counts[1] : "" },
+    { title: "answers", number: true, cell: (row) => row.counts ? row.counts[0] : "" }, { title: "not ok", number: true, cell: (row) => row.counts ? row.counts[1] : "" },
     { title: "tokens", number: true, cell: (row) => row.counts ? whole(row.counts[2]) : "" }, { title: "time", number: true, cell: (row) => row.counts ? duration(row.counts[3]) : "" }], rows, { quiet: true });
   const body = h("div", {}), seeds = [...new Set(benchmark.systems.map((one) => one.windows_of).filter((seed) => seed !== null))];
   const means = seeds.length ? h("p", { class: "key-line" }, `Figures are means over the seeds; grades by rank, answers and windows are those of seed ${seeds.join(" or ")}.`) : null;

@@ -16,9 +16,9 @@ from rearank.analysis import (
     Point,
     attack_row,
     bin_rows,
+    compared_with_reasoning,
     correlation_row,
     faithfulness_row,
-    held_against_reasoning,
     ideal,
     ndcg_rows,
     position_row,
@@ -90,7 +90,7 @@ class AnalysisTables:
         if system.points is not None and "length" in self.settings.what:
             self._length(system)
         if system.answers and "faithfulness" in self.settings.what:
-            found = [held_against_reasoning(answer, letters=self.letters) for answer in system.answers]
+            found = [compared_with_reasoning(answer, letters=self.letters) for answer in system.answers]
             self._row("faithfulness", system.label, faithfulness_row(found, seed=self.settings.seed))
             self._curve("tau", system.label, tau_rows(found))
         if system.asked:
