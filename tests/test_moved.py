@@ -24,7 +24,12 @@ def _found(name: str) -> object:
 
 @pytest.mark.parametrize("new", sorted(set(MOVED.values())))
 def test_every_entry_leads_to_something(new: str) -> None:
-    assert _found(new) is not None
+    try:
+        assert _found(new) is not None
+    except ImportError as error:
+        if "rearank's extra" not in str(error):
+            raise
+        pytest.skip(str(error))  # the module is there, and asks for a package that isn't
     assert current(new) == new  # an entry leads there in one step
 
 

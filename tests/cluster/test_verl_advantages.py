@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from tests.algorithms.test_trainers import ALGORITHMS, IDS, by_verl
 
-from rearank.algorithms import PolicyGradient
-from rearank.training.verl.advantage import NAME, register
-
+torch = pytest.importorskip("torch")
 core_algos = pytest.importorskip("verl.trainer.ppo.core_algos")
+
+from tests.algorithms.test_trainers import ALGORITHMS, IDS, by_verl  # noqa: E402
+
+from rearank.algorithms import PolicyGradient  # noqa: E402
+from rearank.training.verl.advantage import NAME, register  # noqa: E402
 
 
 @pytest.fixture(scope="module")
