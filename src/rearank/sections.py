@@ -22,12 +22,16 @@ class Preparation:
             annotated queries are enough); ``null`` for all.
         validation_share: training queries held out for validation where ``validation`` names no dataset.
         validation_windows: at most so many, spread over the queries; 0 for no validation.
+        overlap: what happens to a training query that is also measured on, by the benchmark or the validation dataset:
+            an ``error``, ``drop`` it from training, or ``allow`` it with a warning.
     """
 
     depth: Annotated[int, Ge(2)] = 100
     queries: Annotated[int, Ge(1)] | None = None
     validation_share: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     validation_windows: Annotated[int, Ge(0)] = 128
+    # Of the three only ``drop`` changes the rows: the pipeline then makes them depend on the benchmark.
+    overlap: Literal["error", "drop", "allow"] = field(default="error", metadata=INCIDENTAL)
 
     def __post_init__(self) -> None:
         check_fields(self)

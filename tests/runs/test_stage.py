@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rearank.rewards import NdcgReward
+from rearank.runs import code_of
 from rearank.runs.declared import differences
 from rearank.runs.environment import environment
+from rearank.runs.layout import SETTINGS
 from rearank.runs.sharing import fingerprint
 from rearank.runs.stage import FolderInUseError, Stage, locked, warn_of_old_version
 from rearank.tasks.training_figures import draw_curves
@@ -108,6 +111,17 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, caplog: pytest.L
     assert caplog.text == "", "its digests are there now"
     other = {"score": "unparsed", "unparsed": "score"}[NdcgReward().partial]
     assert not (open_stage(places[0], {**now, "reward": {**reward, "partial": other}}) / "result").exists()
+
+
+def test_a_file_name_of_ours_decides_no_result(tmp_path: Path) -> None:
+    """A name added to ``runs.layout`` moves no trained model aside; nor does what an earlier version recorded of it."""
+    assert not [name for name in code_of(import_module("rearank.training.trl.node")) if name.startswith("rearank.runs")]
+    Stage(tmp_path / "training", {}, {"rearank.rewards.ndcg": "1"}).open()
+    settings = tmp_path / "training" / SETTINGS
+    stored = json.loads(settings.read_text())
+    stored["code"]["rearank.runs.layout"] = "2"
+    settings.write_text(json.dumps(stored))
+    assert not Stage(tmp_path / "training", {}, {"rearank.rewards.ndcg": "1"}).changed()
 
 
 def test_rerun_makes_it_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,8 @@ from rearank.data.files import content_hash, require_file
 from rearank.data.trec import documents_by_id, read_qrels, read_topics
 from rearank.runs import CONTENT, INCIDENTAL
 from rearank.types import Passage, Query
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,15 @@ class BeirFolder:
         return read_topics(self._file("queries.jsonl"))
 
     def qrels(self) -> dict[str, dict[str, int]]:
-        return read_qrels(self._file("qrels", f"{self.split}.tsv"))
+        try:
+            file = self._file("qrels", f"{self.split}.tsv")
+        except DataError as error:
+            splits = sorted({path.name.partition(".tsv")[0] for path in Path(self.path, "qrels").glob("*.tsv*")})
+            if not splits:
+                raise
+            raise DataError(f"{error}; the folder's splits are {', '.join(splits)}: set collection.split") from None
+        _log.info("%s: judgements of the split %r", self.name, self.split)
+        return read_qrels(file)
 
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
         return lookup(self._corpus, ids, self._file("corpus.jsonl"))

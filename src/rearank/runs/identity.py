@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-DECIDES_NOTHING = frozenset({"rearank.progress", "rearank.tracking"})
+DECIDES_NOTHING = frozenset({"rearank.moved", "rearank.progress", "rearank.runs", "rearank.tracking"})
 """Modules, and all below them, that show and keep what was computed: they count for no result."""
 NO_SOURCE = "no source"
 
@@ -40,7 +40,7 @@ def code_of(*used: object) -> dict[str, str]:
     waiting = sorted({name for one in used for name in _modules(one)})
     while waiting:
         name = waiting.pop()
-        if name in found or _decides_nothing(name):
+        if name in found or decides_nothing(name):
             continue
         source = _source(name)
         found[name] = NO_SOURCE if source is None else source.digest
@@ -65,7 +65,8 @@ def _modules(one: object) -> Iterator[str]:
             yield from _modules(getattr(one, field.name))
 
 
-def _decides_nothing(name: str) -> bool:
+def decides_nothing(name: str) -> bool:
+    """Whether a module, by its name, counts for no result."""
     return any(name == module or name.startswith(f"{module}.") for module in DECIDES_NOTHING)
 
 

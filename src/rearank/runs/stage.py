@@ -15,6 +15,7 @@ from typing import Any
 
 from rearank.runs.declared import differences, mattering
 from rearank.runs.environment import environment
+from rearank.runs.identity import decides_nothing
 from rearank.runs.layout import ENVIRONMENT, SETTINGS, free_name, read_json, write_json
 
 CODE, FILES = "code", "files"
@@ -125,7 +126,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found = [line for line in differences(before, now) if line.partition(": ")[0] not in same]
     for part, words in _DIGESTS.items():
         present = new[part]
-        former = old.get(part, present)  # an old version kept none
+        former = {name: digest for name, digest in old.get(part, present).items() if not decides_nothing(name)}
         # Data that are no longer here are no other data: what was made from them stays.
         names = sorted(present if part == FILES else {*former, *present})
         found += [f"{words}{name}" for name in names if former.get(name) != present.get(name)]

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from rearank.data.benchmark import Benchmark, BenchmarkList
+from rearank.data.overlap import JudgedQuery, overlaps
 from rearank.evaluation import (
     Cell,
     Comparison,
@@ -27,8 +28,11 @@ from rearank.evaluation import (
 )
 from rearank.experiment import Run
 from rearank.runs.layout import write_json
+from rearank.runs.reader import SYSTEM, UNTRAINED
 from rearank.sections import Compare
-from rearank.tasks.compare_inputs import CompareError, gather
+from rearank.tasks.compare_inputs import CompareError, Found, gather
+from rearank.tasks.overlap import training_queries
+from rearank.types import Query
 
 _TEXT = 100  # characters of a query's text in a table
 
@@ -70,7 +74,7 @@ def compare_runs(settings: Compare, benchmark: Benchmark | BenchmarkList, folder
     moved = [row for one in comparisons for row in _moved_rows(one, systems, found.texts, settings)]
     for name, rows in (("means", means), ("tests", tests), ("moved", moved)):
         write_tables(folder / name, rows)
-    lines = _text(means, tests, moved, alone, settings, len(comparisons))
+    lines = _text(means, tests, moved, [*alone, *_trained_on(found)], settings, len(comparisons))
     (folder / "comparison.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_json(
         folder / "comparison.json",
@@ -151,6 +155,22 @@ def _moved_rows(
         }
         for query, before, after in most_moved(by_label[one.a], by_label[one.b], one.measure, settings.moved)
     ]
+
+
+def _trained_on(found: Found) -> list[str]:
+    """A warning for each system whose run was trained on queries that it is measured on, by their texts."""
+    lines = []
+    for entry in found.entries:
+        if entry.folder is None or entry.role != SYSTEM or entry.system in UNTRAINED:
+            continue
+        texts = found.texts.get(entry.scored.benchmark, {})
+        measured = [JudgedQuery(Query(query, text), frozenset()) for query, text in texts.items()]
+        if shared := overlaps(training_queries(entry.folder), measured):
+            lines.append(
+                f"WARNING: {entry.scored.label} was trained on {len(shared)} of the {len(texts)} queries of "
+                f"{entry.scored.benchmark}: its scores there say nothing about new queries"
+            )
+    return lines
 
 
 def _short(text: str) -> str:

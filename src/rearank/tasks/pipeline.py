@@ -18,6 +18,7 @@ from rearank.runs.stage import Stage
 from rearank.tasks.analyse import analyse
 from rearank.tasks.evaluate import Evaluating, evaluate
 from rearank.tasks.evaluate.tracked import track_report
+from rearank.tasks.overlap import digests, measured_queries, refuse_overlap, training_queries
 from rearank.tasks.prepare import Preparing, Rows, prepare
 from rearank.tasks.report import report_at_end
 from rearank.tasks.train import Start, Trained, fine_tune, train
@@ -46,6 +47,7 @@ class PipelineTask:
     def run(self, run: Run) -> None:
         """Rows, training, evaluation, report."""
         rows = prepare_rows(run)
+        keep_apart(run, rows)
         tuned = fine_tune_model(run, rows) if self.method != "rl" else None
         if self.method != "sft":
             train_model(run, rows, tuned)
@@ -143,6 +145,12 @@ def evaluate_models(run: Run, tuned: TrainingResult | None = None) -> dict[str, 
     return evaluate(evaluating(run, tuned), stage, run.cache, run.trackers)
 
 
+def keep_apart(run: Run, rows: Rows) -> None:
+    """Raises ``OverlapError`` where rows to train on and the benchmarks share queries, before anything is trained."""
+    measured = measured_queries(run.experiment.benchmark.benchmarks, missing="skip")
+    refuse_overlap(training_queries(rows.folder.parent), measured, run.experiment.prepare.overlap)
+
+
 def analyse_models(run: Run) -> dict[str, Any]:
     """What the same systems write."""
     keys = ("analyse", "model", "prompt", "strategy", "engine", "benchmark", "retriever", "seed")
@@ -168,6 +176,7 @@ def preparing(run: Run) -> Preparing:
         chosen.prepare,
         chosen.seed,
         load_tokenizer,
+        lambda: measured_queries(chosen.benchmark.benchmarks),
     )
 
 
@@ -177,12 +186,13 @@ def evaluating(run: Run, tuned: TrainingResult | None = None) -> Evaluating:
     parts = Parts(chosen.model, chosen.prompt, chosen.strategy, chosen.engine)
     changed = training_stage(started_from(run, tuned)).changed()
     trained = Trained(run.folder, run.choices.get("algorithm", "trained"), changed)
-    return Evaluating(parts, trained, chosen.benchmark, chosen.evaluation, chosen.seed, run.choices)
+    overlap = chosen.prepare.overlap
+    return Evaluating(parts, trained, chosen.benchmark, chosen.evaluation, chosen.seed, run.choices, overlap)
 
 
 def rows_stage(run: Run) -> Stage:
     """What the rows depend on."""
-    return run.stage(PREPARED, *_rows_depend_on(run), "prepare", "seed", version=VERSION)
+    return run.stage(PREPARED, *_rows_depend_on(run), "prepare", "seed", version=VERSION, **_without(run))
 
 
 def training_stage(run: Run) -> Stage:
@@ -200,7 +210,15 @@ def started_from(run: Run, tuned: TrainingResult | None) -> Run:
 
 
 def _training_stage(run: Run, name: str, *keys: str) -> Stage:
-    return run.stage(name, *_rows_depend_on(run), "prepare", "seed", *keys, version=VERSION)
+    return run.stage(name, *_rows_depend_on(run), "prepare", "seed", *keys, version=VERSION, **_without(run))
+
+
+def _without(run: Run) -> dict[str, Any]:
+    """The queries that training does without, where it does without those that are measured."""
+    chosen = run.experiment
+    if chosen.prepare.overlap != "drop":
+        return {}
+    return {"without": digests(measured_queries(chosen.benchmark.benchmarks))}
 
 
 def _rows_depend_on(run: Run) -> tuple[str, ...]:

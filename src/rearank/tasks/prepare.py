@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from rearank.augmentation import Augmentation
 from rearank.data import DataError, HoldsRows, JudgedCandidates, JudgedSource, PromptedWindow
+from rearank.data.overlap import JudgedQuery, normalised, unnumbered
 from rearank.moved import attributes_of
 from rearank.progress import counted, progress
 from rearank.prompts import Prompt, Tokenizer
@@ -21,6 +22,7 @@ from rearank.runs.layout import SUMMARY, TRAIN_ROWS, VALIDATION_ROWS, write_json
 from rearank.runs.sharing import fingerprint, shared
 from rearank.runs.stage import Stage
 from rearank.sections import Preparation
+from rearank.tasks.overlap import refuse_overlap
 from rearank.tracking import Artefact
 from rearank.tracking.run_trackers import RunTrackers
 from rearank.training.rows import RowError, TrainingRow, read_rows, write_rows
@@ -76,6 +78,7 @@ class Preparing:
         settings: the section ``prepare``.
         seed: of the split.
         load_tokenizer: of the model; called only for a prompt that cuts by tokens, as loading one takes seconds.
+        measured_on: benchmark -> its judged queries; called only where training is to do without them.
     """
 
     dataset: Dataset
@@ -85,6 +88,7 @@ class Preparing:
     settings: Preparation
     seed: int
     load_tokenizer: Callable[[], Tokenizer]
+    measured_on: Callable[[], Mapping[str, Sequence[JudgedQuery]]] = dict
 
     @property
     def draws_windows(self) -> bool:
@@ -128,12 +132,15 @@ def _write(how: Preparing, folder: Path) -> dict[str, Any]:
     """Draw the windows and write them; returns and writes how many there are."""
     settings = how.settings
     judged, left_out = _queries(how.dataset, settings.depth)
+    elsewhere = dict(how.measured_on()) if settings.overlap == "drop" else {}
     if how.validation is not None:
         held_out, _ = _queries(how.validation, settings.depth)
+        elsewhere[f"validation={how.validation.name}"] = [_judged_query(item) for item in held_out.values()]
     else:
-        held_out = {query: item for query, item in judged.items() if _held_out(how, query)}
+        held_out = _held_out(how, judged)
         judged = {query: item for query, item in judged.items() if query not in held_out}
-    judged = _drawn(how, judged)
+    shared_with = refuse_overlap([_judged_query(item) for item in judged.values()], elsewhere, settings.overlap)
+    judged = _drawn(how, {query: item for query, item in judged.items() if query not in shared_with})
     train, dropped = _augment(how.augmentation, judged, "training windows")
     dropped.update(left_out)
     if not train:
@@ -149,6 +156,7 @@ def _write(how: Preparing, folder: Path) -> dict[str, Any]:
         with progress(f"writing {name}"):
             write_rows(folder / name, windows, how.prompt, how.dataset.name, split, tokenizer=tokenizer)
     summary: dict[str, Any] = {
+        **({"queries_dropped_as_measured": len(shared_with)} if shared_with else {}),
         "training_queries": len(judged),
         "validation_queries": len(held_out),
         "training_windows": len(train),
@@ -181,12 +189,36 @@ def _queries(source: Dataset, depth: int) -> tuple[Queries, Mapping[str, int]]:
     return dict(queries), held.left_out
 
 
-def _held_out(how: Preparing, query: str) -> bool:
-    """By the query's id and the seed alone: adding a query moves no other between the splits."""
+def _held_out(how: Preparing, judged: Queries) -> Queries:
+    """By the query's id and the seed alone: adding a query moves no other between the splits.
+
+    Ids of one query (the same text, or ``q#1`` and ``q#2``) go together, by the first of them in the alphabet.
+    """
     if not how.settings.validation_windows:
-        return False
-    share = int.from_bytes(hashlib.sha256(f"{how.seed}/{query}".encode()).digest()[:6]) / 2**48
-    return bool(share < how.settings.validation_share)
+        return {}
+    names: dict[str, str] = {}
+    for query in sorted(judged):
+        text, base = normalised(_judged_query(judged[query]).query.text), unnumbered(query)
+        first = names.get(f"text {text}") or names.get(f"id {base}") or query
+        names.setdefault(f"text {text}", first)
+        names.setdefault(f"id {base}", first)
+        names[f"first of {query}"] = first
+
+    def share(query: str) -> float:
+        return int.from_bytes(hashlib.sha256(f"{how.seed}/{query}".encode()).digest()[:6]) / 2**48
+
+    return {
+        query: item
+        for query, item in judged.items()
+        if share(names[f"first of {query}"]) < how.settings.validation_share
+    }
+
+
+def _judged_query(item: JudgedCandidates | list[PromptedWindow]) -> JudgedQuery:
+    if not isinstance(item, list):
+        return JudgedQuery(item.candidates.query, frozenset(p for p, grade in item.grades.items() if grade > 0))
+    relevant = (p.id for one in item for p, grade in zip(one.window.passages, one.relevance, strict=True) if grade > 0)
+    return JudgedQuery(item[0].window.query, frozenset(relevant))
 
 
 def _drawn(how: Preparing, judged: Queries) -> Queries:

@@ -110,6 +110,7 @@ NAMES: tuple[Name, ...] = (
     Name("data/validation_queries", "queries", "held out"),
     Name("data/training_windows", "windows", "to train on"),
     Name("data/validation_windows", "windows", "to validate on"),
+    Name("data/queries_dropped_as_measured", "queries", "left out as a benchmark has them, too", always=False),
     Name("data/dropped/<reason>", "windows", "left out by the filter", always=False),
     Name("sweep/<benchmark>/<arm>", "0 to 1", "the main measure, mean over seeds and queries"),
     Name("time/<part>", "s", "of a step: rollouts, old_log_prob, update, weight_sync, validation, step...", "verl"),

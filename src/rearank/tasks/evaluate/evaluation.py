@@ -8,7 +8,7 @@ which the same command goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,17 @@ from rearank.data import DataError
 from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.engines import CompletionStore
 from rearank.reranker.setup import Parts
-from rearank.runs.layout import STORE, SUMMARY, write_json
+from rearank.runs.layout import STORE, SUMMARY, free_name, write_json
+from rearank.runs.reader import SYSTEM, TUNED, UNTRAINED, on_its_way, read_systems
 from rearank.runs.stage import Stage
 from rearank.sections import Evaluation
 from rearank.tasks.evaluate.benchmark_lists import report_list
 from rearank.tasks.evaluate.measuring import Measuring
 from rearank.tasks.evaluate.scores import Places, SystemScores
-from rearank.tasks.evaluate.systems import systems
+from rearank.tasks.evaluate.systems import System, systems
 from rearank.tasks.evaluate.tables import report
 from rearank.tasks.evaluate.tracked import track_evaluation
+from rearank.tasks.overlap import Rule, measured_queries, refuse_overlap, training_queries
 from rearank.tasks.train import Trained
 from rearank.tracking.run_trackers import RunTrackers
 
@@ -47,6 +49,7 @@ class Evaluating:
         settings: the section ``evaluation``.
         seed: of sampled answers.
         chosen: the option of each group of the config.
+        overlap: what happens where a system was trained on queries of a benchmark (``prepare.overlap``).
     """
 
     parts: Parts
@@ -55,6 +58,7 @@ class Evaluating:
     settings: Evaluation
     seed: int
     chosen: Mapping[str, str]
+    overlap: Rule = "error"
 
     @property
     def benchmarks(self) -> list[Benchmark]:
@@ -88,6 +92,8 @@ def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) 
     stopped: Exception | None = None
     store = CompletionStore(folder / STORE)
     found = systems(how.parts, how.settings, how.seed, how.trained)
+    _keep_apart(found, benchmarks, how.overlap)
+    _move_stale_aside(stage.folder, {one.name for one in found}, how.trained.algorithm)
     measuring = Measuring(how.parts, found, how.settings, Places(stage, cache), store, how.chosen)
     try:
         for benchmark in benchmarks:
@@ -125,6 +131,27 @@ def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) 
             "mend the cause and run the same command again, or allow a share of failures (evaluation.max_failed)"
         )
     return summary
+
+
+def _keep_apart(found: Sequence[System], benchmarks: Sequence[Benchmark], overlap: Rule) -> None:
+    """Raises ``OverlapError`` where a system that lies in a run's folder was trained on a benchmark's queries."""
+    places = dict.fromkeys(Path(one.model).resolve() for one in found if Path(one.model).is_dir())
+    for training in filter(None, map(training_queries, places)):
+        # What was to be dropped and is there was trained before this benchmark was chosen.
+        rule: Rule = "allow" if overlap == "allow" else "error"
+        refuse_overlap(training, measured_queries(benchmarks, missing="skip"), rule)
+
+
+def _move_stale_aside(folder: Path, measured: Collection[str], algorithm: str) -> None:
+    """What was trained by another algorithm and measured here: its checkpoint is no longer the run's."""
+    if algorithm not in measured:
+        return
+    for one in read_systems(folder):
+        trained = (on_its_way(one.name) or (one.name,))[0]
+        if one.role == SYSTEM and trained not in {*UNTRAINED, TUNED, algorithm}:
+            aside = free_name(one.place)
+            one.place.rename(aside)
+            _log.warning("%s: of a checkpoint that this run no longer has: kept as %s", one.place, aside)
 
 
 def _summary(
