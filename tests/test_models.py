@@ -162,8 +162,7 @@ def test_what_a_model_cant_do_is_refused(overrides: tuple[str, ...], message: st
 def test_the_remedies_are_remedies(tmp_path: Path) -> None:
     preflight(run_of(*DRY, "model=rearank7b", "prompt=compact", "model.prompt=null"))
     preflight(run_of(*DRY, "model=rank_r1_7b", "strategy=sliding_window", "model.strategy=null"))
-    (tmp_path / "config.json").write_text("{}")
-    merged = replace(chosen("rank_r1_7b")[0], path=str(tmp_path), adapter_of=None)
+    merged = replace(chosen("rank_r1_7b")[0], path="pkg://rearank/training/assets/tiny", adapter_of=None)
     assert merged.preflight("rank_r1", "setwise", "transformers") == []
 
 

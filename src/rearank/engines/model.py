@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rearank.engines.architecture import Architecture
+from rearank.engines.weights import hub_problems, weight_problems
 from rearank.runs import INCIDENTAL
 from rearank.types import Sampling
 
@@ -150,6 +151,10 @@ class Model:
         elif place.is_dir() and not (place / "config.json").is_file():
             kind = "a LoRA adapter alone" if (place / "adapter_config.json").is_file() else "no model"
             found.append(f"model.path={self.path}: no config.json in this folder, so it holds {kind}")
+        elif place.is_dir():
+            found += weight_problems(place)
+        elif self.engine is None:
+            found += hub_problems(self.path, self.revision)
         return found
 
 

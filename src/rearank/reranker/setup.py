@@ -10,7 +10,7 @@ from typing import Any
 
 from rearank.choices import Chosen, as_trained, check_option, choose, models_at
 from rearank.config import ConfigError
-from rearank.engines import Engine, EngineError, EngineNode, OpenAINode, VllmNode
+from rearank.engines import Engine, EngineError, EngineNode, NoEngine, OpenAINode, ScriptedNode, VllmNode
 from rearank.engines.model import Model
 from rearank.prompts import Prompt
 from rearank.ranking import Strategy, misfits
@@ -115,7 +115,7 @@ def _refuse_foreign(model: Model, given: Mapping[str, Any], chosen: Chosen, engi
                 f"model {model.name} goes with {group}={own} and another {type(value).__name__} is given; leave it "
                 f"out, or give the model as an object with {group}=None to go ahead"
             )
-    own_weights = isinstance(engine, EngineNode) and not isinstance(engine, OpenAINode)
+    own_weights = isinstance(engine, EngineNode) and not isinstance(engine, OpenAINode | ScriptedNode | NoEngine)
     found = [
         *model.preflight(
             as_trained(names["prompt"], model.prompt), names["strategy"], names["engine"], served=not own_weights

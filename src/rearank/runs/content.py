@@ -32,7 +32,7 @@ def files_of(cache: Path | None = None, **used: object) -> dict[str, str]:
         used: objects by the name that their keys begin with; parts of a dataclass, a list or a mapping count, too.
     """
     remembered = _Remembered(cache)
-    found = {key: _digest(path, remembered) for name, one in used.items() for key, path in _places(one, name)}
+    found = {key: _digest(path, remembered) for name, one in used.items() for key, path in places_in(one, name)}
     remembered.keep()
     return dict(sorted(found.items()))
 
@@ -67,18 +67,19 @@ def reading(*paths: Path) -> Iterator[Callable[[Path], Iterator[bytes]]]:
         yield blocks
 
 
-def _places(one: object, key: str) -> Iterator[tuple[str, Path]]:
+def places_in(one: object, key: str = "") -> Iterator[tuple[str, Path]]:
+    """(key, place) of every declared field whose place exists here."""
     if isinstance(one, Mapping):
         for name, part in one.items():
-            yield from _places(part, f"{key}.{name}")
+            yield from places_in(part, f"{key}.{name}")
     elif isinstance(one, list | tuple):
         for number, part in enumerate(one):
-            yield from _places(part, f"{key}.{number}")
+            yield from places_in(part, f"{key}.{number}")
     elif dataclasses.is_dataclass(one) and not isinstance(one, type):
         for field in dataclasses.fields(one):
             here = f"{key}.{field.name}"
             if "content" not in field.metadata:
-                yield from _places(getattr(one, field.name), here)
+                yield from places_in(getattr(one, field.name), here)
                 continue
             named = getattr(one, field.metadata["content"] or field.name)
             for number, place in enumerate((named,) if isinstance(named, str) else named or ()):

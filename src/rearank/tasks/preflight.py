@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rearank.choices import as_trained
 from rearank.data import HoldsRows
+from rearank.data.opening import opened
 from rearank.engines import NoEngine, OpenAINode
 from rearank.engines.base import SplitsModels
 from rearank.experiment import Run
@@ -42,7 +44,6 @@ def preflight(run: Run) -> None:
     """Raises ``PreflightError`` where something that the task needs is missing."""
     experiment, found = run.experiment, []
     notes: list[str] = []
-    warnings: list[str] = []
     needs = experiment.task.needs
     for need in (*needs, "validation") if "dataset" in needs else needs:
         if need == "model":
@@ -54,13 +55,16 @@ def preflight(run: Run) -> None:
             )
         elif hasattr(node := getattr(experiment, need), "preflight"):
             found += node.preflight()
+    problems, warnings = _opened(run)
+    found += problems
     found += _misfits(run)
     found += _prefill_misfits(run)
     found += _wording_misfits(run)
     found += _splits(run)
     if "algorithm" in experiment.task.needs:
-        problems, warnings, notes = _examine_training(run)
+        problems, costly, notes = _examine_training(run)
         found += problems
+        warnings += costly
     print("".join(f"preflight: WARNING: {warning}\n" for warning in warnings), end="", flush=True)
     if isinstance(experiment.task, PreflightTask):
         print("\n".join(f"preflight: {note}" for note in notes), flush=True)
@@ -69,6 +73,29 @@ def preflight(run: Run) -> None:
         elsewhere = run.choices.get("experiment") != "quickstart"
         hint = f"\nTo see the whole pipeline here, without a GPU or a download: {QUICKSTART}" if elsewhere else ""
         raise PreflightError(f"this run can't start on this machine:\n{lines}{hint}")
+
+
+def _opened(run: Run) -> tuple[list[str], list[str]]:
+    """What keeps data from being read, and what keeps one benchmark of several, which is then left out."""
+    problems: list[str] = []
+    warnings: list[str] = []
+    for key in ("dataset", "validation", "benchmark"):
+        wanted = key if key != "validation" else "dataset"
+        node = getattr(run.experiment, key)
+        if wanted not in run.experiment.task.needs or node is None:
+            continue
+        lines = [opened(f"{key}={one.name}", one.collection, one.retriever) for one in _leaves(node)]
+        left_out = key == "benchmark" and not all(lines)
+        (warnings if left_out else problems).extend(line for found in lines for line in found)
+    return problems, warnings
+
+
+def _leaves(node: Any) -> Iterator[Any]:
+    """The sources or benchmarks that a node is or is made of; a dataset that holds rows has none."""
+    for member in getattr(node, "members", {}).values():
+        yield from _leaves(member)
+    if hasattr(node, "collection"):
+        yield node
 
 
 def _misfits(run: Run) -> list[str]:

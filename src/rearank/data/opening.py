@@ -1,0 +1,103 @@
+"""A look into a collection and its first stage before any work: what can't be read is found in seconds.
+
+Small collections are read whole, as they will be anyway; of large ones the first lines of each file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rearank.data.base import DataError
+from rearank.data.files import read_lines
+from rearank.data.irds import Irds
+from rearank.data.trec import RunFile, read_run
+from rearank.reach import reachable
+from rearank.runs.content import places_in
+
+_SMALL = 32 << 20  # bytes that are read within seconds
+_FIRST = 20  # lines
+_CATALOGUE = "https://ir-datasets.com"
+
+
+def opened(name: str, collection: Any, retriever: Any) -> list[str]:
+    """Why ``name`` can't be used, a line each; empty where what was looked at is in order.
+
+    Args:
+        name: of the dataset or benchmark.
+        collection: a ``rearank.data.Collection``.
+        retriever: its first stage.
+    """
+    try:
+        if isinstance(collection, Irds):
+            _look_for(collection)
+            return []
+        files = [path for _, place in places_in([collection, retriever]) for path in _files(place)]
+        if not files:
+            return []  # made by code: there is nothing to be missing
+        if sum(path.stat().st_size for path in files) > _SMALL:
+            for path in files:
+                _first_lines(path)
+        else:
+            _whole(collection, retriever)
+    except DataError as error:
+        line = str(error)
+        return [line if line.startswith(name) else f"{name}: {line}"]
+    return []
+
+
+def _whole(collection: Any, retriever: Any) -> None:
+    judged, queries = collection.qrels(), collection.queries()
+    passages = {passage for grades in judged.values() for passage in grades}
+    if judged and not judged.keys() & queries.keys():
+        raise DataError(
+            f"none of the {len(judged)} judged queries is among the {len(queries)} topics; check that they belong "
+            "together"
+        )
+    if passages and passages.isdisjoint(passage.id for passage in collection.iter_passages()):
+        raise DataError(
+            f"none of the {len(passages)} judged passages is in the collection; check that judgements and passages "
+            "belong together"
+        )
+    if isinstance(retriever, RunFile) and judged and judged.keys().isdisjoint(read_run(retriever.path)):
+        raise DataError(f"{retriever.path}: no line of a judged query; give the run of these topics")
+
+
+def _first_lines(path: Path) -> None:
+    for number, line in islice(read_lines(path), _FIRST):
+        if line.lstrip().startswith("{"):
+            try:
+                json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: not JSON ({error}); fetch the file again") from error
+
+
+def _files(place: Path) -> list[Path]:
+    return [path for path in sorted(place.rglob("*")) if path.is_file()] if place.is_dir() else [place]
+
+
+def _look_for(collection: Irds) -> None:
+    """Raises ``DataError`` for a collection of the catalogue that isn't here and can't be fetched now."""
+    first, *rest = collection.id.split("/")
+    if first not in _catalogued():
+        return  # a user's own entry
+    home = Path(os.environ.get("IR_DATASETS_HOME", "~/.ir_datasets")).expanduser() / first
+    place = home / rest[0] if first == "beir" and rest else home
+    if not place.exists() and not reachable(_CATALOGUE):
+        raise DataError(
+            f"ir_datasets {collection.id!r} isn't on this machine ({place}) and the network can't be reached; lay its "
+            f"files there by hand ({_CATALOGUE}/{first}.html), or choose another collection"
+        )
+
+
+def _catalogued() -> set[str]:
+    """The collections that ir_datasets fetches by itself."""
+    spec = find_spec("ir_datasets")
+    if spec is None or not spec.submodule_search_locations:
+        return set()
+    listed: dict[str, Any] = json.loads((Path(spec.submodule_search_locations[0]) / "etc/downloads.json").read_text())
+    return set(listed)
