@@ -183,12 +183,12 @@ def make_run(config: Mapping[str, Any], choices: Mapping[str, str], sweep: Path 
     """
     experiment: Experiment = build(config)
     if experiment.retriever is not None:
-        replaced = {key: _with_retriever(getattr(experiment, key), experiment.retriever) for key in _FIRST_STAGES}
+        replaced = {key: _with_retriever(getattr(experiment, key), experiment.retriever) for key in _WITH_RETRIEVER}
         experiment = replace(experiment, **replaced)
     return Run(experiment, config, choices, sweep)
 
 
-_FIRST_STAGES = ("dataset", "validation", "benchmark")
+_WITH_RETRIEVER = ("dataset", "validation", "benchmark")
 
 
 def _with_retriever(node: Any, retriever: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Sections of the config that belong to no room: ``prepare``, ``evaluation`` and ``compare``."""
+"""Sections of the config that belong to no package: ``prepare``, ``evaluation`` and ``compare``."""
 
 from __future__ import annotations
 

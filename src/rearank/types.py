@@ -1,4 +1,4 @@
-"""The vocabulary every room speaks: frozen values, no behaviour beyond checking themselves.
+"""The vocabulary of every package: frozen values, no behaviour beyond checking themselves.
 
 Positions are 0-based everywhere in the code; the identifiers a model reads and writes (``[1]``, ``[2]``...) are
 1-based and exist only in prompts and answers.

@@ -61,7 +61,7 @@ def test_what_a_trainer_can_do() -> None:
 
 def test_maxrl_computes_its_own() -> None:
     assert MaxRl().advantage == "own"
-    with pytest.raises(ValueError, match="the advantage of MaxRl is its class's own: leave advantage=own, not group"):
+    with pytest.raises(ValueError, match="advantage=group: MaxRl computes its own: set advantage: own in its yaml"):
         MaxRl(advantage="group")
     with pytest.raises(ValueError, match=r"kl_in=reward can make rewards negative.*set kl_in=loss"):
         MaxRl(kl_in="reward")

@@ -34,7 +34,7 @@ ADVANTAGES: Mapping[str, Callable[[Floats, NDArray[np.generic]], Floats]] = {
 """``algorithm.advantage`` -> what computes it."""
 
 
-class Paid(Protocol):
+class HasSign(Protocol):
     """What an algorithm asks of a reward."""
 
     @property
@@ -108,8 +108,8 @@ class PolicyGradient:
             raise ValueError("advantage=critic goes with algorithm=ppo, which has a value model, and with nothing else")
         own = type(self).advantages is not PolicyGradient.advantages
         if (self.advantage == "own") != own:
-            why = "is its class's own: leave advantage=own" if own else "has no other of its own: set advantage=group"
-            raise ValueError(f"the advantage of {type(self).__name__} {why}, not {self.advantage}")
+            why = "computes its own: set advantage: own" if own else "computes none of its own: set advantage: group"
+            raise ValueError(f"advantage={self.advantage}: {type(self).__name__} {why} in its yaml (conf/algorithm)")
         if self.group_size < 2 and self.advantage not in ("batch", "critic"):
             raise ValueError(f"group_size must be at least 2: an answer is compared with others; not {self.group_size}")
         if self.dynamic_sampling and self.group_size < 2:
@@ -133,7 +133,7 @@ class PolicyGradient:
         """
         return ADVANTAGES[self.advantage](rewards, groups)
 
-    def misfits(self, reward: Paid) -> list[str]:
+    def misfits(self, reward: HasSign) -> list[str]:
         """Why this algorithm can't learn from ``reward``, each with its remedy; asked before anything heavy starts."""
         return []
 

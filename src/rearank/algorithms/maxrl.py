@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rearank.algorithms.base import Advantage, Paid, PolicyGradient
+from rearank.algorithms.base import Advantage, HasSign, PolicyGradient
 from rearank.algorithms.groups import Floats, mean_of_group
 
 
@@ -36,7 +36,7 @@ class MaxRl(PolicyGradient):
         mean, _ = mean_of_group(rewards, groups)
         return np.divide(rewards - mean, mean, out=np.zeros_like(rewards), where=mean > 0)
 
-    def misfits(self, reward: Paid) -> list[str]:
+    def misfits(self, reward: HasSign) -> list[str]:
         """A reward that may be negative."""
         if reward.never_negative:
             return []

@@ -23,11 +23,16 @@ def plan_windows(n: int, size: int, step: int) -> list[range]:
     """
     if n < 0:
         raise ValueError(f"a list can't have {n} passages")
-    if size < 2:
-        raise ValueError(f"size is the number of passages in a window and must be at least 2, not {size}")
-    if not 1 <= step <= size:
-        raise ValueError(f"step must lie between 1 and size ({size}) or passages are skipped, not {step}")
+    check_plan(size, step)
     if n == 0:
         return []
     starts = list(range(max(n - size, 0), 0, -step))
     return [range(start, min(start + size, n)) for start in (*starts, 0)]
+
+
+def check_plan(size: int, step: int) -> None:
+    """Raises ``ValueError`` naming the parameter that is out of range; see ``plan_windows``."""
+    if size < 2:
+        raise ValueError(f"size is the number of passages in a window and must be at least 2, not {size}")
+    if not 1 <= step <= size:
+        raise ValueError(f"step must lie between 1 and size ({size}) or passages are skipped, not {step}")

@@ -10,7 +10,7 @@ from annotated_types import Ge
 
 from rearank.checks import check_fields
 from rearank.ranking.base import Ranker, Reads
-from rearank.ranking.plan import plan_windows
+from rearank.ranking.plan import check_plan, plan_windows
 from rearank.types import Passage, Query, Ranking, Window
 
 
@@ -30,7 +30,7 @@ class SlidingWindow:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        plan_windows(1, self.size, self.step)
+        check_plan(self.size, self.step)
 
     def calls(self, n: int) -> int:
         """How many windows a list of ``n`` takes."""

@@ -4,6 +4,24 @@
 hold · ``declared`` which fields of the config matter · ``stage`` go on, or move aside · ``environment`` versions and
 commit · ``reader`` the only one of output folders · ``sweeps`` a sweep's jobs · ``seeds`` the only pooling over seeds ·
 ``sharing`` what jobs make alike.
+
+Whether a stage goes on or is moved aside is decided in ``Stage.open``: it compares the stage's ``settings.json`` with
+what the result depends on now. ``tasks.pipeline`` says on what, by stage:
+
+=============  ===================================================  ============================================
+folder         config (fields declared as incidental left out)      finished when there is
+=============  ===================================================  ============================================
+prepared       dataset, validation, prepare, seed; where windows    summary.json
+               are drawn also retriever, augmentation, prompt
+sft            the same, and model, reward, sft, trainer            result.json
+training       the same, and model, reward, algorithm, trainer      result.json
+evaluation/    model, prompt, strategy, engine, evaluation,         (made again from ``completions.sqlite``, which
+*/*            retriever, seed, its benchmark                       has every answer)
+analysis       analyse and what evaluation depends on               analysis.json
+=============  ===================================================  ============================================
+
+Besides: the code of the classes chosen for these keys where users change it (``experiment.DECIDED_BY``), and the
+content of the files and models that they name.
 """
 
 from rearank.runs.content import CONTENT, files_of

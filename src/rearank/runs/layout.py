@@ -1,4 +1,9 @@
-"""What a run's folder holds: the name of every file, and how a file appears whole or not at all."""
+"""What a run's folder holds: the names that more than one module uses, and how a file appears whole or not at all.
+
+To keep a file of your own in a stage's folder, write it where the stage does its work: ``tasks.prepare._write`` (and
+name it in ``prepare``'s ``shared(...)``, so that a sweep's jobs get it), ``tasks.train``, ``tasks.evaluate.scores``. A
+stage that was finished before is not done again for it: set ``rerun=true`` once.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ PREPARED, SFT, TRAINING, EVALUATION, ANALYSIS = "prepared", "sft", "training", "
 SETTINGS, ENVIRONMENT = "settings.json", "environment.json"
 """In a stage's folder: what its result follows from, and what it was made with."""
 SUMMARY, RESULT, METRICS, ENGINE = "summary.json", "result.json", "metrics.json", "engine.json"
+ANALYSED = "analysis.json"
 RUN, PARTIAL_RUN, QUERIES = "run.trec", "run.partial.trec", "queries.json"
 COST, TRACES, COMMANDS = "cost.jsonl", "traces.jsonl", "commands.jsonl"
 TRAIN_ROWS, VALIDATION_ROWS = "train.parquet", "validation.parquet"

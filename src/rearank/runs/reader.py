@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from rearank.runs.layout import (
+    ANALYSED,
     ANALYSIS,
     ENGINE,
     ENVIRONMENT,
@@ -167,7 +168,7 @@ def read_folder(path: Path, label: str | None = None) -> RunFolder:
         read_json(path / TRAINING / RESULT) or read_json(path / SFT / RESULT),
         systems[0].environment if systems else read_json(path / ENVIRONMENT),
         overrides,
-        read_json(path / ANALYSIS / "analysis.json"),
+        read_json(path / ANALYSIS / ANALYSED),
         {name: part.get("known", {}) for name, part in parts.items()},
         arm,
         seed,

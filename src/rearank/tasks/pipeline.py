@@ -122,7 +122,7 @@ def fine_tune_model(run: Run, rows: Rows) -> TrainingResult:
     """The model, on the ideal orders of the rows."""
     chosen = run.experiment
     start = Start(chosen.model, rows, chosen.reward, chosen.seed)
-    stage = _training_stage(run, SFT, "model", "reward", "sft", "trainer")
+    stage = _stage_after_rows(run, SFT, "model", "reward", "sft", "trainer")
     return fine_tune(start, chosen.sft, chosen.trainer, stage, run.trackers, tags=chosen.prompt.tags)
 
 
@@ -141,6 +141,7 @@ def evaluate_models(run: Run, tuned: TrainingResult | None = None) -> dict[str, 
     """
     keys = ("model", "prompt", "strategy", "engine", "evaluation", "retriever", "seed")
     # A system's own weights count where it is measured, and no other's.
+    # This stage is never opened itself: the folder of each system inside it is one that depends on this and more.
     stage = replace(run.stage(EVALUATION, *keys), files=run.files("retriever"))
     return evaluate(evaluating(run, tuned), stage, run.cache, run.trackers)
 
@@ -196,8 +197,8 @@ def rows_stage(run: Run) -> Stage:
 
 
 def training_stage(run: Run) -> Stage:
-    """What the trained model depends on: what the rows do, and more."""
-    return _training_stage(run, TRAINING, "model", "reward", "algorithm", "trainer")
+    """What the model trained by reinforcement depends on: what the rows do, and more."""
+    return _stage_after_rows(run, TRAINING, "model", "reward", "algorithm", "trainer")
 
 
 def started_from(run: Run, tuned: TrainingResult | None) -> Run:
@@ -209,7 +210,7 @@ def started_from(run: Run, tuned: TrainingResult | None) -> Run:
     return replace(run, experiment=replace(run.experiment, model=model), config=config)
 
 
-def _training_stage(run: Run, name: str, *keys: str) -> Stage:
+def _stage_after_rows(run: Run, name: str, *keys: str) -> Stage:
     return run.stage(name, *_rows_depend_on(run), "prepare", "seed", *keys, version=VERSION, **_without(run))
 
 

@@ -16,7 +16,7 @@ from rearank.checks import check_fields
 from rearank.engines.model import Architecture, Model
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.rewards import RewardBreakdown, RewardFunction
-from rearank.runs.layout import write_json
+from rearank.runs.layout import RESULT, write_json
 from rearank.tracking import Trackers, transcript
 from rearank.training.rows import TrainingRow
 from rearank.training.sft import Sft
@@ -45,7 +45,7 @@ class Lora:
 class TrainingJob:
     """One training: from which model, on what, by which reward, into which folder.
 
-    ``name`` and ``revision`` say where the weights come from; ``max_tokens`` bounds an answer.
+    ``model`` (a folder or a hub id) and ``revision`` say where the weights come from; ``max_tokens`` bounds an answer.
     """
 
     model: str
@@ -195,7 +195,7 @@ class Best:
 
 def result_of(folder: Path) -> TrainingResult | None:
     """The result a finished training left in ``folder``."""
-    path = folder / "result.json"
+    path = folder / RESULT
     if not path.is_file():
         return None
     stored = TrainingResult(**json.loads(path.read_text()))
@@ -204,5 +204,5 @@ def result_of(folder: Path) -> TrainingResult | None:
 
 def write_result(folder: Path, result: TrainingResult) -> TrainingResult:
     """Mark ``folder`` as finished."""
-    write_json(folder / "result.json", asdict(replace(result, model=Path(result.model).name)))
+    write_json(folder / RESULT, asdict(replace(result, model=Path(result.model).name)))
     return result

@@ -20,7 +20,7 @@ from rearank.data.benchmark import Benchmark
 from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingEngine
 from rearank.progress import progress
 from rearank.ranking import Failure
-from rearank.runs.layout import STORE, write_json
+from rearank.runs.layout import ANALYSED, STORE, write_json
 from rearank.runs.stage import Stage
 from rearank.tasks.analyse.asking import Asker
 from rearank.tasks.analyse.questions import Questions, choose_queries
@@ -28,7 +28,7 @@ from rearank.tasks.analyse.tables import AnalysisTables, SystemAnswers
 from rearank.tasks.evaluate import Evaluating, System, systems
 from rearank.types import Sampling
 
-RESULT, TABLES = "analysis.json", "tables.md"
+TABLES = "tables.md"
 _log = logging.getLogger(__name__)
 
 
@@ -99,7 +99,7 @@ def _chosen(how: Evaluating, settings: Analyse) -> list[System]:
 
 
 def _write(folder: Path, result: Mapping[str, Any], texts: Sequence[str]) -> None:
-    write_json(folder / RESULT, result)
+    write_json(folder / ANALYSED, result)
     (folder / TABLES).write_text("\n\n".join(["# Understanding the reasoning", *texts]) + "\n", encoding="utf-8")
 
 

@@ -39,7 +39,7 @@ _LOSSES = {"token": "dapo", "sequence": "grpo", "constant": "dr_grpo"}
 
 @dataclass(frozen=True)
 class TrlTrainer(TrlSettings):
-    """One machine, CPU or one GPU; its fields are those of ``Settings``."""
+    """One machine, CPU or one GPU; its fields are those of ``TrlSettings``."""
 
     def train(self, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
         """By reinforcement, with TRL's GRPOTrainer; see ``Trainer``."""

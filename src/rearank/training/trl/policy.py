@@ -18,9 +18,8 @@ _ROUNDING = 1e-6
 class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's trainer, but for three things.
 
-    Advantages are ``algorithm.advantages`` of the rewards. TRL computes its own first; where both are the same number
-    but for float32's rounding its digits stay, so that a run repeats what an earlier version of rearank made: torch's
-    square root (MKL's) misses the last bit of one number in 200.
+    Advantages are ours: ``algorithm.advantages`` of the rewards. Where TRL's own differ by rounding alone, TRL's digits
+    are kept, so that a run repeats what an earlier version of rearank made.
     TRL deals the answers of a step out to its minibatches at random: here they stay as they were sampled, so that each
     takes whole groups. And it begins again with the first epoch's order of the windows in a run that goes on: here the
     orders of the epochs before are drawn first.
