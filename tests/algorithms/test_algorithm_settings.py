@@ -24,7 +24,7 @@ from rearank.training.verl import Cluster, VerlTrainer
         ({"weight_decay": -0.1}, "weight_decay must not be negative"),
         ({"clip": 1.0}, "clip must be above 0 and below 1, not 1"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, not 0"),
-        ({"advantage": "own"}, "the advantage of PolicyGradient has no other of its own: set advantage=group, not own"),
+        ({"advantage": "own"}, "advantage=own: PolicyGradient computes none of its own: set advantage: group"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
