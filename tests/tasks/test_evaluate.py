@@ -164,9 +164,9 @@ def test_a_list_has_one_table_with_its_average(place: Path, capsys: pytest.Captu
     assert summary["cost"] == pytest.approx(parts["dl19"]["cost"] + parts["dl20"]["cost"])
     table = (place / "run" / "evaluation" / "table.md").read_text()
     lines = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("|")}
-    assert lines["system"].replace(" ", "") == "|system|dl19|dl20|average|"
-    assert lines["REARANK-7B, published"].replace(" ", "") == "|REARANK-7B,published|0.7416|0.7000|0.720|"
-    assert lines["BM25, published"].replace(" ", "") == "|BM25,published|0.5058|0.4796|0.4927|"
+    assert lines["system"].replace(" ", "") == "|system|dl19|dl20|average|judged@10|"
+    assert lines["REARANK-7B, published"].replace(" ", "") == "|REARANK-7B,published|0.7416|0.7000|0.720||"
+    assert lines["BM25, published"].replace(" ", "") == "|BM25,published|0.5058|0.4796|0.4927||"
     assert f"{average['base']:.4f}" in lines["tiny, greedy"]
     assert table in capsys.readouterr().out + "\n"
     rows = list(csv.DictReader((place / "run" / "evaluation" / "table.csv").read_text().splitlines()))

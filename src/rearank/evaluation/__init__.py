@@ -1,8 +1,8 @@
 """Evaluation: trec_eval's measures, how sure their differences are, tables of both, and what others published.
 
-``scoring`` runs and judgements -> values · ``measures`` their names and headings · ``significance`` intervals, paired tests and
-Holm's correction · ``comparison`` any number of systems · ``table`` Markdown, CSV and LaTeX · ``published`` numbers of
-papers, with their sources.
+``scoring`` runs and judgements -> values · ``measures`` their names and headings · ``significance`` intervals, paired
+tests and Holm's correction · ``comparison`` any number of systems · ``table`` Markdown, CSV and LaTeX · ``published``
+numbers of papers, with their sources.
 """
 
 from rearank.evaluation.comparison import Comparison, Scored, common_queries, compare, most_moved

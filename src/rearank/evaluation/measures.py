@@ -105,8 +105,8 @@ def _trec(name: str) -> Measure | None:
     if found[1] in _CUT or found[1] in _SHARED:
         return _with_cut(name, found[1], found[2])
     if found[1] in pytrec_eval.supported_measures:
-        cut = {"map": "map_cut", "ndcg": "ndcg_cut", "recip_rank": _RR}.get(found[1])
-        meant = f"; {cut}_{found[2]} has one" if cut else ""
+        with_cut = {"map": "map_cut", "ndcg": "ndcg_cut", "recip_rank": _RR}.get(found[1])
+        meant = f"; {with_cut}_{found[2]} has one" if with_cut else ""
         raise ValueError(f"{name}: {found[1]} of trec_eval has no cut-off{meant}")
     return None
 
