@@ -74,7 +74,10 @@ def check_measures(measures: Sequence[str]) -> tuple[str, ...]:
     """
     if not measures:
         raise ValueError(f"measures: none given; name one at least, {_HELP}")
-    return tuple(dict.fromkeys(parse_measure(name).name for name in measures))
+    try:
+        return tuple(dict.fromkeys(parse_measure(name).name for name in measures))
+    except ValueError as error:
+        raise ValueError(f"measures: {error}") from error
 
 
 @cache
@@ -84,7 +87,7 @@ def parse_measure(name: str) -> Measure:
     if found is None and isinstance(name, str) and (match := _IR_NAME.fullmatch(name)):
         found = _ir_measure(name, match[1], match[2], match[3])
     if found is None:
-        raise ValueError(f"not measures of trec_eval: {name}; use names {_HELP}")
+        raise ValueError(f"{name} is no measure of trec_eval; use names {_HELP}")
     return found
 
 

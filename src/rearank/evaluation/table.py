@@ -16,7 +16,7 @@ Cell: TypeAlias = str | int | float | None
 """Floats are shown with four decimals (tiny ones as powers of ten), ``None`` as an empty cell."""
 
 _SMALLEST_DECIMAL = 0.00005  # below it four decimals would show 0.0000
-_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 """How a text begins that a spreadsheet takes for a formula: with these signs, or their wide forms."""
 _NUMBERS = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?( to [+-]?\d[\d.]*(e[+-]?\d+)?)?")  # +0.0210, -0.01 to 0.02
 _LATEX = {
@@ -138,8 +138,9 @@ def _is_number(cell: Cell) -> bool:
 
 
 def _inert(cell: Cell) -> Cell:
-    if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBERS.fullmatch(cell):
-        return f"'{cell}"
+    if isinstance(cell, str):
+        cell = cell.replace("\r", " ")  # which the writer doesn't quote, and readers take for a row's end
+        return f"'{cell}" if _FORMULA.match(cell) and not _NUMBERS.fullmatch(cell) else cell
     return "" if cell is None else cell
 
 

@@ -118,8 +118,8 @@ def _marked(rows: Sequence[Mapping[str, Cell]], entries: Mapping[tuple[Any, Any]
 
 def _unranked(one: Entry) -> str:
     """What the mark of a system means."""
-    failed = [f"{one.failed} queries failed"] if one.failed else []
-    lacking = [f"{one.lacking} judged queries are missing in the run file"] if one.lacking else []
+    failed = [f"failed queries: {one.failed}"] if one.failed else []
+    lacking = [f"judged queries that are missing in the run file: {one.lacking}"] if one.lacking else []
     counted = next(iter(one.scored.values.values()))
     zero = f", {sum(query not in one.judged for query in counted)} of them as 0" if one.judged else ""
     what = " and ".join(failed + lacking)

@@ -55,10 +55,10 @@ def report(benchmark: Benchmark, results: Sequence[SystemScores], trained: str, 
 
 
 def failed_lines(benchmark: Benchmark, results: Sequence[SystemScores]) -> list[str]:
-    """What failed queries count; a line a system that has any."""
+    """How many queries failed, and what they count; a line for each system that has any."""
     counted = "count 0" if benchmark.missing == "zero" else "are left out (benchmark.missing=skip)"
     return [
-        f"{one.label}: {one.failed} queries failed and have no ranking, they {counted}; {len(one.values)} are counted"
+        f"{one.label}: without a ranking, as they failed: {one.failed}; they {counted}, {len(one.values)} are counted"
         for one in results
         if one.failed
     ]
