@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -240,3 +241,15 @@ def test_what_can_not_be_compared(
     evaluate_models(made(other, *SMALL, f"paths.cache={runs}/cache", "benchmark.collection.split=dev"))
     with pytest.raises(CompareError, match=r"share 0 queries, a comparison needs two at least"):
         compared(tmp_path, [f"a={folder}", f"b={other}/run"])
+
+
+def test_a_folder_with_values_that_are_none_is_named(runs: Path, tmp_path: Path) -> None:
+    """JSON files may hold NaN: it would pass into means and tests."""
+    place = tmp_path / "odd" / "evaluation" / "synthetic" / "scripted"
+    place.mkdir(parents=True)
+    content = read(runs / "oracle/run/evaluation/synthetic/scripted/metrics.json")
+    query = next(iter(content["per_query"]["ndcg_cut_10"]))
+    content["per_query"]["ndcg_cut_10"][query] = float("nan")
+    (place / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(CompareError, match=rf"metrics\.json: is not what task=evaluate writes .*{query}.*nan"):
+        compared(tmp_path, [tmp_path / "odd", runs / "random/run"])
