@@ -13,7 +13,7 @@ import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rearank.evaluation import check_measures, heading, score, trec_order
+from rearank.evaluation import ScoreError, check_measures, heading, score, trec_order
 from rearank.metrics import ndcg
 
 GOLDEN: Mapping[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "measures.json").read_text())
@@ -129,7 +129,7 @@ def test_ids_that_crash_the_scorer_are_named(bad: str) -> None:
         ({"q": ["a"]}, {"q": {bad: 1}}),
         ({"q": ["a"]}, {"q": {"a": 1}, bad: {"a": 1}}),
     ):
-        with pytest.raises(ValueError, match="can't be scored") as caught:
+        with pytest.raises(ScoreError, match="can't be scored") as caught:
             score(run, qrels)
         assert repr(bad) in str(caught.value)
         str(caught.value).encode()
@@ -137,7 +137,7 @@ def test_ids_that_crash_the_scorer_are_named(bad: str) -> None:
 
 
 def test_a_grade_that_is_none_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'q', passage 'b': grade 99999999999 is above 1000000"):
+    with pytest.raises(ScoreError, match=r"'q', passage 'b': grade 99999999999 is above 1000000"):
         score({"q": ["a"]}, {"q": {"a": 1, "b": 99_999_999_999}})
     assert score({"q": ["a"]}, {"q": {"a": 1_000_000}}) == {"ndcg_cut_10": {"q": 1.0}}
 

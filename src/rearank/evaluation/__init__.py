@@ -8,7 +8,7 @@ numbers of papers, with their sources.
 from rearank.evaluation.comparison import Comparison, Scored, common_queries, compare, most_moved
 from rearank.evaluation.measures import JUDGED, check_measures, heading
 from rearank.evaluation.published import Published
-from rearank.evaluation.scoring import score, trec_order
+from rearank.evaluation.scoring import ScoreError, score, trec_order
 from rearank.evaluation.significance import PairedTest, bootstrap_interval, holm, paired_test
 from rearank.evaluation.table import Cell, render_csv, render_latex, render_table, summary_row, write_tables
 
@@ -18,6 +18,7 @@ __all__ = [
     "Comparison",
     "PairedTest",
     "Published",
+    "ScoreError",
     "Scored",
     "bootstrap_interval",
     "check_measures",

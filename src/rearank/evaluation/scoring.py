@@ -13,6 +13,10 @@ _LARGEST_GRADE = 1_000_000
 """trec_eval keeps a table as long as the highest grade: two minutes and 16 GiB for 2**31 - 1, all zeroes above."""
 
 
+class ScoreError(ValueError):
+    """A run or judgements that can't be scored; the message names the query or the id."""
+
+
 def score(
     run: Mapping[str, Sequence[str]],
     qrels: Qrels,
@@ -40,8 +44,8 @@ def score(
         measure, as given -> query id -> value, always finite.
 
     Raises:
-        ValueError: for a measure that can't be computed, a passage ranked twice, no judged query at all, a
-            ``relevant_from`` below 1, or an id or a grade that trec_eval can't read, which is named.
+        ScoreError: for a passage ranked twice, no judged query at all, or an id or a grade that trec_eval can't read.
+        ValueError: for a measure that can't be computed, or a ``relevant_from`` below 1.
     """
     check_measures(measures)
     if missing not in ("zero", "skip"):
@@ -50,14 +54,14 @@ def score(
         raise ValueError(f"relevant_from is a grade and must be at least 1, not {relevant_from}")
     judged = {q: {p: _grade(q, p, g) for p, g in grades.items()} for q, grades in qrels.items() if grades}
     if not judged:
-        raise ValueError("the judgements hold no judged query: nothing can be scored; check the qrels file and split")
+        raise ScoreError("the judgements hold no judged query: nothing can be scored; check the qrels file and split")
     _check_ids("query", judged)
     for query, grades in judged.items():
         _check_ids(f"judged for query {query!r}, passage", grades)
     ranked: dict[str, Sequence[str]] = {}
     for query, passages in run.items():
         if len(set(passages)) != len(passages):
-            raise ValueError(f"query {query!r}: a passage is ranked twice")
+            raise ScoreError(f"query {query!r}: a passage is ranked twice")
         if query in judged and passages:
             _check_ids(f"ranked for query {query!r}, passage", passages)
             ranked[query] = passages
@@ -110,7 +114,7 @@ def _value(measure: Measure, query: str, values: Mapping[str, float]) -> float:
     """What trec_eval doesn't answer is an error and no zero."""
     value = float(values[measure.trec])
     if not math.isfinite(value):
-        raise ValueError(f"{measure.name} of query {query!r} is {value}, no finite number; check its judgements")
+        raise ScoreError(f"{measure.name} of query {query!r} is {value}, no finite number; check its judgements")
     if measure.cut is not None and value:  # a reciprocal rank
         return value if round(1 / value) <= measure.cut else 0.0
     return value
@@ -124,7 +128,7 @@ def _judged(ranked: Sequence[str], grades: Mapping[str, int], cut: int | None) -
 def _grade(query: str, passage: str, grade: int) -> int:
     """At least 0, and no more than trec_eval can take."""
     if grade > _LARGEST_GRADE:
-        raise ValueError(
+        raise ScoreError(
             f"query {query!r}, passage {passage!r}: grade {grade} is above {_LARGEST_GRADE}, which trec_eval can't "
             "score by; is it a count or a time? Write grades such as 0, 1, 2, 3"
         )
@@ -142,7 +146,7 @@ def _check_ids(what: str, ids: Iterable[str]) -> None:
         fits = False
     for one in () if fits else listed:
         if not isinstance(one, str) or "\0" in one or any("\ud800" <= c <= "\udfff" for c in one):
-            raise ValueError(
+            raise ScoreError(
                 f"{what} id {one!r} can't be scored: trec_eval takes text without NUL and without lone surrogates "
                 "(half of a character, as \\ud83d alone in a JSON file); write another id"
             )
