@@ -52,7 +52,10 @@ class Evaluation:
         depth: candidates reranked a query, for every benchmark; ``null`` for each benchmark's own.
         kept_depth: first-stage candidates kept a query. Those below ``depth`` are not reranked and follow in their
             order, so that recall and MAP are those of the whole list; ``null`` for ``depth``.
-        measures: trec_eval's names for every benchmark, the main one first; ``null`` for each benchmark's own.
+        measures: trec_eval's names or ir_measures' for every benchmark, the main one first; ``null`` for each
+            benchmark's own.
+        ties: how a first stage's list is ordered for its own row: by ``rank``, or by ``trec_eval``, which reads scores
+            as 32-bit numbers and orders equal ones by passage id. What is reranked keeps its order.
     """
 
     base: bool = field(default=True, metadata=SELECTS)
@@ -65,11 +68,12 @@ class Evaluation:
     depth: Annotated[int, Ge(1)] | None = field(default=None, metadata=SELECTS)
     kept_depth: Annotated[int, Ge(1)] | None = None
     measures: tuple[str, ...] | None = field(default=None, metadata=SELECTS)
+    ties: Literal["rank", "trec_eval"] = "rank"
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.measures is not None:
-            check_measures(self.measures)
+            object.__setattr__(self, "measures", check_measures(self.measures))
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,11 @@ class Compare:
         runs: output folders (or any folder below one), whose ``metrics.json`` are taken, and TREC run files; each
             ``path`` or ``label=path``.
         qrels: judgements for the run files, a TREC or BEIR file; ``null`` for the benchmark's (``benchmark=dl19``).
-        measures: trec_eval's names, the main one first.
+        measures: trec_eval's names or ir_measures', the main one first.
         baseline: the label that all others are compared with; ``null`` for every pair.
         missing: what a judged query that a run file lacks counts: ``zero`` or ``skip``.
         relevant_from: with ``qrels``, the lowest grade that measures without grades call relevant (2 in TREC DL).
+        ties: how a run file is ordered: by score and then ``rank``, or as ``trec_eval`` does (``evaluation.ties``).
         permutations: of the randomisation test.
         moved: how many of the queries that moved most are listed a comparison.
         ideal: include the ideal order of the candidates, which is no system.
@@ -96,6 +101,7 @@ class Compare:
     baseline: str | None = None
     missing: Literal["zero", "skip"] = "zero"
     relevant_from: Annotated[int, Ge(1)] = 1
+    ties: Literal["rank", "trec_eval"] = "rank"
     permutations: Annotated[int, Ge(1)] = 10_000
     moved: Annotated[int, Ge(0)] = 10
     ideal: bool = False
@@ -103,4 +109,4 @@ class Compare:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_measures(self.measures)
+        object.__setattr__(self, "measures", check_measures(self.measures))

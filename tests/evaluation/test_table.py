@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from rearank.evaluation import render_csv, render_latex, render_table, summary_row
+from rearank.evaluation import paired_test, render_csv, render_latex, render_table, summary_row
 
 
 def test_a_table_is_aligned_markdown() -> None:
@@ -51,6 +51,44 @@ def test_a_table_for_a_program_keeps_every_digit() -> None:
         ("two\nlines", 1e-30, "1"),
     ]
     assert render_csv([]) == render_latex([]) == ""
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", " =", "\t=", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_a_name_is_no_formula_in_a_spreadsheet(sign: str) -> None:
+    name = f"{sign}1+cmd|' /C calc'!A0"
+    text = render_csv([{"system": name, name: "x"}])
+    head, row = csv.reader(io.StringIO(text, newline=""))
+    assert (head, row) == (["system", f"'{name}"], [f"'{name}", "x"])
+
+
+def test_a_lone_carriage_return_starts_no_row() -> None:
+    rows = list(csv.reader(io.StringIO(render_csv([{"system": "a\r=1+1", "x": 1}]), newline="")))
+    assert rows == [["system", "x"], ["a =1+1", "1"]]
+
+
+def test_numbers_stay_numbers_in_a_spreadsheet() -> None:
+    row = {
+        "a": "+0.0210",
+        "b": "-0.0100 to 0.0200",
+        "c": -0.5,
+        "d": "-1e-05",
+        "e": None,
+        "f": "",
+        "g": "a=b",
+        "h": "1/2",
+    }
+    assert next(csv.DictReader(io.StringIO(render_csv([row])))) == {
+        **{"a": "+0.0210", "b": "-0.0100 to 0.0200", "c": "-0.5", "d": "-1e-05", "e": "", "f": "", "g": "a=b"},
+        **{"h": "1/2"},
+    }
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_a_mean_of_what_is_not_finite_is_an_error(odd: float) -> None:
+    with pytest.raises(ValueError, match="1 of 3 values are not finite"):
+        summary_row("odd", {"a": 0.5, "b": odd, "c": 0.1})
+    with pytest.raises(ValueError, match="query 'b' has a value that is not finite"):
+        paired_test({"a": 0.5, "b": 0.2, "c": 0.1}, {"a": 0.5, "b": odd, "c": 0.1})
 
 
 def test_a_table_for_a_paper() -> None:

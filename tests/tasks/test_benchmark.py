@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from rearank.data import JudgedCandidates
 from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.data.bm25 import Bm25
 from rearank.data.trec import TrecFiles
+from rearank.tasks.evaluate.measuring import _first_order
 from rearank.types import Candidates, Passage, Query
 
 PASSAGES = {f"d{i}": Passage(f"d{i}", f"text {i}") for i in range(6)}
@@ -91,3 +93,15 @@ def test_vaswani(shared_data: Path, tmp_path: Path) -> None:
     )
     assert len(values["map"]) == 93
     assert sum(values["ndcg_cut_10"].values()) / 93 == pytest.approx(0.4368, abs=0.0015)
+
+
+def test_ties_of_a_first_stage_are_trec_evals_on_request() -> None:
+    """A first stage's own row; without scores there are no ties."""
+    passages = tuple(Passage(one, one) for one in ("a", "c", "b"))
+    item = JudgedCandidates(Candidates(Query("q", "q"), passages, (2.0, 1.0, 1.0 + 1e-12)), {})
+    assert _first_order(item, "rank") == ["a", "c", "b"]
+    assert _first_order(item, "trec_eval") == ["a", "c", "b"]
+    other = JudgedCandidates(Candidates(Query("q", "q"), passages, (1.0, 1.0, 1.0)), {})
+    assert _first_order(other, "trec_eval") == ["c", "b", "a"]
+    unscored = JudgedCandidates(Candidates(Query("q", "q"), passages), {})
+    assert _first_order(unscored, "trec_eval") == ["a", "c", "b"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -148,6 +149,54 @@ def test_a_query_that_a_run_lacks(
     assert [content["comparisons"][0]["test"]["queries"] for content in (zero, skip)] == [JUDGED, JUDGED - 1]
 
 
+def test_what_a_run_lacks_is_marked(
+    judged: tuple[Path, dict[str, list[str]], dict[str, list[str]]], tmp_path: Path
+) -> None:
+    qrels, a, b = judged
+    plain = [str(10 - i) for i in range(10)]
+    del b["q3"], b["q7"]
+    files = [written(tmp_path / f"{name}.trec", ranked, plain, None) for name, ranked in (("a", a), ("b", b))]
+    found = compared(tmp_path, files, qrels=str(qrels))
+    assert [row["judged@10"] for row in found["means"]] == [1.0, 1.0]
+    folder = tmp_path / "run" / "comparison"
+    for name in ("means.csv", "means.tex", "tests.csv", "comparison.md"):
+        assert "b (2 missing)" in (folder / name).read_text()
+    line = f"b: judged queries that are missing in the run file: 2; {JUDGED} are counted, 2 of them as 0"
+    assert line in (folder / "comparison.md").read_text()
+
+
+def test_run_files_of_one_name_are_called_after_their_folders(
+    judged: tuple[Path, dict[str, list[str]], dict[str, list[str]]], tmp_path: Path
+) -> None:
+    qrels, a, b = judged
+    plain = [str(10 - i) for i in range(10)]
+    places = [tmp_path / one / "evaluation" / "dl19" / "base" for one in ("first", "second")]
+    for place, ranked in zip(places, (a, b), strict=True):
+        place.mkdir(parents=True)
+        written(place / "run.trec", ranked, plain, None)
+    files = [place / "run.trec" for place in places]
+    found = compared(tmp_path, files, qrels=str(qrels))
+    assert [row["system"] for row in found["means"]] == ["first/run", "second/run"]
+    deeper = [*files, written(tmp_path / "first" / "run.trec", b, plain, None), f"mine={files[0]}"]
+    found = compared(tmp_path, deeper, qrels=str(qrels))
+    assert [row["system"] for row in found["means"]] == [
+        *("first/evaluation/dl19/base/run", "second/evaluation/dl19/base/run", "first/run", "mine")
+    ]
+    with pytest.raises(CompareError, match="two systems are labelled 'run'; give each its own label"):
+        compared(tmp_path, [files[0], files[0]], qrels=str(qrels))
+
+
+def test_trec_evals_order_of_ties(tmp_path: Path) -> None:
+    """Equal scores by passage id, descending; by default the rank column decides."""
+    qrels = tmp_path / "qrels.txt"
+    qrels.write_text("q1 0 b 1\nq2 0 b 1\n")
+    tied = written(tmp_path / "tied.trec", {"q1": ["a", "b"], "q2": ["a", "b"]}, ["1.0000000001", "1.0"], None)
+    best = written(tmp_path / "best.trec", {"q1": ["b", "a"], "q2": ["b", "a"]}, ["2", "1"], None)
+    for ties, value in (("rank", 0.5), ("trec_eval", 1.0)):
+        found = compared(tmp_path, [tied, best], qrels=str(qrels), ties=ties, measures=("RR",))
+        assert [row["MRR"] for row in found["means"]] == [value, 1.0]
+
+
 def test_a_run_file_beside_folders(runs: Path, tmp_path: Path) -> None:
     """Scored by the benchmark's judgements it has its folder's values; by other judgements it isn't compared."""
     ranked = runs / "oracle/run/evaluation/synthetic/scripted/run.trec"
@@ -192,3 +241,15 @@ def test_what_can_not_be_compared(
     evaluate_models(made(other, *SMALL, f"paths.cache={runs}/cache", "benchmark.collection.split=dev"))
     with pytest.raises(CompareError, match=r"share 0 queries, a comparison needs two at least"):
         compared(tmp_path, [f"a={folder}", f"b={other}/run"])
+
+
+def test_a_folder_with_values_that_are_none_is_named(runs: Path, tmp_path: Path) -> None:
+    """JSON files may hold NaN: it would pass into means and tests."""
+    place = tmp_path / "odd" / "evaluation" / "synthetic" / "scripted"
+    place.mkdir(parents=True)
+    content = read(runs / "oracle/run/evaluation/synthetic/scripted/metrics.json")
+    query = next(iter(content["per_query"]["ndcg_cut_10"]))
+    content["per_query"]["ndcg_cut_10"][query] = float("nan")
+    (place / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(CompareError, match=rf"metrics\.json: is not what task=evaluate writes .*{query}.*nan"):
+        compared(tmp_path, [tmp_path / "odd", runs / "random/run"])

@@ -10,14 +10,17 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from tests.tasks.runs import QUERIES, SMALL, SpendError, made, priced, read, with_benchmark
+from tests.tasks.runs import QUERIES, SMALL, SpendError, made, priced, read, report_of, with_benchmark
 
 from rearank.data import DataError
 from rearank.data.beir import BeirFolder
 from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.data.trec import read_run
 from rearank.experiment import Run
-from rearank.tasks.evaluate.scores import Places
+from rearank.runs.reader import SYSTEM
+from rearank.sections import Compare
+from rearank.tasks.compare import compare_runs
+from rearank.tasks.evaluate.scores import Places, keep
 from rearank.tasks.pipeline import evaluate_models
 
 MEASURES = "evaluation.measures=[ndcg_cut_10,map,recall_20,recip_rank,P_10]"
@@ -81,6 +84,78 @@ def test_a_stopped_run_keeps_what_it_has_and_goes_on_to_the_same_bytes(tmp_path:
     assert sum(line["cost_paid_now"] for line in lines) == pytest.approx(calls["cost"])
     assert calls["cost"] == pytest.approx(0.001 * calls["calls"])
     assert read(tmp_path / "run" / "summary.json")["cost"] == calls["cost"]
+
+
+def test_failed_queries_are_marked_in_every_table(tmp_path: Path, place: Path) -> None:
+    """They count 0, or are left out, and every table says how many."""
+    failing = ("engine.failing=0.2", "evaluation.max_failed=1", f"paths.cache={place}/cache")
+    run = made(tmp_path, *SMALL, *failing)
+    summary = evaluate_models(run)
+    metrics = read(system(tmp_path, "scripted") / "metrics.json")
+    failed = metrics["calls"]["failed"]
+    assert 0 < failed < QUERIES
+    assert summary["failed"] == {"scripted": failed}
+    label = f"scripted: oracle ({failed} failed)"
+    folder = system(tmp_path, "scripted").parent
+    for name in ("table.md", "table.csv", "table.tex"):
+        assert label in (folder / name).read_text()
+    assert f"as they failed: {failed}; they count 0, {QUERIES} are counted" in (folder / "table.md").read_text()
+    row = next(row for row in csv.DictReader((folder / "table.csv").read_text().splitlines()) if row["system"] == label)
+    assert int(row["queries"]) == QUERIES
+    ranked = metrics["judged_per_query"]["judged_10"]
+    assert len(ranked) == QUERIES - failed, "what has no ranking has no judged share"
+    assert sum(value for query, value in metrics["per_query"]["ndcg_cut_10"].items() if query not in ranked) == 0
+    assert label in report_of(run).read_text()
+    compared = Compare(runs=(f"good={run.folder}",), permutations=10)
+    compare_runs(compared, run.experiment.benchmark, tmp_path / "comparison")
+    for name in ("means.csv", "means.tex", "tests.csv", "tests.tex", "comparison.md"):
+        assert f"good ({failed} failed)" in (tmp_path / "comparison" / name).read_text()
+    left_out = made(tmp_path / "skip", *SMALL, *failing, "benchmark.missing=skip")
+    assert evaluate_models(left_out)["failed"] == {"scripted": failed}
+    folder = system(tmp_path / "skip", "scripted").parent
+    row = next(row for row in csv.DictReader((folder / "table.csv").read_text().splitlines()) if row["system"] == label)
+    assert int(row["queries"]) == QUERIES - failed
+    assert f"are left out (benchmark.missing=skip), {QUERIES - failed} are counted" in (folder / "table.md").read_text()
+
+
+def test_how_much_is_judged_stands_beside_ndcg(place: Path) -> None:
+    """The share of a ranking's first 10 that the judgements know, counted here by hand from the files."""
+    run = made(place, *SMALL, "evaluation.measures=[map,nDCG@10]")
+    summary = evaluate_models(run)
+    folder = system(place, "scripted").parent
+    row = next(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    names = list(row)
+    assert names[names.index("nDCG@10") + 1] == "judged@10"
+    qrels = run.experiment.benchmark.collection.qrels()
+    ranked = read_run(folder / "bm25" / "run.trec")
+    shares = [sum(one in qrels[query] for one, _ in rows[:10]) / len(rows[:10]) for query, rows in ranked.items()]
+    assert float(row["judged@10"]) == pytest.approx(fmean(shares))
+    assert summary["judged"]["bm25"] == pytest.approx(fmean(shares))
+    assert summary["measure"] == "map"
+    evaluate_models(made(place, *SMALL, "evaluation.measures=[map]"))
+    assert "judged@10" not in (folder / "table.csv").read_text()
+
+
+def test_a_summary_names_what_was_asked(place: Path) -> None:
+    scripted = evaluate_models(made(place, *SMALL))
+    assert (scripted["model"], scripted["engine"]) == (None, "scripted: oracle")
+    nothing = evaluate_models(made(place, *SMALL, "engine=none"))
+    assert (nothing["model"], nothing["engine"]) == (None, "none")
+    assert evaluate_models(priced(made(place, *SMALL, "evaluation.samples=0")))["model"] == "tiny"
+
+
+def test_a_sample_that_lacks_a_query_left_out_of_others(place: Path) -> None:
+    """Its mean is over the samples that rank it."""
+    benchmark = replace(made(place, *SMALL).experiment.benchmark, missing="skip")
+    query, *others = sorted(benchmark.judgements.grades)
+    best = {
+        one: sorted(grades, key=grades.__getitem__, reverse=True) for one, grades in benchmark.judgements.grades.items()
+    }
+    (place / "samples").mkdir()
+    few = {one: best[one] for one in others}
+    found = keep(place / "samples", benchmark, [few, best], label="two", role=SYSTEM)
+    assert set(found.values) == {query, *others}
+    assert found.mean == 1.0
 
 
 def test_no_engine_shows_the_first_stage_beside_what_is_known(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,9 +239,9 @@ def test_a_list_has_one_table_with_its_average(place: Path, capsys: pytest.Captu
     assert summary["cost"] == pytest.approx(parts["dl19"]["cost"] + parts["dl20"]["cost"])
     table = (place / "run" / "evaluation" / "table.md").read_text()
     lines = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("|")}
-    assert lines["system"].replace(" ", "") == "|system|dl19|dl20|average|"
-    assert lines["REARANK-7B, published"].replace(" ", "") == "|REARANK-7B,published|0.7416|0.7000|0.720|"
-    assert lines["BM25, published"].replace(" ", "") == "|BM25,published|0.5058|0.4796|0.4927|"
+    assert lines["system"].replace(" ", "") == "|system|dl19|dl20|average|judged@10|"
+    assert lines["REARANK-7B, published"].replace(" ", "") == "|REARANK-7B,published|0.7416|0.7000|0.720||"
+    assert lines["BM25, published"].replace(" ", "") == "|BM25,published|0.5058|0.4796|0.4927||"
     assert f"{average['base']:.4f}" in lines["tiny, greedy"]
     assert table in capsys.readouterr().out + "\n"
     rows = list(csv.DictReader((place / "run" / "evaluation" / "table.csv").read_text().splitlines()))

@@ -25,7 +25,7 @@ class Benchmark:
         collection: a ``rearank.data.Collection``.
         retriever: a ``rearank.data.Retriever``, the first stage.
         depth: number of candidates retrieved for each query; excluded ones are taken out of these (see ``Source``).
-        measures: trec_eval's names; the first is the main one.
+        measures: trec_eval's names or ir_measures' (``rearank.evaluation.measures``); the first is the main one.
         missing: what a judged query without candidates counts: ``zero``, or ``skip`` as the paper's scripts do.
         relevant_from: the lowest grade that measures without grades (MAP, recall...) call relevant: 2 in TREC DL.
         own_passage: ``exclude`` where queries are passages of the collection and must not find themselves.
@@ -56,7 +56,7 @@ class Benchmark:
             if not 0 <= value <= 1:
                 raise ValueError(f"known.{source} is an nDCG@10 and must lie in [0, 1] (0.5058 for 50.58), not {value}")
         # Here and not after hours of reranking.
-        check_measures(self.measures)
+        object.__setattr__(self, "measures", check_measures(self.measures))
 
     @property
     def benchmarks(self) -> tuple[Benchmark, ...]:
@@ -83,13 +83,15 @@ class Benchmark:
         on_empty: Literal["keep", "skip"] = "keep" if self.missing == "zero" else "skip"
         return Source(self.name, self.collection, self.first_stage, on_empty, self.own_passage).judged(self.depth)
 
-    def score(self, run: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    def score(
+        self, run: Mapping[str, Sequence[str]], measures: Sequence[str] | None = None
+    ) -> dict[str, dict[str, float]]:
         """measure -> query id -> value, of a run with query id -> passage ids, best first.
 
-        What is excluded for a query counts neither as found nor as judged.
+        What is excluded for a query counts neither as found nor as judged. ``measures``: others than the benchmark's.
         """
         allowed = {query: self.judgements.allowed(query, ranked) for query, ranked in run.items()}
-        return score(allowed, self.judgements.grades, self.measures, self.missing, self.relevant_from)
+        return score(allowed, self.judgements.grades, measures or self.measures, self.missing, self.relevant_from)
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,24 @@
 """Evaluation: trec_eval's measures, how sure their differences are, tables of both, and what others published.
 
-``scoring`` runs and judgements -> values · ``measures`` their headings · ``significance`` intervals, paired tests and
-Holm's correction · ``comparison`` any number of systems · ``table`` Markdown, CSV and LaTeX · ``published`` numbers of
-papers, with their sources.
+``scoring`` runs and judgements -> values · ``measures`` their names and headings · ``significance`` intervals, paired
+tests and Holm's correction · ``comparison`` any number of systems · ``table`` Markdown, CSV and LaTeX · ``published``
+numbers of papers, with their sources.
 """
 
 from rearank.evaluation.comparison import Comparison, Scored, common_queries, compare, most_moved
-from rearank.evaluation.measures import heading
+from rearank.evaluation.measures import JUDGED, check_measures, heading
 from rearank.evaluation.published import Published
-from rearank.evaluation.scoring import check_measures, score
+from rearank.evaluation.scoring import ScoreError, score, trec_order
 from rearank.evaluation.significance import PairedTest, bootstrap_interval, holm, paired_test
 from rearank.evaluation.table import Cell, render_csv, render_latex, render_table, summary_row, write_tables
 
 __all__ = [
+    "JUDGED",
     "Cell",
     "Comparison",
     "PairedTest",
     "Published",
+    "ScoreError",
     "Scored",
     "bootstrap_interval",
     "check_measures",
@@ -31,5 +33,6 @@ __all__ = [
     "render_table",
     "score",
     "summary_row",
+    "trec_order",
     "write_tables",
 ]

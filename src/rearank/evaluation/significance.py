@@ -28,7 +28,11 @@ class PairedTest:
 def bootstrap_interval(
     values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean. Raises ``ValueError`` without values or for a level outside (0, 1)."""
+    """Percentile bootstrap interval of the mean.
+
+    Raises:
+        ValueError: without values, for one that isn't finite, or for a level outside (0, 1).
+    """
     import numpy as np
 
     if len(values) == 0:
@@ -36,6 +40,8 @@ def bootstrap_interval(
     if not 0 < level < 1:
         raise ValueError(f"level must lie strictly between 0 and 1, not {level}")
     sample = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(sample).all():
+        raise ValueError(f"{(~np.isfinite(sample)).sum()} of {len(sample)} values are not finite: their mean is none")
     rng = np.random.default_rng(seed)
     # In blocks: 10,000 resamples of 7,000 queries at once would take half a gigabyte.
     block = max(1, 2_000_000 // len(sample))
@@ -60,7 +66,7 @@ def paired_test(
         permutations: sign flips drawn; the randomisation p-value is never below 1 / (permutations + 1).
 
     Raises:
-        ValueError: unless both hold the same queries, two at least.
+        ValueError: unless both hold the same queries, two at least, and finite values.
     """
     import numpy as np
     from scipy import stats
@@ -70,6 +76,8 @@ def paired_test(
         raise ValueError(f"paired tests need the same queries on both sides; only one has {', '.join(odd)}")
     if len(a) < 2:
         raise ValueError(f"a paired test needs at least two queries, not {len(a)}")
+    if odd := [q for q in sorted(a) if not (math.isfinite(a[q]) and math.isfinite(b[q]))]:
+        raise ValueError(f"query {odd[0]!r} has a value that is not finite: {a[odd[0]]} and {b[odd[0]]}")
     difference = np.array([b[q] - a[q] for q in sorted(a)], dtype=np.float64)
     mean = float(difference.mean())
     spread = float(difference.std(ddof=1))

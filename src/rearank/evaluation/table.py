@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +16,9 @@ Cell: TypeAlias = str | int | float | None
 """Floats are shown with four decimals (tiny ones as powers of ten), ``None`` as an empty cell."""
 
 _SMALLEST_DECIMAL = 0.00005  # below it four decimals would show 0.0000
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+"""How a text begins that a spreadsheet takes for a formula: with these signs, or their wide forms."""
+_NUMBERS = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?( to [+-]?\d[\d.]*(e[+-]?\d+)?)?")  # +0.0210, -0.01 to 0.02
 _LATEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -40,13 +44,16 @@ def render_table(rows: Sequence[Mapping[str, Cell]]) -> str:
 
 
 def render_csv(rows: Sequence[Mapping[str, Cell]]) -> str:
-    """The same rows for a program: a header line, floats with all their digits, no rounding."""
+    """The same rows for a program: a header line, floats with all their digits, no rounding.
+
+    Names are others' text: one that a spreadsheet would run as a formula gets a ``'`` before it.
+    """
     columns = _columns(rows)
     out = io.StringIO()
     if columns:
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(["" if row.get(c) is None else row.get(c) for c in columns] for row in rows)
+        writer.writerow([_inert(c) for c in columns])
+        writer.writerows([_inert(row.get(c)) for c in columns] for row in rows)
     return out.getvalue()
 
 
@@ -128,6 +135,13 @@ def _is_number(cell: Cell) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _inert(cell: Cell) -> Cell:
+    if isinstance(cell, str):
+        cell = cell.replace("\r", " ")  # which the writer doesn't quote, and readers take for a row's end
+        return f"'{cell}" if _FORMULA.match(cell) and not _NUMBERS.fullmatch(cell) else cell
+    return "" if cell is None else cell
 
 
 def _text(cell: Cell) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rearank.evaluation import Comparison, Scored, bootstrap_interval, compare, heading
 from rearank.report.curves import seed_groups, seed_of, untaken
-from rearank.runs.reader import FIRST, IDEAL, SYSTEM, UNTRAINED, Arm, Evaluated, RunFolder, rank
+from rearank.runs.reader import FIRST, IDEAL, SYSTEM, UNTRAINED, Arm, Evaluated, RunFolder, marked, rank
 from rearank.runs.seeds import Seeds, p_over_seeds
 
 _ALL_PAIRS = 6  # systems, up to which each is tested against each
@@ -95,7 +95,8 @@ def _pooled(systems: Sequence[Evaluated]) -> Evaluated:
     values = {m: Seeds({str(n): one.values[m] for n, one in enumerate(systems)}).values for m in shared}
     calls = {key: sum(one.calls.get(key, 0) for one in systems) for one in systems for key in one.calls}
     intervals = {measure: bootstrap_interval(list(its.values())) for measure, its in values.items() if its}
-    return replace(first, label=_common(systems), values=values, intervals=intervals, calls=calls)
+    judged = Seeds({str(n): one.judged for n, one in enumerate(systems)}).values
+    return replace(first, label=_common(systems), values=values, intervals=intervals, calls=calls, judged=judged)
 
 
 def _same(a: Evaluated, b: Evaluated) -> bool:
@@ -142,6 +143,7 @@ def _labelled(group: Sequence[Side], runs: Sequence[RunFolder]) -> list[Side]:
             label = f"{owners[0]}{more}: {label}"
         label = untaken(label, taken)
         taken.add(label)
+        label = marked(label, side.system.failed)
         named.append(replace(side, system=replace(side.system, label=label)))
     return named
 
@@ -178,6 +180,7 @@ def result_rows(group: Sequence[Side]) -> list[dict[str, Any]]:
                 "windows_of": next(iter(side.seeds), None),  # the seed whose rankings and answers are shown
                 "means": {measure: fmean(values.values()) for measure, values in one.values.items() if values},
                 "intervals": {measure: list(interval) for measure, interval in one.intervals.items()},
+                "judged": fmean(one.judged.values()) if one.judged else None,
                 "queries": len(next(iter(one.values.values()), {})),
                 "published": dict(one.published) if one.published else None,
                 "calls": {k: v for k, v in one.calls.items() if not k.startswith(_STATUS)},

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from rearank.evaluation import JUDGED
 from rearank.runs.layout import (
     ANALYSED,
     ANALYSIS,
@@ -71,6 +72,13 @@ class Evaluated:
     answers: Mapping[str, Any] | None
     place: Path
     published: Mapping[str, Any] | None = None
+    judged: Mapping[str, float] = field(default_factory=dict)
+    """query id -> share of its first 10 that is judged; empty where an earlier version measured."""
+
+    @property
+    def failed(self) -> int:
+        """Queries without a ranking."""
+        return int(self.calls.get("failed", 0))
 
     @property
     def measure(self) -> str:
@@ -132,6 +140,11 @@ class RunFolder:
     def empty(self) -> bool:
         """Nothing was trained, evaluated or analysed here."""
         return not (self.systems or self.curves or self.analysis)
+
+
+def marked(label: str, failed: int) -> str:
+    """A system's label in a table: it says where queries failed."""
+    return f"{label} ({failed} failed)" if failed else label
 
 
 def labelled(given: str) -> tuple[str | None, Path]:
@@ -241,16 +254,24 @@ def _read_system(place: Path) -> Evaluated:
             str(content.get("system", place.name)),
             str(content.get("role", IDEAL if place.name == IDEAL else SYSTEM)),
             str(content["benchmark"]),
-            {measure: content["per_query"][measure] for measure in measures},
+            {measure: _finite(content["per_query"][measure]) for measure in measures},
             content.get("interval_95", {}),
             content.get("calls", {}),
             read_json(place / SETTINGS),
             read_json(place / ENVIRONMENT),
             read_json(place / ENGINE) or None,
             place,
+            judged=_finite(content.get("judged_per_query", {}).get(JUDGED, {})),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FolderError(f"{place / METRICS}: is not what task=evaluate writes ({error!r}); evaluate again") from error
+
+
+def _finite(values: Mapping[str, float]) -> Mapping[str, float]:
+    """JSON files may hold NaN, which would pass into every mean."""
+    if odd := [query for query, value in values.items() if not math.isfinite(value)]:
+        raise ValueError(f"query {odd[0]!r}: {values[odd[0]]}")
+    return values
 
 
 def _parts(summary: Mapping[str, Any], benchmarks: Collection[str]) -> Mapping[str, Mapping[str, Any]]:

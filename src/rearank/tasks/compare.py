@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.data.overlap import JudgedQuery, overlaps
 from rearank.evaluation import (
+    JUDGED,
     Cell,
     Comparison,
     Scored,
@@ -26,11 +27,12 @@ from rearank.evaluation import (
     render_table,
     write_tables,
 )
+from rearank.evaluation.published import MEASURE
 from rearank.experiment import Run
 from rearank.runs.layout import write_json
 from rearank.runs.reader import SYSTEM, UNTRAINED
 from rearank.sections import Compare
-from rearank.tasks.compare_inputs import CompareError, Found, gather
+from rearank.tasks.compare_inputs import CompareError, Entry, Found, gather
 from rearank.tasks.overlap import training_queries
 from rearank.types import Query
 
@@ -59,6 +61,7 @@ def compare_runs(settings: Compare, benchmark: Benchmark | BenchmarkList, folder
     """
     found = gather(settings, benchmark)
     systems, alone = _comparable([entry.scored for entry in found.entries])
+    by_label = {(one.scored.benchmark, one.scored.label): one for one in found.entries}
     try:
         comparisons = compare(
             systems,
@@ -69,12 +72,15 @@ def compare_runs(settings: Compare, benchmark: Benchmark | BenchmarkList, folder
         )
     except ValueError as error:
         raise CompareError(str(error)) from error
-    means = [row for benchmark in _benchmarks(systems) for row in _means(benchmark, systems, settings)]
+    means = [row for benchmark in _benchmarks(systems) for row in _means(benchmark, systems, settings, by_label)]
     tests = [_test_row(one) for one in comparisons]
     moved = [row for one in comparisons for row in _moved_rows(one, systems, found.texts, settings)]
-    for name, rows in (("means", means), ("tests", tests), ("moved", moved)):
+    shown = {name: _marked(rows, by_label) for name, rows in (("means", means), ("tests", tests), ("moved", moved))}
+    for name, rows in shown.items():
         write_tables(folder / name, rows)
-    lines = _text(means, tests, moved, [*alone, *_trained_on(found)], settings, len(comparisons))
+    alone += [_unranked(one) for one in by_label.values() if one.failed or one.lacking]
+    alone += _trained_on(found)
+    lines = _text(shown["means"], shown["tests"], shown["moved"], alone, settings, len(comparisons))
     (folder / "comparison.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_json(
         folder / "comparison.json",
@@ -105,7 +111,29 @@ def _comparable(systems: Sequence[Scored]) -> tuple[list[Scored], list[str]]:
     return kept, alone
 
 
-def _means(benchmark: str, systems: Sequence[Scored], settings: Compare) -> list[dict[str, Cell]]:
+def _marked(rows: Sequence[Mapping[str, Cell]], entries: Mapping[tuple[Any, Any], Entry]) -> list[dict[str, Cell]]:
+    """The rows with labels that say where queries have no ranking."""
+
+    def shown(row: Mapping[str, Cell], key: str) -> Cell:
+        found = entries.get((row["benchmark"], row[key])) if key in ("system", "a", "b") else None
+        return found.marked if found is not None else row[key]
+
+    return [{key: shown(row, key) for key in row} for row in rows]
+
+
+def _unranked(one: Entry) -> str:
+    """What the mark of a system means."""
+    failed = [f"failed queries: {one.failed}"] if one.failed else []
+    lacking = [f"judged queries that are missing in the run file: {one.lacking}"] if one.lacking else []
+    counted = next(iter(one.scored.values.values()))
+    zero = f", {sum(query not in one.judged for query in counted)} of them as 0" if one.judged else ""
+    what = " and ".join(failed + lacking)
+    return f"{one.scored.benchmark}, {one.scored.label}: {what}; {len(counted)} are counted{zero}"
+
+
+def _means(
+    benchmark: str, systems: Sequence[Scored], settings: Compare, entries: Mapping[tuple[str, str], Entry]
+) -> list[dict[str, Cell]]:
     """A row a system, over the queries that all systems of the benchmark share."""
     group = [system for system in systems if system.benchmark == benchmark]
     main, *others = settings.measures
@@ -114,9 +142,16 @@ def _means(benchmark: str, systems: Sequence[Scored], settings: Compare) -> list
     for system in group:
         values = [system.values[main][query] for query in queries]
         low, high = bootstrap_interval(values, seed=settings.seed)
-        more = {heading(m): fmean(system.values[m][query] for query in common_queries(group, m)) for m in others}
+        shares = entries[benchmark, system.label].judged
+        its = [shares[query] for query in queries if query in shares]
+        judged: dict[str, Cell] = {heading(JUDGED): fmean(its) if its else None}
         row: dict[str, Cell] = {"benchmark": benchmark, "system": system.label, heading(main): fmean(values)}
-        rows.append({**row, "95% interval": f"{low:.4f} to {high:.4f}", **more, "queries": len(queries)})
+        row["95% interval"] = f"{low:.4f} to {high:.4f}"
+        row |= judged if main == MEASURE else {}
+        for m in others:
+            row[heading(m)] = fmean(system.values[m][query] for query in common_queries(group, m))
+            row |= judged if m == MEASURE else {}
+        rows.append({**row, "queries": len(queries)})
     return rows
 
 

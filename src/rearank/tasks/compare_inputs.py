@@ -9,9 +9,9 @@ from typing import Any
 
 from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.data.trec import read_qrels, read_run
-from rearank.evaluation import Scored, score
+from rearank.evaluation import JUDGED, Scored, score, trec_order
 from rearank.runs.layout import EVALUATION, METRICS, QUERIES, RUN, read_json
-from rearank.runs.reader import FIRST, IDEAL, SYSTEM, Evaluated, FolderError, read_systems
+from rearank.runs.reader import FIRST, IDEAL, SYSTEM, Evaluated, FolderError, marked, read_systems
 from rearank.sections import Compare
 
 
@@ -21,13 +21,26 @@ class CompareError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A system with where it came from: its own folder, where it has one; ``several``: its run folder has others."""
+    """A system with where it came from: its own folder, where it has one; ``several``: its run folder has others.
+
+    ``judged``: of each query with a ranking, the share of its first 10 that is judged. ``failed``: queries that failed,
+    as its folder has it; ``lacking``: judged queries that a run file has no line of.
+    """
 
     scored: Scored
     system: str = ""
     role: str = ""
     folder: Path | None = None
     several: bool = False
+    judged: Mapping[str, float] = field(default_factory=dict)
+    failed: int = 0
+    lacking: int = 0
+
+    @property
+    def marked(self) -> str:
+        """The label as tables show it."""
+        label = marked(self.scored.label, self.failed)
+        return f"{label} ({self.lacking} missing)" if self.lacking else label
 
 
 @dataclass
@@ -51,7 +64,9 @@ class Found:
             name = label or _run_name(path)
             plain = not several and one.role == SYSTEM
             scored = Scored(name if plain else f"{name}: {one.name}", one.benchmark, _values(one, settings.measures))
-            self.entries.append(Entry(scored, one.name, one.role, one.place, several))
+            self.entries.append(
+                Entry(scored, one.name, one.role, one.place, several, judged=one.judged, failed=one.failed)
+            )
             if texts := read_json(one.place.parent / QUERIES):
                 self.texts.setdefault(one.benchmark, {}).update(texts)
 
@@ -62,7 +77,7 @@ class Found:
             self.texts.setdefault(judge.benchmark.name, {}).update(texts)
         name = judge.benchmark.name if judge.benchmark is not None else _group(judge, self.entries)
         _check_agreement(judge, [entry for entry in self.entries if entry.scored.benchmark == name])
-        self.entries += [Entry(Scored(label, name, judge.score(path))) for label, path in files]
+        self.entries += [judge.entry(label, name, path) for label, path in files]
 
 
 def gather(settings: Compare, benchmark: Benchmark | BenchmarkList) -> Found:
@@ -73,18 +88,19 @@ def gather(settings: Compare, benchmark: Benchmark | BenchmarkList) -> Found:
     """
     if not settings.runs:
         raise CompareError("compare.runs is empty: compare.runs=[outputs/a,outputs/b] or [one.trec,other.trec]")
-    found, files = Found(), []
+    found = Found()
+    files: list[tuple[str | None, Path]] = []
     for given in settings.runs:
         label, path = _split(given)
         if path.is_dir():
             found.add_folder(label, path, settings)
         elif path.is_file():
-            files.append((label or path.name.removesuffix(".gz").removesuffix(".trec").removesuffix(".txt"), path))
+            files.append((label, path))
         else:
             raise CompareError(f"compare.runs: {path}: there is no such output folder or run file")
     found.entries = _merged(found.entries)
     if files:
-        found.add_files(_judge(settings, benchmark), files)
+        found.add_files(_judge(settings, benchmark), _named(files))
     return found
 
 
@@ -94,6 +110,25 @@ def _split(given: str) -> tuple[str | None, Path]:
     if not equals or Path(given).exists() or "/" in label:
         return None, Path(given)
     return label, Path(path)
+
+
+def _named(files: Sequence[tuple[str | None, Path]]) -> list[tuple[str, Path]]:
+    """A file without a label is called after itself; those of one name after the folders in which they differ."""
+    given = [label or path.name.removesuffix(".gz").removesuffix(".trec").removesuffix(".txt") for label, path in files]
+    named = []
+    for label, (own, path) in zip(given, files, strict=True):
+        twins = [other.resolve().parent.parts for (_, other), name in zip(files, given, strict=True) if name == label]
+        apart = _apart(path.resolve().parent.parts, twins) if own is None and len(twins) > 1 else ""
+        named.append((f"{apart}/{label}" if apart else label, path))
+    return named
+
+
+def _apart(parts: Sequence[str], all_parts: Sequence[Sequence[str]]) -> str:
+    """The folders that differ, without those that all begin or end with."""
+    shortest = min(map(len, all_parts))
+    start = next((n for n in range(shortest) if len({one[n] for one in all_parts}) > 1), shortest)
+    end = next((n for n in range(shortest - start) if len({one[-1 - n] for one in all_parts}) > 1), shortest - start)
+    return "/".join(parts[start : len(parts) - end])
 
 
 def _run_name(path: Path) -> str:
@@ -144,24 +179,40 @@ class _Judge:
     measures: tuple[str, ...]
     missing: Any
     relevant_from: int = 1
+    ties: str = "rank"
 
-    def score(self, path: Path) -> dict[str, dict[str, float]]:
+    def entry(self, label: str, benchmark: str, path: Path) -> Entry:
+        """A run file's system."""
+        values = self.score(path, (*self.measures, JUDGED))
+        kept = {measure: values[measure] for measure in self.measures}
+        judged = values[JUDGED]
+        lacking = sum(query not in judged for query in next(iter(kept.values())))
+        return Entry(Scored(label, benchmark, kept), judged=judged, lacking=lacking)
+
+    def score(self, path: Path, measures: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         """measure -> query -> value; only the order of the run counts, never its scores' type or size."""
-        ranked = {query: [passage for passage, _ in rows] for query, rows in read_run(path).items()}
+        run = read_run(path)
+        in_order = trec_order if self.ties == "trec_eval" else _as_read
+        ranked = {query: in_order(rows) for query, rows in run.items()}
         if not ranked.keys() & self.grades.keys():
             raise CompareError(
                 f"{path}: none of its {len(ranked)} queries is judged in {self.source}; give the judgements of the "
                 "same queries (compare.qrels=... or benchmark=...)"
             )
         if self.benchmark is not None:
-            return self.benchmark.score(ranked)
-        return score(ranked, self.grades, self.measures, self.missing, self.relevant_from)
+            return self.benchmark.score(ranked, measures)
+        return score(ranked, self.grades, measures or self.measures, self.missing, self.relevant_from)
+
+
+def _as_read(rows: Sequence[tuple[str, float]]) -> list[str]:
+    return [passage for passage, _ in rows]
 
 
 def _judge(settings: Compare, node: Benchmark | BenchmarkList) -> _Judge:
     if settings.qrels is not None:
         grades = read_qrels(settings.qrels)
-        return _Judge(settings.qrels, grades, None, settings.measures, settings.missing, settings.relevant_from)
+        of_file = (settings.measures, settings.missing, settings.relevant_from, settings.ties)
+        return _Judge(settings.qrels, grades, None, *of_file)
     benchmarks = node.benchmarks
     if len(benchmarks) != 1:
         raise CompareError(
@@ -170,7 +221,7 @@ def _judge(settings: Compare, node: Benchmark | BenchmarkList) -> _Judge:
         )
     benchmark = replace(benchmarks[0], measures=settings.measures, missing=settings.missing)
     source, grades = f"benchmark {benchmark.name}", benchmark.collection.qrels()
-    return _Judge(source, grades, benchmark, settings.measures, settings.missing)
+    return _Judge(source, grades, benchmark, settings.measures, settings.missing, ties=settings.ties)
 
 
 def _group(judge: _Judge, entries: Iterable[Entry]) -> str:

@@ -58,6 +58,11 @@ function dotPlot(benchmark) {
   };
 }
 
+// Beside nDCG@10: the share of the first 10 passages that is judged. A reranker lifts unjudged ones, which count as bad.
+function judgedColumn(measure) {
+  return measure.key === "ndcg_cut_10" ? [{ title: "judged@10", number: true, cell: (one) => one.judged === null ? "" : number(one.judged) }] : [];
+}
+
 function resultTable(benchmark) {
   const [main, ...others] = benchmark.measures, plot = dotPlot(benchmark);
   const first = benchmark.systems[0], printed = benchmark.systems.some((one) => one.published);
@@ -67,11 +72,12 @@ function resultTable(benchmark) {
     { title: "system", cell: (one) => one.label },
     { title: main.label, number: true, cell: (one) => h("strong", {}, number(one.means[main.key])) },
     { title: "95% interval", number: true, cell: (one) => intervalCell(one, main.key) },
+    ...judgedColumn(main),
     { title: printed ? "● here, ◆ published" : "mean and interval", cell: plot },
     ...(several ? [{ title: "seeds", number: true, cell: (one) => one.role === "system" ? seedCount(one) : "" }] : []),
     { title: "against the first stage", number: true, cell: (one) => one === first ? "" : change(one.means[main.key] - first.means[main.key]) },
     ...(printed ? [{ title: "published", number: true, cell: (one) => one.published ? one.published.value.toFixed(2) : "" }] : []),
-    ...others.map((measure) => ({ title: measure.label, number: true, cell: (one) => number(one.means[measure.key]) })),
+    ...others.flatMap((measure) => [{ title: measure.label, number: true, cell: (one) => number(one.means[measure.key]) }, ...judgedColumn(measure)]),
     { title: "answers", number: true, cell: (one) => one.calls.calls ? whole(one.calls.calls / seedCount(one)) : "" },
     { title: "tokens", number: true, cell: (one) => one.calls.completion_tokens ? whole(one.calls.completion_tokens / seedCount(one)) : "" },
     ...(cost ? [{ title: "US$", number: true, cell: (one) => one.calls.cost ? one.calls.cost.toFixed(2) : "" }] : []),

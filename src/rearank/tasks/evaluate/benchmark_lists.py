@@ -9,12 +9,12 @@ from statistics import fmean
 from typing import Any
 
 from rearank.data.benchmark import Benchmark, BenchmarkList
-from rearank.evaluation import Cell, heading
+from rearank.evaluation import JUDGED, Cell, heading
 from rearank.evaluation.published import MEASURE, Published, all_published, averages, mean_of, published
-from rearank.runs.reader import FIRST
+from rearank.runs.reader import FIRST, marked
 from rearank.tasks.evaluate.published import column
 from rearank.tasks.evaluate.scores import SystemScores
-from rearank.tasks.evaluate.tables import show
+from rearank.tasks.evaluate.tables import failed_lines, show
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,11 @@ def report_list(
         for part in parts:
             of[part.name][key] = part.of(means)
         cells: dict[str, Cell] = {name: means.get(name) for name in (benchmark.name for benchmark in there)}
-        rows.append({"system": _label(members), **cells, **{part.heading: part.of(means) for part in parts}})
+        cells |= {part.heading: part.of(means) for part in parts}
+        if set(measures.values()) == {MEASURE}:
+            shares = [one.mean_judged for one in members.values() if one.mean_judged is not None]
+            cells[heading(JUDGED)] = fmean(shares) if shares else None
+        rows.append({"system": _label(members), **cells})
         row = next((result.row for result in members.values() if result.row), None)
         if row is not None and set(measures.values()) == {MEASURE}:
             printed = _published_row(row, there, parts)
@@ -121,7 +125,8 @@ def _systems(
 
 def _label(members: Mapping[str, SystemScores]) -> str:
     labels = list(dict.fromkeys(result.label for result in members.values()))
-    return labels[0] if len(labels) == 1 or next(iter(members.values())).role != FIRST else FIRST
+    label = labels[0] if len(labels) == 1 or next(iter(members.values())).role != FIRST else FIRST
+    return marked(label, sum(result.failed for result in members.values()))
 
 
 def _published_row(row: str, there: Sequence[Benchmark], parts: Sequence[_Average]) -> dict[str, Cell]:
@@ -158,7 +163,5 @@ def _gaps(
 ) -> list[str]:
     gaps = [f"{name} is left out: {reason}" for name, reason in missing.items()]
     for benchmark in there:
-        for result in results[benchmark.name]:
-            if result.failed:
-                gaps.append(f"{benchmark.name}, {result.label}: {result.failed} queries failed and have no ranking")
+        gaps += [f"{benchmark.name}, {line}" for line in failed_lines(benchmark, results[benchmark.name])]
     return gaps

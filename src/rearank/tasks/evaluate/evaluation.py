@@ -15,7 +15,7 @@ from typing import Any
 
 from rearank.data import DataError
 from rearank.data.benchmark import Benchmark, BenchmarkList
-from rearank.engines import CompletionStore
+from rearank.engines import CompletionStore, NoEngine, ScriptedNode
 from rearank.reranker.setup import Parts
 from rearank.runs.layout import STORE, SUMMARY, free_name, write_json
 from rearank.runs.reader import SYSTEM, TUNED, UNTRAINED, on_its_way, read_systems
@@ -64,6 +64,13 @@ class Evaluating:
     def benchmarks(self) -> list[Benchmark]:
         """With this command's depth and measures."""
         return [settled(benchmark, self.settings) for benchmark in self.benchmark.benchmarks]
+
+
+def asked(parts: Parts) -> dict[str, str | None]:
+    """For a summary: the model, or the engine where that answers without any."""
+    if isinstance(parts.engine, ScriptedNode):
+        return {"model": None, "engine": f"scripted: {parts.engine.behaviour}"}
+    return {"model": None, "engine": "none"} if isinstance(parts.engine, NoEngine) else {"model": parts.model.name}
 
 
 def settled(benchmark: Benchmark, settings: Evaluation) -> Benchmark:
@@ -162,7 +169,7 @@ def _summary(
     folder: Path,
 ) -> dict[str, Any]:
     """Tables of what there is; returns what they show."""
-    common = {"seed": how.seed, "model": how.parts.model.name}
+    common = {"seed": how.seed, **asked(how.parts)}
     parts = {
         one.name: {**report(one, results[one.name], how.trained.algorithm, folder / one.name), **common}
         for one in benchmarks

@@ -13,6 +13,7 @@ from rearank.data import JudgedCandidates
 from rearank.data.benchmark import Benchmark
 from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingEngine
 from rearank.engines.session import Session
+from rearank.evaluation import trec_order
 from rearank.progress import progress
 from rearank.ranking import Failure
 from rearank.reranker.setup import Parts
@@ -69,7 +70,7 @@ class Measuring:
         yield keep(
             self.places.open(benchmark, name),
             benchmark,
-            [{item.candidates.query.id: _ids(item) for item in judged}],
+            [{item.candidates.query.id: _first_order(item, self.settings.ties) for item in judged}],
             label=f"first stage ({name})",
             role=FIRST,
             row=first_stage_row(benchmark),
@@ -144,6 +145,13 @@ async def _every_sample(passes: Sequence[Pass], recording: RecordingEngine, what
 
 def _ids(item: JudgedCandidates) -> list[str]:
     return [passage.id for passage in item.candidates.passages]
+
+
+def _first_order(item: JudgedCandidates, ties: str) -> list[str]:
+    """Of the first stage's own row; one that gives no scores has no ties."""
+    if ties == "rank" or not item.candidates.scores:
+        return _ids(item)
+    return trec_order(zip(_ids(item), item.candidates.scores, strict=True))
 
 
 def _ideal_order(item: JudgedCandidates, depth: int) -> list[str]:

@@ -15,9 +15,10 @@ from statistics import fmean
 from rearank.config import node_of
 from rearank.data.benchmark import Benchmark
 from rearank.data.trec import write_run
-from rearank.evaluation import bootstrap_interval
+from rearank.evaluation import JUDGED, bootstrap_interval
 from rearank.runs import CONTENT, code_of, files_of
 from rearank.runs.layout import METRICS, RUN, write_json
+from rearank.runs.reader import marked
 from rearank.runs.stage import Stage
 from rearank.tasks.evaluate.published import PublishedRow
 
@@ -27,7 +28,8 @@ class SystemScores:
     """A system on a benchmark: measure -> query -> value, averaged over its samples; the main measure first.
 
     ``role`` is ``first stage``, ``system`` or ``ideal``; ``row`` its row in the published tables; ``cost`` is what all
-    its answers cost, in US dollars, and ``failed`` how many queries have no ranking.
+    its answers cost, in US dollars, and ``failed`` how many queries have no ranking. ``judged``: of each query that
+    has one, the share of its first 10 that is judged.
     """
 
     name: str
@@ -38,6 +40,17 @@ class SystemScores:
     published: PublishedRow | None = None
     cost: float = 0.0
     failed: int = 0
+    judged: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def marked(self) -> str:
+        """The label as tables show it."""
+        return marked(self.label, self.failed)
+
+    @property
+    def mean_judged(self) -> float | None:
+        """``None`` where nothing was ranked."""
+        return fmean(self.judged.values()) if self.judged else None
 
     @property
     def values(self) -> Mapping[str, float]:
@@ -107,16 +120,14 @@ def keep(
         row: in the published tables.
         published: the published number.
     """
-    scored = [benchmark.score(ranked) for ranked in runs]
-    per_query = {
-        measure: {query: fmean(sample[measure][query] for sample in scored) for query in scored[0][measure]}
-        for measure in benchmark.measures
-    }
+    scored = [benchmark.score(ranked, (*benchmark.measures, JUDGED)) for ranked in runs]
+    per_query = {measure: _over_samples([one[measure] for one in scored]) for measure in benchmark.measures}
+    judged = _over_samples([one[JUDGED] for one in scored]) if any(any(ranked.values()) for ranked in runs) else {}
     for number, ranked in enumerate(runs):
         write_run(place / (RUN if len(runs) == 1 else f"run-{number}.trec"), ranked, f"rearank-{place.name}")
     counts = dict(figures or {})
     cost, failed = counts.get("cost", 0.0), int(counts.get("failed", 0))
-    found = SystemScores(place.name, label, role, per_query, row, published, cost, failed)
+    found = SystemScores(place.name, label, role, per_query, row, published, cost, failed, judged)
     write_json(
         place / METRICS,
         {
@@ -128,7 +139,15 @@ def keep(
             "interval_95": {m: bootstrap_interval(list(values.values())) for m, values in per_query.items()},
             "queries": {m: len(values) for m, values in per_query.items()},
             "calls": counts,
+            "judged": {JUDGED: found.mean_judged},
             "per_query": per_query,
+            "judged_per_query": {JUDGED: judged},
         },
     )
     return found
+
+
+def _over_samples(samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each query's mean over the samples that have a value: one that failed has none where it is left out."""
+    queries = sorted({query for values in samples for query in values})
+    return {query: fmean(values[query] for values in samples if query in values) for query in queries}

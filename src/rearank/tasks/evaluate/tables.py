@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rearank.data.benchmark import Benchmark
-from rearank.evaluation import Cell, heading, paired_test, render_table, summary_row, write_tables
+from rearank.evaluation import JUDGED, Cell, heading, paired_test, render_table, summary_row, write_tables
 from rearank.evaluation.published import MEASURE
 from rearank.runs.reader import SYSTEM
 from rearank.tasks.evaluate.scores import SystemScores
@@ -37,7 +37,7 @@ def report(benchmark: Benchmark, results: Sequence[SystemScores], trained: str, 
         f"{benchmark.name}: {len(first.values)} queries, first {benchmark.depth} candidates; differences are to "
         f"the first stage, intervals are 95% bootstrap"
     ]
-    after = [*known_lines(benchmark, first), *_published_lines(results)]
+    after = [*failed_lines(benchmark, results), *known_lines(benchmark, first), *_published_lines(results)]
     tests, lines_of_tests = _trained_tests(results, trained)
     show(folder / "table", lines, rows, [*after, *lines_of_tests])
     return {
@@ -46,10 +46,22 @@ def report(benchmark: Benchmark, results: Sequence[SystemScores], trained: str, 
         "measure": main,
         "queries": len(first.values),
         "measures": {result.name: result.means for result in results},
+        "judged": {one.name: one.mean_judged for one in results},
+        "failed": {one.name: one.failed for one in results if one.failed},
         "published": {one.name: one.published.as_json() for one in results if one.published is not None},
         "known": dict(benchmark.known),
         "cost": round(sum(result.cost for result in results), 9),
     }
+
+
+def failed_lines(benchmark: Benchmark, results: Sequence[SystemScores]) -> list[str]:
+    """How many queries failed, and what they count; a line for each system that has any."""
+    counted = "count 0" if benchmark.missing == "zero" else "are left out (benchmark.missing=skip)"
+    return [
+        f"{one.label}: without a ranking, as they failed: {one.failed}; they {counted}, {len(one.values)} are counted"
+        for one in results
+        if one.failed
+    ]
 
 
 def known_lines(benchmark: Benchmark, first: SystemScores) -> list[str]:
@@ -64,13 +76,16 @@ def known_lines(benchmark: Benchmark, first: SystemScores) -> list[str]:
 
 
 def _row(result: SystemScores, first: SystemScores, main: str) -> dict[str, Cell]:
-    more: dict[str, Cell] = {}
+    judged: dict[str, Cell] = {heading(JUDGED): result.mean_judged}
+    more: dict[str, Cell] = dict(judged) if main == MEASURE else {}
     if result.published is not None:
         more["published"] = str(result.published.number)
         more["in this setting"] = "no" if result.published.differences else "yes"
-    more |= {heading(measure): value for measure, value in result.means.items() if measure != main}
+    for measure, value in result.means.items():
+        more |= {heading(measure): value} if measure != main else {}
+        more |= judged if measure == MEASURE else {}
     compared = first.values if result.role == SYSTEM and comparable(first, result) else None
-    return summary_row(result.label, result.values, compared, measure=heading(main), more=more)
+    return summary_row(result.marked, result.values, compared, measure=heading(main), more=more)
 
 
 def _published_lines(results: Sequence[SystemScores]) -> list[str]:
@@ -100,7 +115,7 @@ def _trained_tests(results: Sequence[SystemScores], trained: str) -> tuple[dict[
     if comparable(first, after):
         found[f"p_value_{first.name}"] = paired_test(first.values, after.values).p_value
     line = (
-        f"{after.label} against {base.label}: {test.mean_difference:+.4f} (paired t-test p = {test.p_value:.2g}, "
+        f"{after.marked} against {base.marked}: {test.mean_difference:+.4f} (paired t-test p = {test.p_value:.2g}, "
         f"randomisation p = {test.p_randomisation:.2g}; better on {test.wins}, equal on {test.ties}, "
         f"worse on {test.losses})"
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -41,7 +41,10 @@ _TRAINED = {"validation": "best_ndcg", "step": "best_step"}
 
 @dataclass(frozen=True)
 class Row:
-    """An arm, or a reference, on a benchmark, by the main measure."""
+    """An arm, or a reference, on a benchmark, by the main measure.
+
+    ``judged``: of each query the share of its first 10 that is judged, mean over seeds; ``failed`` of all its seeds.
+    """
 
     benchmark: str
     label: str
@@ -49,6 +52,8 @@ class Row:
     measure: str
     seeds: Seeds
     reference: bool = False
+    judged: Mapping[str, float] = field(default_factory=dict)
+    failed: int = 0
 
 
 def arms_of_jobs(jobs: Sequence[Job]) -> list[SweepArm]:
@@ -88,7 +93,9 @@ def _measured(arms: Sequence[SweepArm], benchmark: str) -> list[Row]:
         if found:
             last = list(found.values())[-1]
             seeds = Seeds({seed: one.values[last.measure] for seed, one in found.items()})
-            rows.append(Row(benchmark, arm.label, last.label, last.measure, seeds))
+            judged = Seeds({seed: one.judged for seed, one in found.items()}).values
+            failed = sum(one.failed for one in found.values())
+            rows.append(Row(benchmark, arm.label, last.label, last.measure, seeds, judged=judged, failed=failed))
     return rows
 
 
@@ -102,7 +109,8 @@ def _references(runs: Sequence[dict[str, list[Evaluated]]], benchmark: str) -> l
         if not (first.role == FIRST or (untrained and name != "base_sampled")):
             continue
         if all(other.values.get(first.measure) == first.main for other in others):
-            row = Row(benchmark, first.label, "", first.measure, Seeds({"": first.main}), reference=True)
+            seeds = Seeds({"": first.main})
+            row = Row(benchmark, first.label, "", first.measure, seeds, True, first.judged, first.failed)
             rows.insert(0 if first.role == FIRST else len(rows), row)
     return rows
 

@@ -12,11 +12,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
 
 from omegaconf import OmegaConf
 
 from rearank.evaluation import (
+    JUDGED,
     Cell,
     Comparison,
     Scored,
@@ -27,9 +29,11 @@ from rearank.evaluation import (
     render_table,
     write_tables,
 )
+from rearank.evaluation.published import MEASURE
 from rearank.experiment import Run
 from rearank.runs.declared import differences
 from rearank.runs.layout import FAILURE, SUMMARY, write_json
+from rearank.runs.reader import marked
 from rearank.runs.seeds import p_over_seeds
 from rearank.runs.sweeps import Job, Sweep
 from rearank.tasks.sweep.arms import Row, SweepArm, arms_of_jobs, rows_of
@@ -164,11 +168,12 @@ def _cells(rows: Sequence[Row], tests: Sequence[Comparison], arms: Sequence[Swee
 def _mean_cells(row: Row) -> dict[str, Cell]:
     low, high = bootstrap_interval(list(row.seeds.values.values()))
     return {
-        "arm": row.label,
+        "arm": marked(row.label, row.failed),
         "seeds": None if row.reference else len(row.seeds.each),
         heading(row.measure): row.seeds.mean,
         "sd of seeds": row.seeds.deviation,
         "95% interval": f"{low:.4f} to {high:.4f}",
+        **({heading(JUDGED): fmean(row.judged.values()) if row.judged else None} if row.measure == MEASURE else {}),
     }
 
 
@@ -208,6 +213,7 @@ def _summary(row: Row) -> dict[str, Any]:
         "sd_of_seeds": row.seeds.deviation,
         "interval_95": [low, high],
         "queries": len(values),
+        **({"failed": row.failed} if row.failed else {}),
     }
 
 
