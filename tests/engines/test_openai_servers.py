@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,10 @@ def test_a_failure_inside_a_200_is_read_like_one_of_its_own_status() -> None:
     for error, kind in (
         ({"code": 401, "message": "No auth credentials found"}, ServerError),
         ({"code": 403, "message": "flagged", "metadata": {"reasons": ["violence"]}}, EngineError),
+        ({"code": 400, "message": "System role not supported"}, ServerError),
     ):
-        with canned_server(lambda *_, error=error: (200, {"error": error})) as server:  # type: ignore[misc]
+        body = error if type(error["code"]) is int and error["code"] == 400 else {"error": error}
+        with canned_server(lambda *_, body=body: (200, body)) as server:  # type: ignore[misc]
             (found,) = ask(engine(server.url), "rank")
             assert type(found) is kind
             assert len(server.requests) == 1
@@ -295,6 +298,7 @@ def test_a_refusal_of_the_first_prompts_alike_stops_the_run() -> None:
     assert "Request 2: your plan has no such feature" in str(found[-1])
     assert "prompt.system" in str(found[-1])
     assert "engine.extra_body" in str(found[-1])
+    assert "if it does so with every prompt, look at" in str(found[0])
     # Not where they differ, where they are of one prompt, or where a call was answered.
     for replies in (
         lambda _, number: (400, {"error": {"message": "no " + "abcdef"[number]}}),
@@ -331,6 +335,45 @@ def test_a_prompt_too_long_in_unknown_words_is_shortened(status: int, message: s
         assert found.prompt_truncated
         assert found.prompt_tokens > (220 if room else 150)
         assert len(server.requests) <= (2 if room else 6)
+
+
+def test_refusals_that_come_sooner_than_answers_do_not_stop_the_run() -> None:
+    def respond(request: dict[str, Any], _: int) -> tuple[int, Any]:
+        if "bad" in request["messages"][0]["content"]:
+            return 400, {"error": {"message": "no"}}
+        time.sleep(0.5)
+        return 200, GOOD
+
+    with canned_server(respond) as server:
+        found = ask(engine(server.url), *(f"{kind} {number}" for number in range(5) for kind in ("good", "bad")))
+    assert [type(one) for one in found] == [Completion, EngineError] * 5
+
+
+def test_a_key_is_taken_out_of_failures_and_out_of_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "1")
+    with canned_server(lambda *_: (200, GOOD)) as server:
+        assert ask(engine(server.url, key_variable="MY_KEY"), "a")[0].text == ORDER
+    monkeypatch.setenv("MY_KEY", "sk-verysecret")
+    with canned_server(lambda *_: (200, {"error": "who is sk-verysecret?"})) as server:
+        (found,) = ask(engine(server.url, key_variable="MY_KEY"), "a")
+    assert "who is ***?" in str(found)
+
+
+def test_a_prompt_that_never_fits_fails_with_advice() -> None:
+    said = "Input length (645 tokens) exceeds the maximum allowed length (300 tokens). Use a shorter input."
+    with canned_server(lambda *_: (400, {"error": {"message": said}})) as server:
+        found = ask(engine(server.url), "word " * 500, "short")
+    assert [type(one) for one in found] == [EngineError] * 2
+    for one in found:
+        assert said in str(one)
+        assert "shorten the passages (prompt.max_characters)" in str(one)
+
+
+def test_a_failure_without_usage_costs_nothing_and_counts_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with canned_server(lambda _, number: (200, NETWORK if number == 0 else GOOD)) as server:
+        (found,) = ask(engine(server.url, **PRICED), "a")
+    assert found.cost == 20
+    assert not caplog.records
 
 
 def test_figures_that_are_not_about_the_prompt() -> None:

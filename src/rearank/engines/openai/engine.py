@@ -21,7 +21,7 @@ from rearank.engines.checkpoint import fingerprint, known_as
 from rearank.engines.home import EngineAtHome
 from rearank.engines.openai.budget import Budget, BudgetError, Usage
 from rearank.engines.openai.overflow import Request, fitted, tokens_of
-from rearank.engines.openai.refusals import ALIKE, SETTINGS, Refusals
+from rearank.engines.openai.refusals import SETTINGS, Refusals
 from rearank.engines.openai.replies import Reply, is_served_as, read_reply, reread
 from rearank.engines.openai.retries import Backoff, Kind, Trouble
 from rearank.engines.openai.server import Server
@@ -84,6 +84,7 @@ class OpenAIEngine(EngineAtHome):
         self._stopping = asyncio.Event()
         self._reason: EngineError | None = None
         self._answered = 0
+        self._asking = 0
         self._refusals = Refusals()
         self._logged: set[str] = set()
 
@@ -97,7 +98,7 @@ class OpenAIEngine(EngineAtHome):
 
     def reread(self, recorded: Completion) -> Completion | None:
         """A recorded answer as it is read today; ``None`` for a failure that an earlier version recorded."""
-        text = reread(recorded.text, recorded.finish)
+        text = reread(recorded.text, recorded.finish if recorded.completion_tokens else "stop")
         return None if text is None else replace(recorded, text=text)
 
     async def drain(self) -> None:
@@ -158,8 +159,16 @@ class OpenAIEngine(EngineAtHome):
 
     async def _ask(self, request: Request, seed: int, sampling: Sampling) -> Reply:
         """One request; raises ``Trouble``."""
-        text = self._server.clean(await self._server.chat(self._body(request, seed, sampling), request))
-        reply = read_reply(text, self.node.variable)
+        self._asking += 1
+        try:
+            body = await self._server.chat(self._body(request, seed, sampling), request)
+        finally:
+            self._asking -= 1
+        try:
+            reply = read_reply(body, self.node.variable, request)
+        except Trouble as trouble:
+            trouble.args = (self._server.clean(str(trouble)),)
+            raise
         if not is_served_as(self.model, reply.model, self.node.accept_model):
             answering = self._server.clean(repr(reply.model))
             raise Trouble(
@@ -265,13 +274,19 @@ class OpenAIEngine(EngineAtHome):
         tried = f" (tried {failures + 1} times)" if failures else ""
         failure = f"{self._server.url}: {trouble}{tried}"
         first = self._answered == 0
+        if trouble.kind is Kind.OVERFLOW:
+            failure += f"; it stays too long however much is cut: {_ADVICE}"
         if trouble.kind is Kind.NO_MODEL:
             failure = f"{self._server.url} has no model {self.model!r} ({trouble}){await self._server.models()}"
             failure += "; set model.path or engine.served_model"
         elif trouble.unreachable and nobody_answered:
             failure += "; nobody answers there: start the server, or set engine.base_url"
-        elif trouble.alike and first and self._refusals.every_call(str(trouble), hash(messages)):
-            failure += f"; so it does the first {ALIKE} prompts, and would do every other: look at {SETTINGS}"
+        elif trouble.alike and first:
+            every = self._refusals.every_call(str(trouble), hash(messages), self._asking)
+            failure += "; so it does every prompt so far" if every else "; if it does so with every prompt"
+            failure += f", look at what all calls have in common: {SETTINGS}"
+            if not every:
+                raise EngineError(failure)
         elif not (trouble.kind is Kind.STOP or (trouble.kind is Kind.REFUSED and first)):
             raise EngineError(failure)
         self._halt(ServerError(failure))

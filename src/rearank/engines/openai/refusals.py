@@ -14,8 +14,8 @@ _MODERATION = re.compile(
 _MODERATED_FIELDS = {"reasons", "flagged_input", "categories", "moderation", "innererror"}
 _MODERATED_PREFIXES = ("content_filter", "contentfilter", "moderation")
 _KEY = re.compile(
-    r"\bapi[ _-]?key|invalid[ _]token|unauthori[sz]ed|(?:un|not |in)authenticat|authentication|access token|"
-    r"credentials|permission|forbidden|access (?:is )?denied|not allowed|country|region",
+    r"\bapi[ _-]?key|(?:invalid|expired|missing|access|bearer)[ _]token|authenticat|unauthori[sz]ed|credential|"
+    r"permission|country|region",
     re.IGNORECASE,
 )
 _ADDRESSES_KEY = re.compile(r"\bapi[ _-]?key\b", re.IGNORECASE)
@@ -54,8 +54,7 @@ SETTINGS = (
     "engine.send_seed, engine.extra_body, engine.served_model"
 )
 """Those that go into every call."""
-ALIKE = 3
-"""Different prompts that are refused alike, none answered before, stop a run."""
+_ALIKE = 3
 
 
 def is_moderated(error: Mapping[str, Any], message: str) -> bool:
@@ -101,12 +100,16 @@ class Refusals:
     def __init__(self) -> None:
         self._prompts: dict[str, set[int]] = {}
 
-    def every_call(self, refusal: str, prompt: int) -> bool:
-        """Count one, by its text without its figures and quotations; whether it now stands for every call."""
+    def every_call(self, refusal: str, prompt: int, under_way: int) -> bool:
+        """Count one, by its text without its figures and quotations; whether it now stands for every call.
+
+        It does for several different prompts, and for more than are still ``under_way``: a refusal comes sooner than an
+        answer.
+        """
         kind = re.sub(r"\d+|'[^']*'|\"[^\"]*\"|`[^`]*`", "", refusal)
         alike = self._prompts.setdefault(kind, set())
         alike.add(prompt)
-        return len(alike) >= ALIKE
+        return len(alike) >= _ALIKE and len(alike) > under_way
 
 
 def _names(value: Any, depth: int = 4) -> Iterator[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rearank.engines.openai.budget import Usage
+from rearank.engines.openai.overflow import Request
 from rearank.engines.openai.retries import Kind, Trouble, read_failure
 
 _SNAPSHOT = re.compile(r"[-@:]v?\d[\d.-]*")
@@ -34,7 +35,7 @@ class Reply:
     """Whether the answer came in the field of the reasoning."""
 
 
-def read_reply(body: str, key_variable: str | None = None) -> Reply:
+def read_reply(body: str, key_variable: str | None = None, request: Request | None = None) -> Reply:
     """The first choice of a completed chat.
 
     A reasoning that the server sends apart (``reasoning_content``, ``reasoning``) is put back in front of the answer
@@ -55,29 +56,29 @@ def read_reply(body: str, key_variable: str | None = None) -> Reply:
     choices = whole.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
+    if choice is None and whole.get("code"):  # the reply is the error itself
+        whole["error"] = whole.get("error") or dict(whole)
     for place in (whole, choice, message):
         if isinstance(place, dict) and place.get("error"):
-            raise _failure_inside(place["error"], usage, key_variable)
+            raise _failure_inside(place["error"], usage, key_variable, request)
     if not isinstance(choice, dict) or not isinstance(message, dict):
         told = next((f": {str(whole[name])[:_SHOWN]}" for name in _WORDS if whole.get(name)), "")
         raise Trouble(Kind.RETRY, f"the reply has no choices{told}", usage=usage)
     reasons = [str(choice.get(name)) for name in ("finish_reason", "native_finish_reason")]
     reason = reasons[0]
-    # Charged all the same, for tokens that are estimated where the server doesn't count them.
-    usage_or_none, usage = usage, usage or Usage()
-    if reason == "content_filter":
-        raise Trouble(Kind.FAIL, "the server's content filter took the answer away", usage=usage)
     if given_up := [name for name in reasons if name in _GIVEN_UP]:
         raise Trouble(Kind.RETRY, f"the server gave the answer up (finish_reason {given_up[0]})", usage=usage)
+    if "content_filter" in reasons:
+        raise Trouble(Kind.FAIL, "the server's content filter took the answer away", usage=usage)
     finish: Literal["stop", "length"] = "length" if reason in _CUT else "stop"
     text, in_reasoning = _text(message, finish)
-    cut_unseen = finish == "length" and usage_or_none is not None and usage.completion > 0  # a reasoning not shown
+    cut_unseen = finish == "length" and usage is not None and usage.completion > 0  # a reasoning not shown
     if not text.strip() and not cut_unseen:
         told = f" (finish_reason {', '.join(name for name in reasons if name != 'None')})" if reason != "None" else ""
-        raise Trouble(Kind.RETRY, f"the answer is empty{told}", usage=usage, empty=True)
+        raise Trouble(Kind.RETRY, f"the answer is empty{told}", usage=usage or Usage(), empty=True)
     model = whole.get("model")
     named = model if isinstance(model, str) and model else None
-    return Reply(text, finish, usage_or_none, named, in_reasoning)
+    return Reply(text, finish, usage, named, in_reasoning)
 
 
 def reread(text: str, finish: str) -> str | None:
@@ -90,11 +91,11 @@ def reread(text: str, finish: str) -> str | None:
     return _answer_in(alone.group(1)) or text
 
 
-def _failure_inside(error: Any, usage: Usage | None, key_variable: str | None) -> Trouble:
+def _failure_inside(error: Any, usage: Usage | None, key_variable: str | None, request: Request | None) -> Trouble:
     """A failure that came in a reply of status 200: under the status that it names, else to be asked again."""
     code = error.get("code", error.get("status")) if isinstance(error, dict) else None
     status = int(code) if isinstance(code, (int, str)) and re.fullmatch(r"[45]\d\d", str(code)) else 500
-    trouble = read_failure(status, {}, json.dumps({"error": error}), key_variable)
+    trouble = read_failure(status, {}, json.dumps({"error": error}), key_variable, request)
     trouble.usage = usage
     return trouble
 
