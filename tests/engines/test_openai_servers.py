@@ -143,10 +143,12 @@ def test_an_answer_in_the_reasoning_alone_is_read_and_logged_once(
             "model.thinking=true)"
         ]
         # As an earlier version recorded it.
-        store._db.execute("update completions set text = ?", (f"<think>{ORDER}</think>\n",))
+        store._db.execute("update completions set text = ?, cost = 3", (f"<think>{ORDER}</think>\n",))
         again = ask(RecordingEngine(engine(server.url), store), "one", "two", "three")
         assert {one.text for one in again} == {ORDER}
         assert len(server.requests) == 3
+    rows = store._db.execute("select text, cost, completion_tokens from completions").fetchall()
+    assert rows == [(ORDER, 3, 5)] * 3, "whoever reads the store reads the same"
     store.close()
 
 
@@ -202,6 +204,23 @@ def test_a_refused_key_stops_the_run() -> None:
             assert [type(one) for one in found] == [ServerError] * 2
             assert "engine.key_variable" in str(found[0])
             assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, {"message": "no"}),
+        (400, {"message": "Model Not Exist"}),
+        (400, {"message": "gone", "code": "model_decommissioned"}),
+    ],
+)
+def test_no_such_model_stops_the_run(status: int, error: Any) -> None:
+    with canned_server(lambda *_: (status, {"error": error})) as server:
+        found = ask(engine(server.url), "a", "b", at_once=False)
+        assert len(server.requests) == 1
+    assert [type(one) for one in found] == [ServerError] * 2
+    assert "has no model 'small'" in str(found[0])
+    assert "set model.path or engine.served_model" in str(found[0])
 
 
 def test_a_firewall_that_dislikes_one_prompt_fails_it_alone() -> None:
@@ -382,6 +401,8 @@ def test_figures_that_are_not_about_the_prompt() -> None:
     assert too_long({}, "Invalid max_tokens value, the valid range is [1, 1024]", request) is None
     assert too_long({}, "invalid message at position 600 of 700", request) is None
     assert too_long({}, "tokens: 625 + 2048 = 2673 > 2000", request) == TooLong(2000, 625)
+    assert too_long({}, "Range of input length should be [1, 2000]", request) == TooLong(2000, None)
+    assert too_long({}, "<h1>413 Request Entity Too Large</h1>", request) == TooLong()
     assert too_long({}, "2,673 tokens asked of a context of 2,000", request) == TooLong(2000, 625)
 
 

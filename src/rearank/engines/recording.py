@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from rearank.engines.base import Engine, SeesWindows
@@ -109,6 +109,8 @@ class RecordingEngine:
             answer = self._rereads.reread(recorded) if recorded is not None and self._rereads is not None else recorded
             if answer is not None:
                 self.recalled += 1
+                if answer is not recorded:  # whoever reads the store by itself must read the same
+                    answer = self.store.put(key, messages, replace(answer, cost=0.0), recorded)
                 return answer
             task = asyncio.create_task(self._pay(key, window, messages, sampling, recorded))
             self._under_way[key] = task

@@ -99,7 +99,7 @@ class OpenAIEngine(EngineAtHome):
     def reread(self, recorded: Completion) -> Completion | None:
         """A recorded answer as it is read today; ``None`` for a failure that an earlier version recorded."""
         text = reread(recorded.text, recorded.finish if recorded.completion_tokens else "stop")
-        return None if text is None else replace(recorded, text=text)
+        return recorded if text == recorded.text else None if text is None else replace(recorded, text=text)
 
     async def drain(self) -> None:
         """Give up the calls that wait for their turn or for another try; those being answered go on."""

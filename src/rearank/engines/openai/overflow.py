@@ -31,11 +31,13 @@ _PROMPT = (
     re.compile(r"input \((\d+) tokens\)", re.IGNORECASE),
     re.compile(r"(?:too long: |token count \(|given: )(\d+)", re.IGNORECASE),
 )
-_LENGTH = re.compile(r"context|tokens?\b|\blength|\blong|sequence|too large|\bsize", re.IGNORECASE)
-_PROMPT_OR_CONTEXT = re.compile(r"context|prompt|input|sequence|messages?\b|request|text|conversation", re.IGNORECASE)
+_LENGTH = re.compile(r"context|tokens?\b|characters\b|\blength|\blong|sequence|too large|\bsize", re.IGNORECASE)
+_PROMPT_OR_CONTEXT = re.compile(
+    r"context|prompt|input|sequence|messages?\b|request|text|string|content|conversation", re.IGNORECASE
+)
 _EXCEEDS = re.compile(
     r"too (?:long|large|many|big)|exceed|longer|more (?:tokens )?than|over(?:flow|length)|maximum|at most|limit|larger|"
-    r"greater|truncat|does ?n.t fit|not fit",
+    r"greater|truncat|does ?n.t fit|not fit|less than|fewer than|should be|must be|range|within|no more than",
     re.IGNORECASE,
 )
 _OF_THE_ANSWER = re.compile(r"max_(?:completion_|new_|output_)?tokens", re.IGNORECASE)
@@ -45,6 +47,7 @@ _CHARACTERS = 4  # a token of English text has about so many
 _WIDEST = 12  # characters of a token, where a whole prompt has the longest
 _NEAR = 0.9  # of the logarithms: two and a half times more or less
 _FIGURE = 16  # smaller numbers are no sizes
+_STATUSES = {400, 413, 422}  # which a page of words repeats
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,12 @@ def too_long(error: Mapping[str, Any], message: str, request: Request | None = N
         return None
     if (found := _by_size(plain, request)) is not None:
         return found
-    said = _PROMPT_OR_CONTEXT.search(message) and _EXCEEDS.search(message) and not _OF_THE_ANSWER.search(message)
-    return TooLong() if said else None
+    if not (_PROMPT_OR_CONTEXT.search(message) and _EXCEEDS.search(message)) or _OF_THE_ANSWER.search(message):
+        return None
+    # A limit alone, where the prompt may well be above it.
+    limits = _figures(plain) - _STATUSES if request is not None else set()
+    asked = sum(tokens_of(turn.content) for turn in request.messages) + request.max_tokens if request is not None else 0
+    return TooLong(context=max((figure for figure in limits if figure < asked), default=None))
 
 
 def _by_size(message: str, request: Request | None) -> TooLong | None:
@@ -100,15 +107,16 @@ def _by_size(message: str, request: Request | None) -> TooLong | None:
     size, most = sum(map(tokens_of, texts)), request.max_tokens
     least, longest = sum(map(len, texts)) // _WIDEST, sum(len(text.encode("utf-8", "replace")) for text in texts)
     longest += 64 * len(texts)  # what a template adds
-    figures = {int(digits) for digits in re.findall(r"(?<![\d.])\d{2,9}(?![\d.]*\d)", message)} - {most}
-    figures = {figure for figure in figures if figure >= _FIGURE}
+    figures = _figures(message)
+    of_the_answer = most in figures or _OF_THE_ANSWER.search(message)
+    figures.discard(most)
     prompts = {figure for figure in figures if least <= figure <= longest}
     # With its answer: more than the prompt could be, or the sum of two figures.
     totals = {figure - most for figure in figures if least <= figure - most <= longest}
     found: list[tuple[int, float, int, int]] = []
     for prompt in (prompts | totals) - {0}:
         below = {figure for figure in figures if figure < prompt + most and figure not in (prompt, prompt + most)}
-        if not below or (max(below) >= prompt and prompt not in totals and not _OF_THE_ANSWER.search(message)):
+        if not below or (max(below) >= prompt and prompt not in totals and not of_the_answer):
             continue
         distance = abs(math.log(prompt / max(size, 1)))
         near, both = distance < _NEAR, prompt in prompts and prompt in totals
@@ -118,6 +126,11 @@ def _by_size(message: str, request: Request | None) -> TooLong | None:
         return None
     _, _, prompt, context = min(found)
     return TooLong(context, prompt)
+
+
+def _figures(message: str) -> set[int]:
+    """Whole numbers that may be sizes."""
+    return {int(digits) for digits in re.findall(r"(?<![\d.])\d{2,9}(?![\d.]*\d)", message)} - set(range(_FIGURE))
 
 
 def fitted(request: Request, said: TooLong) -> Request | None:

@@ -15,7 +15,7 @@ _MODERATED_FIELDS = {"reasons", "flagged_input", "categories", "moderation", "in
 _MODERATED_PREFIXES = ("content_filter", "contentfilter", "moderation")
 _KEY = re.compile(
     r"\bapi[ _-]?key|(?:invalid|expired|missing|access|bearer)[ _]token|authenticat|unauthori[sz]ed|credential|"
-    r"permission|country|region",
+    r"permission",
     re.IGNORECASE,
 )
 _ADDRESSES_KEY = re.compile(r"\bapi[ _-]?key\b", re.IGNORECASE)
@@ -31,14 +31,14 @@ _REMEDIES = {  # the first that occurs in what the server says
     r"seed": "set engine.send_seed=false",
     r"chat_template_kwargs": "set model.thinking=null; the server has its own switch for it, see engine.extra_body",
     r"messages\[\d+\]\.role|\brole": _SYSTEM,
-    r"\bsystem\b": _SYSTEM,
+    r"\b(?:system|developer)\b": _SYSTEM,
     r"continue_final_message|add_generation_prompt|prefill": "choose a prompt without prefill (prompt.prefill='')",
     r"reasoning|thinking": _SWITCH,
 }
 _REFUSED = re.compile(
     r"unsupported|unknown[_ ](?:parameter|field|argument|name)|unrecogni[sz]ed|extra inputs are not permitted|"
     r"extra fields|not support|supports? (?:at most|only)|only supports?|invalid|must (?:be|not)|unexpected|required|"
-    r"not (?:allowed|permitted|valid)|out of range|does ?n.t support|can ?not|please enable",
+    r"not (?:allowed|permitted|valid|enabled)|out of range|does ?n.t support|can ?not|please enable",
     re.IGNORECASE,
 )
 _REFUSED_PARAMETER = re.compile(
@@ -46,9 +46,14 @@ _REFUSED_PARAMETER = re.compile(
     r"extra inputs are not permitted|not supported with this model|does not support|supports at most",
     re.IGNORECASE,
 )
-_ROLES = re.compile(r"\broles?\b|system (?:message|prompt|instruction)", re.IGNORECASE)
-_SENT = ("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens", "stream", "chat_template_kwargs",
-         "enable_thinking", "continue_final_message", "add_generation_prompt")  # fmt: skip
+_ROLES = re.compile(r"\broles?\b|(?:system|developer) (?:message|prompt|instruction)", re.IGNORECASE)
+_SENT = re.compile(
+    r"(?<!\w)(?:temperature|top_p|seed|max_(?:completion_)?tokens|stream(?:ing)?|chat_template_kwargs|"
+    r"(?:enable_)?thinking|continue_final_message|add_generation_prompt)(?!\w)"
+)
+_MODEL = re.compile(
+    r"model_not_|model_decom|invalid_model|\bmodel\b.*(?:not (?:exist|found)|n.t exist|decommission)", re.IGNORECASE
+)
 SETTINGS = (
     "prompt.system, model.thinking, model.max_tokens, engine.max_tokens_field, engine.send_temperature, "
     "engine.send_seed, engine.extra_body, engine.served_model"
@@ -63,6 +68,11 @@ def is_moderated(error: Mapping[str, Any], message: str) -> bool:
     named = f"{error.get('code') or ''} {error.get('type') or ''} {message}"
     marked = any(name in _MODERATED_FIELDS or name.startswith(_MODERATED_PREFIXES) for name in names)
     return marked or _MODERATION.search(named) is not None
+
+
+def is_about_the_model(error: Mapping[str, Any], message: str) -> bool:
+    """Whether there is no such model; some answer 400 to that."""
+    return _MODEL.search(f"{error.get('code') or ''} {error.get('type') or ''} {message}") is not None
 
 
 def is_about_roles(message: str) -> bool:
@@ -87,7 +97,7 @@ def refused_setting(error: Mapping[str, Any], message: str) -> str | None:
     """The remedy where a refusal names something that every call sends; ``None`` where it doesn't."""
     parameter = str(error.get("param") or "")
     named = f"{message} {parameter} {error.get('code') or ''} {error.get('type') or ''}"
-    by_name = any(re.search(rf"(?<![\w]){re.escape(name)}(?!\w)", f"{message} {parameter}") for name in _SENT)
+    by_name = _SENT.search(f"{message} {parameter}")
     if not (_REFUSED_PARAMETER.search(named) or is_about_roles(message) or (by_name and _REFUSED.search(named))):
         return None
     found = (remedy for name, remedy in _REMEDIES.items() if re.search(name, f"{message} {parameter}", re.IGNORECASE))

@@ -24,7 +24,13 @@ from typing import Any
 
 from rearank.engines.openai.budget import Usage
 from rearank.engines.openai.overflow import Request, TooLong, too_long
-from rearank.engines.openai.refusals import is_about_roles, is_about_the_key, is_moderated, refused_setting
+from rearank.engines.openai.refusals import (
+    is_about_roles,
+    is_about_the_key,
+    is_about_the_model,
+    is_moderated,
+    refused_setting,
+)
 
 _RETRIED = {408, 409, 425, 429}
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "exceeded_current_quota_error"}
@@ -139,7 +145,7 @@ def read_failure(
             )
             kind = Kind.STOP if status == 401 else Kind.REFUSED
             return Trouble(kind, f"the server refuses the key ({said}); {mend}")
-    if status == 404:
+    if status == 404 or (status in _TOO_LONG and is_about_the_model(error, message)):
         return Trouble(Kind.NO_MODEL, said)
     if status in _TEMPLATE and is_about_roles(message) and (remedy := refused_setting(error, message)):
         return Trouble(Kind.REFUSED, f"the model's template refuses the conversation ({said}); {remedy}")
