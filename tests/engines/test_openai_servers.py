@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from tests.engines.canned_server import canned_server, chat
 
-from rearank.engines import CompletionStore, EngineError, OpenAINode, RecordingEngine
+from rearank.engines import CompletionStore, EngineError, OpenAINode, PromptRanker, RecordingEngine
 from rearank.engines.openai.engine import OpenAIEngine, ServerError
 from rearank.engines.openai.overflow import Request, TooLong, too_long
-from rearank.ranking import AbortRunError
-from rearank.types import Completion, Message, Sampling
+from rearank.prompts import CompactPrompt
+from rearank.ranking import AbortRunError, SlidingWindow, rerank_all
+from rearank.types import Candidates, Completion, Message, Passage, Query, Sampling
 
 ORDER = "<answer>[2] > [1]</answer>"
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -312,9 +313,8 @@ def test_a_refusal_of_the_first_prompts_alike_stops_the_run() -> None:
 
     with canned_server(respond) as server:
         found = ask(engine(server.url), *"abcdef", at_once=False)
-        assert len(server.requests) == 3
     assert [type(one) for one in found] == [EngineError] * 2 + [ServerError] * 4
-    assert "Request 2: your plan has no such feature" in str(found[-1])
+    assert "Request 5: your plan has no such feature" in str(found[-1])
     assert "prompt.system" in str(found[-1])
     assert "engine.extra_body" in str(found[-1])
     assert "if it does so with every prompt, look at" in str(found[0])
@@ -354,6 +354,24 @@ def test_a_prompt_too_long_in_unknown_words_is_shortened(status: int, message: s
         assert found.prompt_truncated
         assert found.prompt_tokens > (220 if room else 150)
         assert len(server.requests) <= (2 if room else 6)
+
+
+def test_a_run_that_is_refused_throughout_stops_with_what_to_look_at() -> None:
+    passages = tuple(Passage(f"d{number}", "text") for number in range(3))
+    lists = [Candidates(Query(str(number), f"query {number}"), passages) for number in range(40)]
+
+    async def main(made: OpenAIEngine) -> None:
+        try:
+            await rerank_all(lists, SlidingWindow(3, 2), lambda _: PromptRanker(made, CompactPrompt()))
+        finally:
+            await made.aclose()
+
+    with canned_server(lambda *_: (400, {"error": {"message": "your plan has no such feature"}})) as server:
+        with pytest.raises(
+            ServerError, match=r"your plan has no such feature; so it does every prompt so far, look at"
+        ):
+            asyncio.run(main(engine(server.url, max_concurrent_calls=4)))
+        assert len(server.requests) < 20
 
 
 def test_refusals_that_come_sooner_than_answers_do_not_stop_the_run() -> None:

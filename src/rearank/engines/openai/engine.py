@@ -285,8 +285,7 @@ class OpenAIEngine(EngineAtHome):
             every = self._refusals.every_call(str(trouble), hash(messages), self._asking)
             failure += "; so it does every prompt so far" if every else "; if it does so with every prompt"
             failure += f", look at what all calls have in common: {SETTINGS}"
-            if not every:
-                raise EngineError(failure)
+            raise ServerError(failure) if every else EngineError(failure)  # no halt: a later call may be answered
         elif not (trouble.kind is Kind.STOP or (trouble.kind is Kind.REFUSED and first)):
             raise EngineError(failure)
         self._halt(ServerError(failure))
