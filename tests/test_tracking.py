@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,10 @@ import rearank.tracking
 from rearank.rewards import NdcgReward
 from rearank.tracking import Artefact, JsonlTracker, NoTracking, WandbTracking, read_jsonl
 from rearank.tracking.names import NAMES, as_markdown, expected, rollout_name, undocumented
-from rearank.tracking.wandb_runs import wandb_name
+from rearank.tracking.wandb_runs import TrackingError, unreachable, wandb_name
 from rearank.training.base import describe
 from rearank.types import JudgedWindow, Passage, Query, Window
+from tests.engines.canned_server import canned_server
 from tests.wandb_file import read_offline
 
 
@@ -50,7 +54,102 @@ def test_a_key_is_asked_for_only_online(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert WandbTracking().preflight() == []
     assert "WANDB_API_KEY" in WandbTracking(mode="online").preflight()[0]
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr("rearank.tracking.wandb_runs.unreachable", lambda url: None)
     assert WandbTracking(mode="online").preflight() == []
+
+
+@pytest.fixture
+def keyed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A key, and no server: nothing listens at W&B's address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        yield
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server that takes the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("said", "online", "problem"),
+    [("offline", False, None), ("dryrun", False, None), ("disabled", False, None), ("bogus", True, "WANDB_MODE=bogus")],
+)
+def test_wandb_s_own_mode_is_honoured_where_ours_is_auto(
+    said: str, online: bool, problem: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rearank.tracking.wandb_runs.unreachable", lambda url: None)
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert WandbTracking().online
+    monkeypatch.setenv("WANDB_MODE", said)
+    assert WandbTracking().online is online
+    assert [problem in line for line in WandbTracking().preflight()] == ([True] if problem else [])  # type: ignore[operator]
+    assert WandbTracking(mode="online").online, "what the config names wins"
+    assert not WandbTracking(mode="offline").online
+
+
+def test_a_disabled_wandb_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr("rearank.tracking.wandb_runs.find_spec", lambda name: None)
+    assert WandbTracking().preflight() == []
+    tracker = WandbTracking().open(tmp_path, "name", {}, "train")
+    tracker.log({"train/loss": 1.0}, 1)
+    tracker.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
+
+
+@pytest.mark.usefixtures("keyed")
+def test_without_a_network_runs_are_kept_offline_and_that_is_logged_before_any_work(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    began = time.monotonic()
+    assert WandbTracking().preflight() == []
+    assert not WandbTracking().online
+    assert time.monotonic() - began < 3
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "W&B does not answer (http://127.0.0.1:" in line
+    assert "wandb sync" in line
+    (problem,) = WandbTracking(mode="online").preflight()
+    assert "set tracking.mode=offline" in problem
+
+
+def test_a_server_that_never_answers_is_given_up_within_seconds(stuck: str) -> None:
+    began = time.monotonic()
+    assert "timed out" in str(unreachable(stuck))
+    assert time.monotonic() - began < 6
+    assert unreachable(stuck) is not None
+    assert time.monotonic() - began < 6, "asked once"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # wandb's own
+def test_a_server_that_takes_no_run_leaves_it_offline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("wandb")
+    refusal = {"data": None, "errors": [{"message": "invalid key"}]}
+    with canned_server(lambda *_: (401, refusal)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url.removesuffix("/v1"))
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        assert WandbTracking().online
+        began = time.monotonic()
+        tracker = WandbTracking().open(tmp_path / "auto", "name", {}, "train")
+        assert time.monotonic() - began < 60
+        tracker.log({"train/loss": 1.0}, 1)
+        tracker.close()
+        assert list((tmp_path / "auto" / "wandb").glob("offline-run-*/run-*.wandb"))
+        assert "W&B takes no run" in caplog.text
+        with pytest.raises(TrackingError, match=r"set tracking\.mode=offline"):
+            WandbTracking(mode="online").open(tmp_path / "online", "name", {}, "train")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

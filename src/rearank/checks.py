@@ -5,12 +5,29 @@ The words are those of the package annotated-types. ``Literal`` fields are held 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
+
+KEPT = "; Hydra keeps command lines in the run's folder (.hydra): take it out there too"
+"""Of a key where none belongs."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLAIN_NAME = re.compile(r"(?!(?:\D*\d){4})[A-Z0-9]{1,16}(?:_+[A-Z0-9]{1,16})*_*")
+
+
+def check_variable(field: str, name: str | None) -> None:
+    """Raises ``ValueError`` for what is no environment variable's name, without a word of it: it may be a key."""
+    if name is not None and not (isinstance(name, str) and _VARIABLE.fullmatch(name)):
+        raise ValueError(f"{field} must be the name of an environment variable, not a key{KEPT}")
+
+
+def shown_variable(name: str) -> str:
+    """An environment variable's name for a message; one that looks like a key in the wrong place is not repeated."""
+    return name if _PLAIN_NAME.fullmatch(name) else "(not shown: it may be a key)"
 
 
 def check_fields(one: object) -> None:

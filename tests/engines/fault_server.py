@@ -149,8 +149,6 @@ class FaultServer:
             text = reply["choices"][0]["message"]["content"]
             think, _, answer = text.removeprefix("<think>").partition("</think>\n")
             reply["choices"][0]["message"] = {"content": answer, "reasoning_content": think}
-        elif kind == "unmetered":
-            del reply["usage"]
         text = json.dumps(reply)
         if kind == "malformed":
             text = text[: len(text) // 2] + "}"
@@ -174,7 +172,6 @@ class FaultServer:
 _ERRORS: dict[str, tuple[str | None, str]] = {
     "400": (None, "I don't like this request"),
     "401": ("invalid_api_key", "Incorrect API key provided: {key}"),
-    "403": (None, "no business here"),
     "402": (None, "Insufficient Balance"),
     "404": ("model_not_found", "The model `{model}` does not exist"),
     "429": ("rate_limit_exceeded", "slow down"),

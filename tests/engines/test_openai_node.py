@@ -12,6 +12,7 @@ import pytest
 from rearank.config import ConfigError, build
 from rearank.engines import EngineError, EngineNode, OpenAINode
 from rearank.runs.declared import differences, plain
+from rearank.serving.limits import Serving
 
 KEY = "sk-secret"
 TARGET = "rearank.engines.openai.node.OpenAINode"
@@ -72,6 +73,21 @@ def test_whose_key_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == "the environment variable MINE holds characters that no key has"
     monkeypatch.setenv("MINE", f"{KEY}\n")  # as files hold it
     assert mine.preflight() == []
+
+
+@pytest.mark.parametrize(
+    "key", ["hf_abcDEFghiJKLmnoPQRstuVWX", "AKIA4X7EXAMPLE1234QR", "0a" * 20, "a1" * 16, "gsk_abc123"]
+)
+def test_a_key_in_place_of_its_variable_s_name_is_not_repeated(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not it could be a variable's name."""
+    for make in (lambda: OpenAINode(key_variable=key), lambda: Serving(key_variable=key)):
+        try:
+            said = " ".join(make().preflight())
+        except ValueError as refused:
+            said = str(refused)
+        assert "variable" in said
+        assert key not in said
+        assert key[:6] not in said
 
 
 def test_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,11 +35,14 @@ def reply(message: dict[str, Any], reason: str | None = "stop", **more: Any) -> 
     [
         ({"content": "[1]"}, "stop", "[1]"),
         ({"content": [{"type": "text", "text": "[1]"}, {"type": "x"}, {"text": " > [2]"}]}, "stop", "[1] > [2]"),
-        ({"content": None}, "stop", ""),
         ({"content": "a", "reasoning_content": "b"}, "stop", "<think>b</think>\na"),
         ({"content": "a", "reasoning": "b"}, None, "<think>b</think>\na"),
         ({"content": None, "reasoning_content": "b"}, "length", "<think>b"),
-        ({"content": "", "reasoning_content": "b"}, "stop", "<think>b</think>\n"),
+        (
+            {"content": "", "reasoning_content": "[1] may well be better than [2]"},
+            "stop",
+            "<think>[1] may well be better than [2]</think>\n",
+        ),
         ({"content": "<think>b</think>a", "reasoning_content": "b"}, "stop", "<think>b</think>a"),
         ({"content": None, "refusal": "I can't."}, "stop", "I can't."),
     ],
@@ -49,12 +52,12 @@ def test_the_text_of_an_answer(message: dict[str, Any], reason: str | None, text
 
 
 def test_usage_of_openai_and_deepseek() -> None:
-    usage = {"prompt_tokens": 10, "completion_tokens": 4}
+    said, usage = {"content": "[1]"}, {"prompt_tokens": 10, "completion_tokens": 4}
     details = {**usage, "prompt_tokens_details": {"cached_tokens": 6}}
-    assert read_reply(reply({}, usage=details)).usage == Usage(10, 4, 6)
-    assert read_reply(reply({}, usage={**usage, "prompt_cache_hit_tokens": 6})).usage == Usage(10, 4, 6)
-    assert read_reply(reply({}, usage={**usage, "prompt_tokens_details": None})).usage == Usage(10, 4, 0)
-    assert read_reply(reply({})).usage is None
+    assert read_reply(reply(said, usage=details)).usage == Usage(10, 4, 6)
+    assert read_reply(reply(said, usage={**usage, "prompt_cache_hit_tokens": 6})).usage == Usage(10, 4, 6)
+    assert read_reply(reply(said, usage={**usage, "prompt_tokens_details": None})).usage == Usage(10, 4, 0)
+    assert read_reply(reply(said)).usage is None
 
 
 @pytest.mark.parametrize(
@@ -129,15 +132,16 @@ def test_waits_grow_up_to_their_limit_and_honour_the_server(retry: int, asked: f
     ("status", "error", "kind"),
     [
         *((status, {"message": "x"}, Kind.RETRY) for status in (408, 409, 425, 429, 500, 502, 503, 504, 529)),
-        *((status, {"message": "x"}, Kind.FAIL) for status in (400, 405, 413, 422)),
-        *((status, {"message": "x"}, Kind.STOP) for status in (401, 402, 403)),
+        *((status, {"message": "x"}, Kind.FAIL) for status in (400, 403, 405, 413, 422)),
+        *((status, {"message": "x"}, Kind.STOP) for status in (401, 402)),
+        (403, {"message": "x", "code": "permission_denied"}, Kind.REFUSED),
         (404, {"message": "x"}, Kind.NO_MODEL),
         (429, {"message": "x", "code": "insufficient_quota"}, Kind.STOP),
         (429, {"message": "x", "type": "insufficient_quota"}, Kind.STOP),
         (
             400,
             {"message": "Unsupported value: 'temperature' does not support 0", "code": "unsupported_value"},
-            Kind.STOP,
+            Kind.REFUSED,
         ),
         (400, {"message": "x", "code": "context_length_exceeded"}, Kind.OVERFLOW),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 import subprocess
 import sys
@@ -89,9 +90,41 @@ def test_a_file_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
 
 
 def test_another_file_is_not_taken_for_a_store(tmp_path: Path) -> None:
-    (tmp_path / "completions.sqlite").write_text("no database " * 1000)
-    with pytest.raises(StoreError, match=r"completions\.sqlite: can.t keep completions here"):
-        CompletionStore(tmp_path / "completions.sqlite")
+    path = tmp_path / "completions.sqlite"
+    for number, damaged in enumerate(
+        (b"no database " * 1000, random.Random(0).randbytes(5000), b"SQLite format 3\0" * 9)
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"completions\.sqlite: can.t keep completions here.*: move it away"):
+            CompletionStore(path)
+        path.rename(tmp_path / f"moved-{number}")  # the way out
+        CompletionStore(path).close()
+        path.unlink()
+
+
+def use(path: Path) -> None:
+    store = CompletionStore(path)
+    for number in range(200):
+        store.get(f"k{number}")
+        store.put(f"new{number}", MESSAGES, Completion("answer"))
+
+
+def test_a_store_that_was_cut_or_overwritten_names_itself_and_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "completions.sqlite"
+    store = CompletionStore(path)
+    for number in range(200):
+        store.put(f"k{number}", MESSAGES, Completion("answer " * 50))
+    store.close()
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (
+        whole[:middle],
+        whole[:middle] + bytes(8192) + whole[middle + 8192 :],
+        whole[:4096] + b"\xff" * 8192,
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"completions\.sqlite: can.t .*the file is damaged.*: move it away"):
+            use(path)
 
 
 HAMMER = """

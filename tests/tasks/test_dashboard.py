@@ -96,6 +96,7 @@ def test_a_workspace_that_wandb_refuses(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     monkeypatch.setattr(ws.Workspace, "save", refuse)
+    monkeypatch.setattr("rearank.tracking.wandb_runs.unreachable", lambda url: None)
     run = chosen(tmp_path, "tracking.entity=me")
     with pytest.raises(DashboardError, match=r"no such entity.*tracking\.entity"):
         run.experiment.task.run(run)

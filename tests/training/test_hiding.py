@@ -14,9 +14,15 @@ from tests.end_to_end.pipeline import ROOT, environment
 
 from rearank.training.base import TrainingError
 from rearank.training.verl import Cluster
-from rearank.training.verl.hiding import without_values
+from rearank.training.verl.hiding import runtime_of, without_values
 
-SECRETS = ("first-secret-value", "second-secret-value", "third-secret-value")
+SECRETS = (
+    "first-secret-value",
+    "second-secret-value",
+    "third-secret-value",
+    "fourth-secret-value",
+    "fifth-secret-value",
+)
 SMALL = (
     *("experiment=quickstart", "task=prepare", "tracking=wandb", "name=run", "prepare.validation_windows=4"),
     *("dataset.collection.query_count=12", "validation.collection.query_count=4"),
@@ -35,7 +41,9 @@ def test_no_value_is_written_anywhere(sweep: tuple[str, ...], tmp_path: Path) ->
     outputs = tmp_path / "outputs"
     command = [sys.executable, str(ROOT / "run.py"), *sweep, *SMALL, f"paths.outputs={outputs}", "experiment=mine"]
     command += [f"hydra.searchpath=[file://{config.parent.parent}]", "+cluster.env.HF_TOKEN=first-secret-value"]
-    command += ["+cluster.runtime_env={env_vars:{OTHER_TOKEN:second-secret-value},working_dir:'a place'}"]
+    place = "'s3://key:fourth-secret-value@a place'"
+    command += [f"+cluster.runtime_env={{env_vars:{{OTHER_TOKEN:second-secret-value}},working_dir:{place}}}"]
+    command += ["+cluster.runtime_env.pip.packages=['git+https://me:fifth-secret-value@host/code']"]
     clean = {key: value for key, value in environment().items() if key != "WANDB_API_KEY"}
     done = subprocess.run(
         [word for word in command if word != "experiment=quickstart"],
@@ -47,7 +55,7 @@ def test_no_value_is_written_anywhere(sweep: tuple[str, ...], tmp_path: Path) ->
     assert [path for path, text in texts.items() if any(secret.encode() in text for secret in SECRETS)] == []
     assert not [path for path in outputs.rglob("*") if any(secret in str(path) for secret in SECRETS)]
     written = b"".join(text for path, text in texts.items() if path.name == "config.yaml")
-    for name in (b"HF_TOKEN: null", b"OTHER_TOKEN: null", b"IN_A_FILE: null"):
+    for name in (b"HF_TOKEN: null", b"OTHER_TOKEN: null", b"IN_A_FILE: null", b"working_dir: null", b"pip: null"):
         assert name in written, "names stay"
     said = b"".join(texts.values())
     assert b"+cluster.env.HF_TOKEN=null" in said
@@ -68,6 +76,27 @@ def test_a_value_reaches_the_cluster_from_where_it_is_kept(monkeypatch: pytest.M
     assert "HF_HOME" in problem
     with pytest.raises(TrainingError, match="export it"):
         cluster.environment()
+
+
+def test_ray_gets_its_runtime_environment_from_where_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"working_dir": None, "pip": None, "excludes": ["*.log"], "env_vars": {"A": "1"}}
+    monkeypatch.setenv("REARANK_RUNTIME_ENV_working_dir", '"s3://key:password@place"')
+    monkeypatch.setenv("REARANK_RUNTIME_ENV_pip", '{"packages": ["a", "b"]}')
+    expected = {"working_dir": "s3://key:password@place", "pip": {"packages": ["a", "b"]}, "excludes": ["*.log"]}
+    assert runtime_of(given) == expected
+    monkeypatch.delenv("REARANK_RUNTIME_ENV_pip")
+    assert runtime_of(given)["pip"] is None
+
+
+@pytest.mark.parametrize("key", ["sk-fifth-secret-value", "hf_Fifthsecretvalue00000"])
+def test_a_key_in_place_of_its_variable_s_name_is_neither_repeated_nor_kept(key: str, tmp_path: Path) -> None:
+    """Hydra names the overrides of a job that fails: the command ends before."""
+    command = [sys.executable, str(ROOT / "run.py"), *SMALL, f"paths.outputs={tmp_path}", f"serve.key_variable={key}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("rearank: serve.key_variable must be the name of an environment variable")
+    assert key not in done.stderr + done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

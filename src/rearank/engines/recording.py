@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from rearank.engines.base import Engine, SeesWindows
@@ -44,6 +44,15 @@ class Drains(Protocol):
         ...
 
 
+@runtime_checkable
+class Rereads(Protocol):
+    """An engine whose earlier versions recorded what is read otherwise today."""
+
+    def reread(self, recorded: Completion) -> Completion | None:
+        """A recorded answer as it is read today; ``None`` for a failure, which is asked for again."""
+        ...
+
+
 class RecordingEngine:
     """Answers from ``store`` where it can, and from ``engine`` otherwise, recording what that says.
 
@@ -64,6 +73,7 @@ class RecordingEngine:
         self._identity = dict(engine.identity)
         # Once: on every call the question would cost more than the prompt.
         self._sees: SeesWindows | None = engine if isinstance(engine, SeesWindows) else None
+        self._rereads: Rereads | None = engine if isinstance(engine, Rereads) else None
         self._under_way: dict[str, asyncio.Task[Completion]] = {}
 
     @property
@@ -96,10 +106,13 @@ class RecordingEngine:
         task = self._under_way.get(key)
         if task is None:
             recorded = self.store.get(key)
-            if recorded is not None:
+            answer = self._rereads.reread(recorded) if recorded is not None and self._rereads is not None else recorded
+            if answer is not None:
                 self.recalled += 1
-                return recorded
-            task = asyncio.create_task(self._pay(key, window, messages, sampling))
+                if answer is not recorded:  # whoever reads the store by itself must read the same
+                    answer = self.store.put(key, messages, replace(answer, cost=0.0), recorded)
+                return answer
+            task = asyncio.create_task(self._pay(key, window, messages, sampling, recorded))
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._forget(key, done))
         else:
@@ -107,7 +120,12 @@ class RecordingEngine:
         return await asyncio.shield(task)
 
     async def _pay(
-        self, key: str, window: Window | None, messages: Sequence[Message], sampling: Sampling
+        self,
+        key: str,
+        window: Window | None,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        failed: Completion | None,
     ) -> Completion:
         self.spent += Spent(calls=1)
         try:
@@ -119,7 +137,7 @@ class RecordingEngine:
             self.spent += Spent(failed=1)
             raise
         self.spent += Spent(completion_tokens=completion.completion_tokens, cost=completion.cost)
-        return self.store.put(key, messages, completion)
+        return self.store.put(key, messages, completion, failed)
 
     def _forget(self, key: str, task: asyncio.Task[Completion]) -> None:
         del self._under_way[key]

@@ -25,6 +25,10 @@ create table if not exists completions (
 """
 _NEWER = {"cost": "real not null default 0", "extra": "text not null default '{}'"}
 """Columns that files of earlier versions lack."""
+_ASIDE = (
+    "the file is damaged, or no store of completions: move it away, with its -wal and -shm files if there are any, and "
+    "run the same command again, which asks for those answers anew"
+)
 _PATIENCE = 60.0  # seconds for another process to let the file go
 
 
@@ -67,7 +71,7 @@ class CompletionStore:
                 self._db.close()
                 raise
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{self.path}: can't keep completions here ({error}); choose a writable folder") from error
+            raise self._error("keep completions here", error, "choose a writable folder") from error
 
     def get(self, key: str) -> Completion | None:
         """The recorded answer, or ``None``."""
@@ -79,13 +83,19 @@ class CompletionStore:
         if row is None:
             return None
         text, prompt_tokens, completion_tokens, finish, seconds, truncated, cost, extra = row
-        figures = json.loads(extra)
+        try:
+            figures = json.loads(extra)
+        except ValueError as error:
+            raise self._error("read completions", error, _ASIDE) from error
         return Completion(text, prompt_tokens, completion_tokens, finish, seconds, bool(truncated), cost, figures)
 
-    def put(self, key: str, messages: Sequence[Message], completion: Completion) -> Completion:
+    def put(
+        self, key: str, messages: Sequence[Message], completion: Completion, failed: Completion | None = None
+    ) -> Completion:
         """Record an answer and return the recorded one, so that a resumed run sees what this one saw.
 
-        The first answer recorded for a call stays, whichever process it came from.
+        The first answer recorded for a call stays, whichever process it came from; ``failed`` is one that is none (an
+        earlier version recorded failures) and is replaced, its cost kept.
         """
         # Lone surrogates can come out of a model; SQLite stores valid text only.
         text = completion.text.encode("utf-8", "replace").decode()
@@ -102,7 +112,16 @@ class CompletionStore:
             "extra": json.dumps(dict(completion.extra)),
         }
         names, marks = ", ".join(values), ", ".join("?" * len(values))
-        added = self._write(f"insert or ignore into completions ({names}) values ({marks})", tuple(values.values()))
+        statement, given = f"insert or ignore into completions ({names}) values ({marks})", tuple(values.values())
+        if failed is not None:
+            changed = ", ".join(f"{name} = excluded.{name}" for name in values if name not in ("key", "cost"))
+            statement = (
+                f"insert into completions ({names}) values ({marks}) on conflict (key) do update set {changed}, "
+                "cost = cost + excluded.cost, parse_status = null, permutation = null where text = ?"
+            )
+            self._write(statement, (*given, failed.text))
+            return self.get(key) or replace(completion, text=text)
+        added = self._write(statement, given)
         first = None if added else self.get(key)
         return replace(completion, text=text) if first is None else first
 
@@ -151,7 +170,7 @@ class CompletionStore:
         try:
             row: tuple[Any, ...] | None = self._db.execute(statement, values).fetchone()
         except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: can't read completions ({error}); move the file away to go on") from error
+            raise self._error("read completions", error, _ASIDE) from error
         return row
 
     def _write(self, statement: str, values: tuple[object, ...]) -> bool:
@@ -159,6 +178,9 @@ class CompletionStore:
         try:
             return self._db.execute(statement, values).rowcount > 0
         except sqlite3.Error as error:
-            raise StoreError(
-                f"{self.path}: can't record a completion ({error}); free some disk space and rerun"
-            ) from error
+            raise self._error("record a completion", error, "free some disk space and rerun") from error
+
+    def _error(self, what: str, error: Exception, remedy: str) -> StoreError:
+        """Names the file and the way out: a file that is damaged, or no such file, is in the way for good."""
+        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+        return StoreError(f"{self.path}: can't {what} ({error}); {_ASIDE if damaged else remedy}")

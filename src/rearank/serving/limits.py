@@ -9,7 +9,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Interval
 
-from rearank.checks import check_fields
+from rearank.checks import check_fields, check_variable, shown_variable
 
 Positive = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0)]
@@ -55,6 +55,7 @@ class Serving:
     def __post_init__(self) -> None:
         if not self.host:
             raise ValueError("host must not be empty: 127.0.0.1 for this machine alone, 0.0.0.0 for the network")
+        check_variable("key_variable", self.key_variable)
         check_fields(self)
 
     @property
@@ -71,7 +72,7 @@ class Serving:
         ]
         if self.key_variable is not None and not self.key:
             missing.append(
-                f"serve.key_variable={self.key_variable}: this environment variable is not set; put the key that "
-                "callers send there, or set serve.key_variable=null to serve without one"
+                f"serve.key_variable={shown_variable(self.key_variable)}: this environment variable is not set; put "
+                "the key that callers send there, or set serve.key_variable=null to serve without one"
             )
         return missing

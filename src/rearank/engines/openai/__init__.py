@@ -2,7 +2,7 @@
 
 ``settings`` the fields, checked · ``node`` what conf/engine builds to · ``engine`` one call from prompt to answer ·
 ``server`` the connection · ``replies`` what a server answers · ``retries`` what is done where it doesn't ·
-``overflow`` prompts that are too long · ``budget`` what calls cost.
+``refusals`` what a refusal is about · ``overflow`` prompts that are too long · ``budget`` what calls cost.
 """
 
 from rearank.moved import attributes_of

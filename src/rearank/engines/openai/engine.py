@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,15 +20,21 @@ from rearank.engines.chat import call_seed, split_prefill
 from rearank.engines.checkpoint import fingerprint, known_as
 from rearank.engines.home import EngineAtHome
 from rearank.engines.openai.budget import Budget, BudgetError, Usage
-from rearank.engines.openai.overflow import Request, fitted
-from rearank.engines.openai.replies import Reply, is_served_as, read_reply
+from rearank.engines.openai.overflow import Request, fitted, tokens_of
+from rearank.engines.openai.refusals import SETTINGS, Refusals
+from rearank.engines.openai.replies import Reply, is_served_as, read_reply, reread
 from rearank.engines.openai.retries import Backoff, Kind, Trouble
 from rearank.engines.openai.server import Server
 from rearank.engines.openai.settings import OpenAISettings
 from rearank.ranking import AbortRunError
 from rearank.types import Completion, Message, Sampling
 
+_log = logging.getLogger(__name__)
+
 _SHORTENED_AT_MOST = 12  # times a prompt is shortened before its call fails
+_EMPTY_AT_MOST = 2  # empty answers that are asked for again: they are paid for
+_LONG_ENOUGH = 2000  # characters of a prompt: of a shorter one a template's own tokens say too much
+_USUAL_TOKEN, _WIDEST_TOKEN = 4, 8  # characters of a token, mean over a prompt
 _SEEDS = 1 << 31  # what every server takes as a seed
 _CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}  # as vLLM and SGLang take it
 _ADVICE = "shorten the passages (prompt.max_characters), or take fewer in a window (strategy.size)"
@@ -77,6 +84,9 @@ class OpenAIEngine(EngineAtHome):
         self._stopping = asyncio.Event()
         self._reason: EngineError | None = None
         self._answered = 0
+        self._asking = 0
+        self._refusals = Refusals()
+        self._logged: set[str] = set()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -85,6 +95,11 @@ class OpenAIEngine(EngineAtHome):
         The server's address does not: the same model may be served elsewhere tomorrow.
         """
         return self._identity
+
+    def reread(self, recorded: Completion) -> Completion | None:
+        """A recorded answer as it is read today; ``None`` for a failure that an earlier version recorded."""
+        text = reread(recorded.text, recorded.finish if recorded.completion_tokens else "stop")
+        return recorded if text == recorded.text else None if text is None else replace(recorded, text=text)
 
     async def drain(self) -> None:
         """Give up the calls that wait for their turn or for another try; those being answered go on."""
@@ -109,26 +124,29 @@ class OpenAIEngine(EngineAtHome):
         async with self._slots:
             self._server.open()
             request = Request(messages, sampling.max_tokens)
-            answered, failures, cuts, cost = self._answered, 0, 0, 0.0
+            answered, failures, cuts, empty, cost = self._answered, 0, 0, 0, 0.0
             while True:
                 self._go_on()
                 began = time.perf_counter()
                 try:
-                    reply = await self._ask(self._body(request, call_seed(messages, sampling), sampling))
+                    reply = await self._ask(request, call_seed(messages, sampling), sampling)
                     break
                 except Trouble as trouble:
-                    cost += self._charge(trouble.usage) if trouble.usage is not None else 0.0
+                    if trouble.usage is not None:
+                        cost += self._charge(self._counted(trouble.usage, request, ""))
+                    empty += trouble.empty
                     if trouble.too_long is not None and cuts < _SHORTENED_AT_MOST:
                         request = self._shorter(request, trouble)
                         cuts += 1
-                    elif trouble.kind is Kind.RETRY and failures < self.node.retries:
+                    elif trouble.kind is Kind.RETRY and failures < self.node.retries and empty <= _EMPTY_AT_MOST:
                         await self._pause(self._backoff.seconds(failures, trouble.wait))
                         failures += 1
                     else:
-                        await self._give_up(trouble, failures, nobody_answered=self._answered == answered)
+                        await self._give_up(trouble, failures, messages, nobody_answered=self._answered == answered)
             self._answered += 1
             self.truncated += request.shortened
-            usage = reply.usage or Usage()
+            usage = self._counted(reply.usage or Usage(), request, reply.text)
+            self._look_at(request, reply)
             return Completion(
                 text=prefill + reply.text,  # a server says what it added
                 prompt_tokens=usage.prompt,
@@ -136,12 +154,21 @@ class OpenAIEngine(EngineAtHome):
                 finish=reply.finish,
                 seconds=time.perf_counter() - began,
                 prompt_truncated=request.shortened,
-                cost=cost + self._charge(reply.usage),
+                cost=cost + self._charge(usage),
             )
 
-    async def _ask(self, body: Mapping[str, Any]) -> Reply:
+    async def _ask(self, request: Request, seed: int, sampling: Sampling) -> Reply:
         """One request; raises ``Trouble``."""
-        reply = read_reply(await self._server.chat(body))
+        self._asking += 1
+        try:
+            body = await self._server.chat(self._body(request, seed, sampling), request)
+        finally:
+            self._asking -= 1
+        try:
+            reply = read_reply(body, self.node.variable, request)
+        except Trouble as trouble:
+            trouble.args = (self._server.clean(str(trouble)),)
+            raise
         if not is_served_as(self.model, reply.model, self.node.accept_model):
             answering = self._server.clean(repr(reply.model))
             raise Trouble(
@@ -178,14 +205,48 @@ class OpenAIEngine(EngineAtHome):
             raise EngineError(f"the prompt is too long ({trouble}); {_ADVICE}, or set engine.overflow=truncate")
         return shorter
 
-    def _charge(self, usage: Usage | None) -> float:
-        """What an answer cost, US dollars; a budget can't be kept with a server that doesn't say."""
+    def _counted(self, usage: Usage, request: Request, answer: str) -> Usage:
+        """``usage`` with what the server doesn't count estimated from the texts, so that the budget is kept."""
+        asked = sum(tokens_of(message.content) for message in request.messages)
+        counted = Usage(usage.prompt or asked, usage.completion or tokens_of(answer), usage.cached)
+        if counted != usage:
+            self._log_once(
+                "uncounted",
+                "does not count the tokens of its answers: they are estimated from the texts' lengths, and so are the "
+                "costs",
+            )
+        return counted
+
+    def _look_at(self, request: Request, reply: Reply) -> None:
+        """Log, once, what the server does to answers and prompts that no answer shows."""
+        if reply.in_reasoning:
+            self._log_once(
+                "reasoning",
+                "sends answers in the field of the reasoning, and no other text: they are read as answers; a server "
+                "with a reasoning parser does that to a model that doesn't think (start it without, or set "
+                "model.thinking=true)",
+            )
+        characters = sum(len(message.content) for message in request.messages)
+        read = reply.usage.prompt if reply.usage is not None else 0
+        if read and characters >= _LONG_ENOUGH and read * _WIDEST_TOKEN < characters:
+            self._log_once(
+                "cut prompts",
+                f"counts {read} tokens in a prompt of {characters:,} characters (about "
+                f"{characters // _USUAL_TOKEN:,} tokens): it seems to cut prompts without saying so, and these answers "
+                "are to a part of the passages; give the server a longer context (Ollama: OLLAMA_CONTEXT_LENGTH), or "
+                "shorten the passages (prompt.max_characters) or the windows (strategy.size)",
+            )
+
+    def _log_once(self, subject: str, text: str) -> None:
+        if subject not in self._logged:
+            self._logged.add(subject)
+            _log.warning("%s %s", self._server.url, text)
+
+    def _charge(self, usage: Usage) -> float:
+        """What an answer cost, US dollars."""
         if self.node.prices is None:
             return 0.0
-        if usage is None and self.node.budget is not None:
-            failure = f"{self._server.url} doesn't say how many tokens it charges for, so engine.budget can't be kept"
-            self._halt(ServerError(f"{failure}; set engine.budget=null to go on without it"))
-        cost = self.node.prices.cost(usage or Usage())
+        cost = self.node.prices.cost(usage)
         self.budget.charge(cost)
         return cost
 
@@ -207,15 +268,25 @@ class OpenAIEngine(EngineAtHome):
         except TimeoutError:
             return
 
-    async def _give_up(self, trouble: Trouble, failures: int, *, nobody_answered: bool) -> NoReturn:
+    async def _give_up(
+        self, trouble: Trouble, failures: int, messages: tuple[Message, ...], *, nobody_answered: bool
+    ) -> NoReturn:
         tried = f" (tried {failures + 1} times)" if failures else ""
         failure = f"{self._server.url}: {trouble}{tried}"
+        first = self._answered == 0
+        if trouble.kind is Kind.OVERFLOW:
+            failure += f"; it stays too long however much is cut: {_ADVICE}"
         if trouble.kind is Kind.NO_MODEL:
             failure = f"{self._server.url} has no model {self.model!r} ({trouble}){await self._server.models()}"
             failure += "; set model.path or engine.served_model"
         elif trouble.unreachable and nobody_answered:
             failure += "; nobody answers there: start the server, or set engine.base_url"
-        elif trouble.kind is not Kind.STOP:
+        elif trouble.alike and first:
+            every = self._refusals.every_call(str(trouble), hash(messages), self._asking)
+            failure += "; so it does every prompt so far" if every else "; if it does so with every prompt"
+            failure += f", look at what all calls have in common: {SETTINGS}"
+            raise ServerError(failure) if every else EngineError(failure)  # no halt: a later call may be answered
+        elif not (trouble.kind is Kind.STOP or (trouble.kind is Kind.REFUSED and first)):
             raise EngineError(failure)
         self._halt(ServerError(failure))
         raise ServerError(failure)

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from rearank.checks import shown_variable
 from rearank.engines.base import Engine
 from rearank.engines.nodes import CreatesEngine, EngineRequest
 from rearank.engines.openai.settings import OpenAISettings
@@ -24,9 +25,14 @@ class OpenAINode(OpenAISettings, CreatesEngine):
             )
         key = os.environ.get(self.variable or "", "").strip()
         if self.variable is not None and not key:
-            missing.append(f"engine=openai needs a key: set the environment variable {self.variable}")
+            missing.append(f"engine=openai needs a key: set the environment variable {shown_variable(self.variable)}")
         elif not (key.isascii() and key.isprintable()) or " " in key:
             missing.append(f"the environment variable {self.variable} holds characters that no key has")
+        for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+            if self.url.startswith("https:") and (place := os.environ.get(name)) and not os.path.exists(place):  # noqa: PTH110
+                missing.append(
+                    f"the environment variable {name} names {place}, which does not exist; unset it or mend it"
+                )
         return missing
 
     def _engine(self, asked: EngineRequest) -> Engine:

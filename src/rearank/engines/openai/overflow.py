@@ -6,6 +6,7 @@ remembered from one call to the next, so that no answer depends on which call ca
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,9 +31,23 @@ _PROMPT = (
     re.compile(r"input \((\d+) tokens\)", re.IGNORECASE),
     re.compile(r"(?:too long: |token count \(|given: )(\d+)", re.IGNORECASE),
 )
+_LENGTH = re.compile(r"context|tokens?\b|characters\b|\blength|\blong|sequence|too large|\bsize", re.IGNORECASE)
+_PROMPT_OR_CONTEXT = re.compile(
+    r"context|prompt|input|sequence|messages?\b|request|text|string|content|conversation", re.IGNORECASE
+)
+_EXCEEDS = re.compile(
+    r"too (?:long|large|many|big)|exceed|longer|more (?:tokens )?than|over(?:flow|length)|maximum|at most|limit|larger|"
+    r"greater|truncat|does ?n.t fit|not fit|less than|fewer than|should be|must be|range|within|no more than",
+    re.IGNORECASE,
+)
+_OF_THE_ANSWER = re.compile(r"max_(?:completion_|new_|output_)?tokens", re.IGNORECASE)
 _SPARE = 0.98  # of the room: characters and tokens aren't quite proportional
 _STEP = 0.8  # the share that is kept where the server doesn't say how long the prompt is
 _CHARACTERS = 4  # a token of English text has about so many
+_WIDEST = 12  # characters of a token, where a whole prompt has the longest
+_NEAR = 0.9  # of the logarithms: two and a half times more or less
+_FIGURE = 16  # smaller numbers are no sizes
+_STATUSES = {400, 413, 422}  # which a page of words repeats
 
 
 @dataclass(frozen=True)
@@ -52,19 +67,70 @@ class Request:
     shortened: bool = False
 
 
-def too_long(error: Mapping[str, Any], message: str) -> TooLong | None:
+def tokens_of(text: str) -> int:
+    """How many tokens a text has, by its length: there is no tokenizer here."""
+    return -(-len(text.encode("utf-8", "replace")) // _CHARACTERS)
+
+
+def too_long(error: Mapping[str, Any], message: str, request: Request | None = None) -> TooLong | None:
     """Read a server's refusal; ``None`` if it is about something else.
 
-    Known wordings: OpenAI, vLLM (old and new), SGLang, DeepSeek, llama.cpp, TGI, Gemini, Anthropic.
+    The figures of known wordings are taken as they are meant (OpenAI, vLLM, SGLang, DeepSeek, llama.cpp, TGI, Gemini,
+    Anthropic). In any other text the figure that the prompt's own size explains is the prompt's, and what it exceeds is
+    the context; without such figures the text must say of a prompt or a context that it is too long.
     """
     code = f"{error.get('code') or ''} {error.get('type') or ''}"
-    if not _SIGN.search(message) and not re.search(r"context_(?:length|size)", code):
+    plain = re.sub(r"(?<=\d)[,_](?=\d{3})", "", message)  # 128,000
+    if _SIGN.search(message) or re.search(r"context_(?:length|size|window)", code):
+        known = TooLong(
+            context=_whole(error.get("n_ctx")) or _first(_CONTEXT, plain),
+            prompt=_whole(error.get("n_prompt_tokens")) or _first(_PROMPT, plain),
+        )
+        return known if known.prompt or known.context else _by_size(plain, request) or known
+    if not _LENGTH.search(message):
         return None
-    plain = re.sub(r"(?<=\d),(?=\d{3})", "", message)  # 128,000
-    return TooLong(
-        context=_whole(error.get("n_ctx")) or _first(_CONTEXT, plain),
-        prompt=_whole(error.get("n_prompt_tokens")) or _first(_PROMPT, plain),
-    )
+    if (found := _by_size(plain, request)) is not None:
+        return found
+    if not (_PROMPT_OR_CONTEXT.search(message) and _EXCEEDS.search(message)) or _OF_THE_ANSWER.search(message):
+        return None
+    # A limit alone, where the prompt may well be above it.
+    limits = _figures(plain) - _STATUSES if request is not None else set()
+    asked = sum(tokens_of(turn.content) for turn in request.messages) + request.max_tokens if request is not None else 0
+    return TooLong(context=max((figure for figure in limits if figure < asked), default=None))
+
+
+def _by_size(message: str, request: Request | None) -> TooLong | None:
+    """The two figures that a prompt of this size explains: it, alone or with its answer, exceeds the other."""
+    if request is None:
+        return None
+    texts = [turn.content for turn in request.messages]
+    size, most = sum(map(tokens_of, texts)), request.max_tokens
+    least, longest = sum(map(len, texts)) // _WIDEST, sum(len(text.encode("utf-8", "replace")) for text in texts)
+    longest += 64 * len(texts)  # what a template adds
+    figures = _figures(message)
+    of_the_answer = most in figures or _OF_THE_ANSWER.search(message)
+    figures.discard(most)
+    prompts = {figure for figure in figures if least <= figure <= longest}
+    # With its answer: more than the prompt could be, or the sum of two figures.
+    totals = {figure - most for figure in figures if least <= figure - most <= longest}
+    found: list[tuple[int, float, int, int]] = []
+    for prompt in (prompts | totals) - {0}:
+        below = {figure for figure in figures if figure < prompt + most and figure not in (prompt, prompt + most)}
+        if not below or (max(below) >= prompt and prompt not in totals and not of_the_answer):
+            continue
+        distance = abs(math.log(prompt / max(size, 1)))
+        near, both = distance < _NEAR, prompt in prompts and prompt in totals
+        rank = 0 if both else 3 if not near else 1 if prompt in prompts else 2
+        found.append((rank, distance, prompt, max(below)))
+    if not found:
+        return None
+    _, _, prompt, context = min(found)
+    return TooLong(context, prompt)
+
+
+def _figures(message: str) -> set[int]:
+    """Whole numbers that may be sizes."""
+    return {int(digits) for digits in re.findall(r"(?<![\d.])\d{2,9}(?![\d.]*\d)", message)} - set(range(_FIGURE))
 
 
 def fitted(request: Request, said: TooLong) -> Request | None:

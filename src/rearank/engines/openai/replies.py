@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rearank.engines.openai.budget import Usage
-from rearank.engines.openai.retries import Kind, Trouble
+from rearank.engines.openai.overflow import Request
+from rearank.engines.openai.retries import Kind, Trouble, read_failure
 
 _SNAPSHOT = re.compile(r"[-@:]v?\d[\d.-]*")
 _CUT = {"length", "max_tokens"}
-_GIVEN_UP = {"insufficient_system_resource", "abort", "error"}  # DeepSeek under load; vLLM and SGLang
+_GIVEN_UP = {"insufficient_system_resource", "abort", "error", "network_error"}  # DeepSeek under load; vLLM and SGLang
+_WORDS = ("message", "msg", "detail")  # where servers say what is wrong
+_SHOWN = 200  # characters of it
+_REASONING_ALONE = re.compile(r"<think>(.*)</think>\s*", re.DOTALL)
+_IDENTIFIERS = re.compile(r"\[?\b(?:\d+|[A-Z])\b\]?")
+_FEW_LETTERS, _VERDICT = 20, 3  # "The final ranking is:" in front of an order; "yes"
+_MOST_TOKENS = 2**31
 
 
 @dataclass(frozen=True)
@@ -23,9 +31,11 @@ class Reply:
     finish: Literal["stop", "length"]
     usage: Usage | None
     model: str | None
+    in_reasoning: bool = False
+    """Whether the answer came in the field of the reasoning."""
 
 
-def read_reply(body: str) -> Reply:
+def read_reply(body: str, key_variable: str | None = None, request: Request | None = None) -> Reply:
     """The first choice of a completed chat.
 
     A reasoning that the server sends apart (``reasoning_content``, ``reasoning``) is put back in front of the answer
@@ -33,11 +43,12 @@ def read_reply(body: str) -> Reply:
     order and is counted as such. An answer that a content filter took away is none, and asking again won't help.
 
     Raises:
-        Trouble: for a body without an answer.
+        Trouble: for a body without an answer. A failure that stands in it (``error``, in the reply or in its choice)
+            is read like one that came under its own HTTP status; an empty answer is asked for again.
     """
     try:
         whole = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Trouble(Kind.RETRY, f"the reply is not JSON ({error})") from None
     if not isinstance(whole, dict):
         raise Trouble(Kind.RETRY, "the reply is not a JSON object")
@@ -45,17 +56,48 @@ def read_reply(body: str) -> Reply:
     choices = whole.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
+    if choice is None and whole.get("code"):  # the reply is the error itself
+        whole["error"] = whole.get("error") or dict(whole)
+    for place in (whole, choice, message):
+        if isinstance(place, dict) and place.get("error"):
+            raise _failure_inside(place["error"], usage, key_variable, request)
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        error_text = f": {str(whole['error'])[:200]}" if whole.get("error") else ""
-        raise Trouble(Kind.RETRY, f"the reply has no choices{error_text}", usage=usage)
-    reason = choice.get("finish_reason")
-    if reason == "content_filter":
+        told = next((f": {str(whole[name])[:_SHOWN]}" for name in _WORDS if whole.get(name)), "")
+        raise Trouble(Kind.RETRY, f"the reply has no choices{told}", usage=usage)
+    reasons = [str(choice.get(name)) for name in ("finish_reason", "native_finish_reason")]
+    reason = reasons[0]
+    if given_up := [name for name in reasons if name in _GIVEN_UP]:
+        raise Trouble(Kind.RETRY, f"the server gave the answer up (finish_reason {given_up[0]})", usage=usage)
+    if "content_filter" in reasons:
         raise Trouble(Kind.FAIL, "the server's content filter took the answer away", usage=usage)
-    if reason in _GIVEN_UP:
-        raise Trouble(Kind.RETRY, f"the server gave the answer up (finish_reason {reason})", usage=usage)
     finish: Literal["stop", "length"] = "length" if reason in _CUT else "stop"
+    text, in_reasoning = _text(message, finish)
+    cut_unseen = finish == "length" and usage is not None and usage.completion > 0  # a reasoning not shown
+    if not text.strip() and not cut_unseen:
+        told = f" (finish_reason {', '.join(name for name in reasons if name != 'None')})" if reason != "None" else ""
+        raise Trouble(Kind.RETRY, f"the answer is empty{told}", usage=usage or Usage(), empty=True)
     model = whole.get("model")
-    return Reply(_text(message, finish), finish, usage, model if isinstance(model, str) and model else None)
+    named = model if isinstance(model, str) and model else None
+    return Reply(text, finish, usage, named, in_reasoning)
+
+
+def reread(text: str, finish: str) -> str | None:
+    """A recorded answer as it is read today; ``None`` for a failure that an earlier version recorded as an answer."""
+    if not text.strip():
+        return text if finish == "length" else None
+    alone = _REASONING_ALONE.fullmatch(text)
+    if alone is None or finish == "length":
+        return text
+    return _answer_in(alone.group(1)) or text
+
+
+def _failure_inside(error: Any, usage: Usage | None, key_variable: str | None, request: Request | None) -> Trouble:
+    """A failure that came in a reply of status 200: under the status that it names, else to be asked again."""
+    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+    status = int(code) if isinstance(code, (int, str)) and re.fullmatch(r"[45]\d\d", str(code)) else 500
+    trouble = read_failure(status, {}, json.dumps({"error": error}), key_variable, request)
+    trouble.usage = usage
+    return trouble
 
 
 def is_served_as(asked: str, answered: str | None, accepted: str | None) -> bool:
@@ -69,14 +111,31 @@ def is_served_as(asked: str, answered: str | None, accepted: str | None) -> bool
     return answered.startswith(asked) and _SNAPSHOT.fullmatch(answered[len(asked) :]) is not None
 
 
-def _text(message: dict[str, Any], finish: str) -> str:
+def _text(message: dict[str, Any], finish: str) -> tuple[str, bool]:
+    """The answer, and whether it came as a reasoning."""
     content = _words(message.get("content")) or _words(message.get("refusal"))
     reasoning = _words(message.get("reasoning_content")) or _words(message.get("reasoning"))
-    if not reasoning or "<think>" in content or "</think>" in content:
-        return content
-    if not content and finish == "length":  # cut while it reasoned
-        return f"<think>{reasoning}"
-    return f"<think>{reasoning}</think>\n{content}"
+    if not reasoning.strip() or "<think>" in content or "</think>" in content:
+        return content, False
+    if not content.strip():
+        if finish == "length":  # cut while it reasoned
+            return f"<think>{reasoning}", False
+        if (answer := _answer_in(reasoning)) is not None:
+            return answer, True
+    return f"<think>{reasoning}</think>\n{content}", False
+
+
+def _answer_in(reasoning: str) -> str | None:
+    """A reply that the server took for a reasoning, because no ``</think>`` came; ``None`` for a reasoning alone.
+
+    It holds the tags of an answer, or hardly a word besides an order or a verdict.
+    """
+    if "<answer>" in reasoning or "</think>" in reasoning:
+        return reasoning
+    before, *after = _IDENTIFIERS.split(reasoning)
+    words = [sum(map(str.isalpha, text)) for text in (before, "".join(after))]
+    named = reasoning.isascii() and words[1] == 0 and words[0] <= (_FEW_LETTERS if after else _VERDICT)
+    return reasoning if named else None
 
 
 def _words(value: Any) -> str:
@@ -88,14 +147,26 @@ def _words(value: Any) -> str:
 
 
 def _usage(value: Any) -> Usage | None:
+    """``None`` where no count is given; 0 for a count that is not."""
     if not isinstance(value, dict):
         return None
     details = value.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    counts = (
-        value.get("prompt_tokens"),
-        value.get("completion_tokens"),
-        cached or value.get("prompt_cache_hit_tokens"),
-    )
-    prompt, completion, hits = (n if isinstance(n, int) and n > 0 else 0 for n in counts)
-    return Usage(prompt, completion, hits)
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
+    prompt = _count(value.get("prompt_tokens")) or _count(value.get("input_tokens"))
+    completion = _count(value.get("completion_tokens")) or _count(value.get("output_tokens"))
+    total = _count(value.get("total_tokens"))
+    if prompt or completion:  # some leave the reasoning out of the one, and count it in the total
+        prompt = prompt or max(total - completion, 0)
+        completion = max(completion, total - prompt)
+    if not prompt and not completion:
+        return None
+    return Usage(prompt, completion, cached or _count(value.get("prompt_cache_hit_tokens")))
+
+
+def _count(value: Any) -> int:
+    """A number of tokens, in digits or not; 0 for what can't be one."""
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else 0.0
+    except (ValueError, OverflowError):
+        return 0
+    return int(number) if math.isfinite(number) and 0 < number < _MOST_TOKENS else 0

@@ -1,8 +1,10 @@
 """What goes wrong with a call to a server, and what is done about it.
 
 Retried: 408, 409, 425, 429, every 5xx, time-outs, broken connections, a body cut in the middle, malformed JSON, a reply
-without choices. The run stops where every other call would fare the same: a refused key, no credit, no such model, a
-parameter the model doesn't take. A prompt that is too long is shortened. Anything else fails its call.
+without choices, a failure in a reply of status 200, an empty answer. The run stops where every other call would fare
+the same: a refused key, no credit, no such model, a certificate that isn't trusted, a setting that the model doesn't
+take, and whatever else the first few prompts are all refused for. A prompt that is too long is shortened. Anything
+else, a moderated prompt for one, fails its call.
 
 The package ``openai`` can retry, too, but its waits are constants, it retries neither 425 nor a reply that can't be
 read, fails a call whose ``Retry-After`` is long, and checks no budget between two tries: here it sends a request once.
@@ -13,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,24 +23,21 @@ from enum import Enum
 from typing import Any
 
 from rearank.engines.openai.budget import Usage
-from rearank.engines.openai.overflow import TooLong, too_long
+from rearank.engines.openai.overflow import Request, TooLong, too_long
+from rearank.engines.openai.refusals import (
+    is_about_roles,
+    is_about_the_key,
+    is_about_the_model,
+    is_moderated,
+    refused_setting,
+)
 
 _RETRIED = {408, 409, 425, 429}
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "exceeded_current_quota_error"}
-_REFUSED_PARAMETER = re.compile(
-    r"unsupported[_ ](?:parameter|value)|unknown[_ ]parameter|unrecognized request argument|"
-    r"extra inputs are not permitted|not supported with this model|does not support|supports at most",
-    re.IGNORECASE,
-)
-_REMEDIES = {  # the first that occurs in what the server says
-    "max_completion_tokens": "set engine.max_tokens_field=max_completion_tokens",
-    "max_tokens": "set engine.max_tokens_field=max_completion_tokens, or a smaller model.max_tokens",
-    "temperature": "set engine.send_temperature=false",
-    "top_p": "set engine.send_temperature=false",
-    "seed": "set engine.send_seed=false",
-    "chat_template_kwargs": "set model.thinking=null; the server has its own switch for it, see engine.extra_body",
-}
+_TOO_LONG = (400, 413, 422)
+_TEMPLATE = (500, 501)  # some servers' own status for a template that refuses the conversation
 _SHOWN = 400  # characters of what a server says
+_READ = 4000  # of which so many are searched
 
 
 class Kind(Enum):
@@ -47,6 +45,7 @@ class Kind(Enum):
 
     RETRY = "ask again"
     FAIL = "fail this call"
+    REFUSED = "stop the run, unless a call was answered before: then fail this one"
     STOP = "stop the run"
     NO_MODEL = "stop the run, saying which models there are"
     OVERFLOW = "shorten the prompt and ask again"
@@ -56,7 +55,8 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
     """A request that gave no answer.
 
     ``wait`` is how long the server asks to be left alone (seconds); ``usage`` what it charges all the same;
-    ``unreachable`` says that no server was there.
+    ``unreachable`` says that no server was there, ``empty`` that an answer came without a word, and ``alike`` that the
+    same refusal of several prompts is no prompt's fault.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
         usage: Usage | None = None,
         too_long: TooLong | None = None,
         unreachable: bool = False,
+        empty: bool = False,
+        alike: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -75,6 +77,8 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
         self.usage = usage
         self.too_long = too_long
         self.unreachable = unreachable
+        self.empty = empty
+        self.alike = alike
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,9 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     return max((then - (now or datetime.now(UTC))).total_seconds(), 0.0)
 
 
-def read_failure(status: int, headers: Mapping[str, str], body: str, key_variable: str | None) -> Trouble:
+def read_failure(
+    status: int, headers: Mapping[str, str], body: str, key_variable: str | None, request: Request | None = None
+) -> Trouble:
     """What an HTTP status of 400 or more means.
 
     Args:
@@ -120,38 +126,45 @@ def read_failure(status: int, headers: Mapping[str, str], body: str, key_variabl
         headers: lower case.
         body: the reply's, JSON or not.
         key_variable: the environment variable the key came from, ``None`` where none was sent.
+        request: what was asked, where a prompt's size may explain the figures.
     """
     error = _error_object(body)
-    message = " ".join(str(error.get("message") or body).split())[:_SHOWN]
-    said = f"HTTP {status}: {message or 'no reason given'}"
+    message = " ".join(str(error.get("message") or body).split())[:_READ]
+    said = f"HTTP {status}: {message[:_SHOWN] or 'no reason given'}"
     words = {str(error.get("code") or "").lower(), str(error.get("type") or "").lower()}
-    if status in (401, 403):
-        remedy = (
-            f"set the environment variable {key_variable} to a valid key"
-            if key_variable
-            else "name the environment variable that holds the key (engine.key_variable=...)"
-        )
-        return Trouble(Kind.STOP, f"the server refuses the key ({said}); {remedy}")
     if status == 402 or words & _NO_CREDIT:
         return Trouble(Kind.STOP, f"the account has no credit left ({said}); top it up and run the same command again")
-    if status == 404:
+    if status in (400, 401, 403, 422, 451):
+        if status != 401 and is_moderated(error, message):
+            return Trouble(Kind.FAIL, f"the server refuses this prompt for its content ({said})")
+        if is_about_the_key(status, error, message):
+            mend = (
+                f"set the environment variable {key_variable} to a valid key"
+                if key_variable
+                else "name the environment variable that holds the key (engine.key_variable=...)"
+            )
+            kind = Kind.STOP if status == 401 else Kind.REFUSED
+            return Trouble(kind, f"the server refuses the key ({said}); {mend}")
+    if status == 404 or (status in _TOO_LONG and is_about_the_model(error, message)):
         return Trouble(Kind.NO_MODEL, said)
+    if status in _TEMPLATE and is_about_roles(message) and (remedy := refused_setting(error, message)):
+        return Trouble(Kind.REFUSED, f"the model's template refuses the conversation ({said}); {remedy}")
     if status in _RETRIED or status >= 500:
         return Trouble(Kind.RETRY, said, wait=retry_after(headers))
-    length = too_long(error, message) if status in (400, 413, 422) else None
+    length = too_long(error, message, request) if status in _TOO_LONG else None
     if length is not None:
         return Trouble(Kind.OVERFLOW, said, too_long=length)
-    if _REFUSED_PARAMETER.search(f"{message} {' '.join(words)}"):
-        remedy = next((r for name, r in _REMEDIES.items() if name in message), "see engine.extra_body")
-        return Trouble(Kind.STOP, f"the server refuses a parameter of every call ({said}); {remedy}")
-    return Trouble(Kind.FAIL, said)
+    if (remedy := refused_setting(error, message)) is not None:
+        return Trouble(Kind.REFUSED, f"the server refuses a setting of every call ({said}); {remedy}")
+    hint = "; may this key use this model (engine.key_variable)?" if status == 403 else ""
+    return Trouble(Kind.FAIL, said + hint, alike=True)
 
 
 def _error_object(body: str) -> dict[str, Any]:
     """The server's error, wherever it puts it."""
     try:
         whole = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(whole, dict):
         return {}
@@ -160,7 +173,8 @@ def _error_object(body: str) -> dict[str, Any]:
         return {"message": inner}
     if not isinstance(inner, dict):
         return {}
-    return inner if "message" in inner else {**inner, "message": inner.get("detail")}
+    words = next((inner[name] for name in ("message", "detail", "msg", "error_msg") if inner.get(name)), None)
+    return {**inner, "message": words}
 
 
 def _number(text: str | None) -> float | None:

@@ -10,10 +10,12 @@ import asyncio
 import json
 import logging
 import os
+import ssl
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from rearank.engines.openai.overflow import Request
 from rearank.engines.openai.retries import Kind, Trouble, read_failure
 from rearank.engines.openai.settings import OpenAISettings
 
@@ -31,25 +33,31 @@ class Server:
         self._node = node
         self._key = os.environ.get(node.variable or "", "").strip()
         self._client: Any = None
+        self._reached = False
 
     def open(self) -> None:
         """Load the client, which takes a moment the first time; the server is not asked yet."""
         if self._client is None:
             self._client = self._connect()
 
-    async def chat(self, body: Mapping[str, Any]) -> str:
-        """The reply to a chat request, unread; raises ``Trouble``. ``open`` comes first."""
+    async def chat(self, body: Mapping[str, Any], request: Request) -> str:
+        """The reply to ``body``, unread; raises ``Trouble``. ``open`` comes first.
+
+        ``request`` is what ``body`` holds.
+        """
         import openai
 
         create = self._client.chat.completions.with_raw_response.create
         try:
             async with asyncio.timeout(self._node.timeout_seconds):
                 raw = await create(**body)
+            self._reached = True
             return bytes(raw.http_response.content).decode("utf-8", "replace")
         except openai.APIStatusError as error:
+            self._reached = True
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             text = self.clean(error.response.text)
-            raise read_failure(error.status_code, headers, text, self._node.variable) from None
+            raise read_failure(error.status_code, headers, text, self._node.variable, request) from None
         except TimeoutError:
             raise self._too_slow() from None
         except openai.APIConnectionError as error:
@@ -87,12 +95,13 @@ class Server:
         timeout = Timeout(self._node.timeout_seconds, connect=self._node.connect_seconds)
         # A server on this machine is not asked through a proxy.
         local = urlsplit(self.url).hostname in _LOOPBACK
+        trusted = _own_certificates() if local else True  # which an environment that isn't trusted would hide
         client = AsyncOpenAI(
             api_key=self._key or "none",  # the package insists on one
             base_url=self.url,
             timeout=timeout,
             max_retries=0,
-            http_client=DefaultAsyncHttpxClient(trust_env=not local, timeout=timeout),
+            http_client=DefaultAsyncHttpxClient(trust_env=not local, timeout=timeout, verify=trusted),
         )
         if self._node.base_url is not None:  # the numbers of an account at OpenAI are nobody else's business
             client.organization = client.project = None
@@ -106,7 +115,38 @@ class Server:
         name = type(cause).__name__
         if name == "ReadTimeout":
             return self._too_slow()
+        if (refused := _tls_error(cause)) is not None and not self._reached:
+            return Trouble(Kind.STOP, self.clean(_tls_advice(refused)))
         reason = self.clean(
             f"the connection failed ({name}: {cause})" if str(cause) else f"the connection failed ({name})"
         )
         return Trouble(Kind.RETRY, reason, unreachable=name in _NOBODY_THERE)
+
+
+def _own_certificates() -> ssl.SSLContext | bool:
+    """What SSL_CERT_FILE and SSL_CERT_DIR name; ``True`` for the usual ones."""
+    file, folder = (os.environ.get(name) or None for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    return ssl.create_default_context(cafile=file, capath=folder) if file or folder else True
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """The encryption's own error behind a connection's."""
+    for _ in range(8):
+        if error is None or isinstance(error, ssl.SSLError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _tls_advice(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the server's certificate is not trusted ({error.verify_message}); name the file of the certificate that "
+            "signed it in the environment variable SSL_CERT_FILE, or set engine.base_url to the name or address that "
+            "the certificate is for"
+        )
+    return (
+        f"the server speaks no TLS that this machine knows ({error.reason or error}): if it is served without, "
+        "engine.base_url must begin with http://; if its certificates are your own, name their file in the "
+        "environment variable SSL_CERT_FILE"
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt
 
-from rearank.checks import check_fields
+from rearank.checks import KEPT, check_fields, check_variable
 from rearank.engines.openai.budget import Prices
 from rearank.runs import INCIDENTAL
 
@@ -20,7 +19,6 @@ _Seconds = Annotated[float, Gt(0)]
 _Dollars = Annotated[float, Ge(0)]
 _NEVER_CONTINUE = ("openai.com", "openai.azure.com", "deepseek.com")  # they'd begin anew and say nothing of it
 _OURS = ("model", "messages", "stream", "n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
-_KEPT = "; Hydra keeps command lines in the run's folder (.hydra): take it out there too"
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,7 @@ class OpenAISettings:
         check_fields(self)
         if self.base_url is not None:
             _check_url(self.base_url)
-        if self.key_variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII):
-            # Not quoted: it may be the key itself.
-            raise ValueError(f"key_variable must be the name of an environment variable, not a key{_KEPT}")
+        check_variable("key_variable", self.key_variable)
         if (self.price_prompt is None) != (self.price_completion is None):
             raise ValueError("price_prompt and price_completion belong together; set both, or neither")
         if self.price_prompt is None and (self.budget is not None or self.price_cached is not None):
@@ -130,7 +126,7 @@ def _check_url(url: str) -> None:
     if parts.username or parts.password or "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError(
             "base_url must hold no user, password, key or query: put the key into an environment variable and its "
-            f"name into key_variable{_KEPT}"
+            f"name into key_variable{KEPT}"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"base_url must begin with http:// or https:// and name a host, not {url!r}")

@@ -1,14 +1,15 @@
-"""The environment variables of ``cluster.env`` and ``cluster.runtime_env.env_vars``: their names are kept, no value is.
+"""The values of ``cluster.env`` and ``cluster.runtime_env``, which may hold keys: their names are kept, no value is.
 
 Hydra, W&B and our own files write a run's config and command line down. So before anything is written each value moves
 to this process's environment, under a name of ours, and ``null`` stands in its place (``HideValues``); what starts the
 cluster takes it from there. A sweep's jobs in other processes inherit it. ``--cfg job`` runs nothing and prints what it
-was given.
+was given. A key in place of the name of its variable (``key_variable``) ends the command before it is repeated.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -20,9 +21,13 @@ from hydra.core.override_parser.types import Override, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from rearank.checks import shown_variable
+
 _KEPT = "REARANK_ENV_"  # and the variable's name: where its value is meanwhile
 _ROOTS = ("cluster", "trainer.cluster")
 _PLACES = (("env",), ("runtime_env", "env_vars"))  # below these
+_RUNTIME = ("runtime_env",)  # and below this, whatever it is: addresses and options hold passwords, too
+_REST = "REARANK_RUNTIME_ENV_"  # and the field's name: its value as JSON
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN = re.compile(r"REARANK_|(WORLD_SIZE|RANK|LOCAL_RANK|MASTER_ADDR|MASTER_PORT|CUDA_VISIBLE_DEVICES)$")
 _SHORT = 6  # characters: a shorter value ("1", "eth0") may be anything in a text, and is left there
@@ -52,6 +57,13 @@ def values_of(env: Mapping[str, Any], runtime_env: Mapping[str, Any]) -> dict[st
     both = {**(runtime_env.get("env_vars") or {}), **env}
     return {name: os.environ.get(_KEPT + name, os.environ.get(name)) if value is None else str(value)
             for name, value in both.items()}  # fmt: skip
+
+
+def runtime_of(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """``runtime_env`` without its variables; what was moved away is back."""
+    moved = {name: os.environ.get(_REST + name) for name, value in runtime_env.items() if value is None}
+    back = {name: json.loads(value) for name, value in moved.items() if value is not None}
+    return {name: value for name, value in {**runtime_env, **back}.items() if name != "env_vars"}
 
 
 def without_values(text: str, values: Iterable[str]) -> str:
@@ -89,6 +101,7 @@ def _hide(config: DictConfig, files: bool = False) -> None:
 def _move(config: DictConfig, files: bool) -> None:
     task, job = config.hydra.overrides.task, config.hydra.job
     given = _parsed(task)
+    _refuse_keys(given)
     hidden = {str(override.input_line): _line(override) for override in given}
     arms = OmegaConf.select(config, "hydra.sweeper.arms") or {}
     swept = [
@@ -99,6 +112,7 @@ def _move(config: DictConfig, files: bool) -> None:
         if _place(key := str(line).lstrip("+~").partition("=")[0]) is not None:
             raise SystemExit(f"rearank: {key} can't be swept: a study's files keep its values; set one for all")
     keys = [key for place in _PLACES for root in _ROOTS for key in _moved(config, ".".join((root, *place)))]
+    keys += [key for root in _ROOTS for key in _rest_moved(config, ".".join((root, *_RUNTIME)))]
     lines = [hidden[line] for line in task]
     if files:
         lines += [f"++{key}=null" for key in keys if key not in {override.key_or_group for override in given}]
@@ -123,6 +137,33 @@ def _moved(config: DictConfig, place: str) -> list[str]:
     return keys
 
 
+def _rest_moved(config: DictConfig, place: str) -> list[str]:
+    """As ``_moved``, for the other fields of ``runtime_env``."""
+    fields, keys = OmegaConf.select(config, place), []
+    for name in list(fields) if isinstance(fields, DictConfig) else ():
+        if name == "env_vars" or fields[name] is None:
+            continue
+        value = fields[name]
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        os.environ[_REST + str(name)] = json.dumps(plain)
+        fields[name] = None
+        keys.append(f"{place}.{name}")
+    return keys
+
+
+def _refuse_keys(given: Iterable[Override]) -> None:
+    """Ends the command where a key stands for the name of its variable: Hydra repeats the overrides of what fails."""
+    for override in given:
+        key, value = override.key_or_group, str(override.input_line).partition("=")[2].strip("'\"")
+        if key.rpartition(".")[2] != "key_variable" or value in ("", "null") or value in os.environ:
+            continue
+        if shown_variable(value) != value:
+            raise SystemExit(
+                f"rearank: {key} must be the name of an environment variable that is set, and this one is not (it may "
+                "be a key, and is not repeated here): export the key under a name like MY_KEY, and give that name"
+            )
+
+
 def _parsed(lines: Iterable[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(lines))
 
@@ -133,7 +174,7 @@ def _place(key: str) -> tuple[str, ...] | None:
     if root is None:
         return None
     below = tuple(key[len(root) + 1 :].split(".")) if key != root else ()
-    return below if any(below[: len(place)] == place[: len(below)] for place in _PLACES) else None
+    return below if any(below[: len(place)] == place[: len(below)] for place in (*_PLACES, _RUNTIME)) else None
 
 
 def _line(override: Override) -> str:
@@ -150,6 +191,8 @@ def _line(override: Override) -> str:
 def _blanked(value: Any, place: tuple[str, ...]) -> Any:
     """``value`` at ``place`` below ``cluster``, with ``None`` where a variable's value is."""
     if any(place[: len(hidden)] == hidden and len(place) > len(hidden) for hidden in _PLACES):
+        return None
+    if place[:1] == _RUNTIME and len(place) > 1 and place[1] != "env_vars":
         return None
     if isinstance(value, Mapping):
         return {key: _blanked(item, (*place, *_text(key).split("."))) for key, item in value.items()}

@@ -21,7 +21,7 @@ from uuid import uuid4
 from rearank.progress import progress
 from rearank.training.base import TrainingError
 from rearank.training.verl.events import NAME, SEEDED, Events, Outcome, root_cause
-from rearank.training.verl.hiding import without_values
+from rearank.training.verl.hiding import runtime_of, without_values
 from rearank.training.verl.leftovers import MARK, watched
 from rearank.training.verl.runner import Runner
 from rearank.training.verl.settings import Cluster, VerlSettings
@@ -116,7 +116,7 @@ def _connect(ray: Any, trainer: VerlSettings, environment: Mapping[str, str]) ->
     if ray.is_initialized():
         raise TrainingError("this process is connected to a Ray already; rearank connects by itself")
     cluster = trainer.cluster
-    runtime = {name: value for name, value in cluster.runtime_env.items() if name != "env_vars"}
+    runtime = runtime_of(cluster.runtime_env)
     settings: dict[str, Any] = {"log_to_driver": bool(os.environ.get("REARANK_TRACE"))}
     if cluster.address is None:
         # A Ray that is there already is somebody else's: "local" never joins one. CPUs are only counted: verl's actors

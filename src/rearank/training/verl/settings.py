@@ -37,6 +37,7 @@ class Cluster:
             between machines only gradients travel. Otherwise the state is spread over all GPUs.
         cpus: cores that a Ray of our own counts; ``null`` for the machine's, or more where verl's actors ask for more.
         runtime_env: Ray's, for an existing cluster whose machines lack this code: ``{working_dir: ...}``, ``env_vars``.
+            Its values, too, are written to no file and not to W&B.
         env: environment variables of every process of the run, on every machine: ``{NCCL_SOCKET_IFNAME: eth0}``;
             ``null`` takes this process's own value. Values are written to no file and not to W&B: see ``hiding``.
         seconds_to_sync: for a transfer of weights to the rollout engines; a dead one ends the run after it.

@@ -1,0 +1,133 @@
+"""What a server's refusal is about: the prompt, the key, or a setting that every call of the run has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_MODERATION = re.compile(
+    r"moderat|flagged|content[_ -]?(?:filter|policy|management|safety|risk)|content exists risk|responsible ?ai|"
+    r"policy[_ ]?violation|data_?inspection|inappropriate|safety|sensitive|harmful|prohibited[_ ]content",
+    re.IGNORECASE,
+)
+_MODERATED_FIELDS = {"reasons", "flagged_input", "categories", "moderation", "innererror"}
+_MODERATED_PREFIXES = ("content_filter", "contentfilter", "moderation")
+_KEY = re.compile(
+    r"\bapi[ _-]?key|(?:invalid|expired|missing|access|bearer)[ _]token|authenticat|unauthori[sz]ed|credential|"
+    r"permission",
+    re.IGNORECASE,
+)
+_ADDRESSES_KEY = re.compile(r"\bapi[ _-]?key\b", re.IGNORECASE)
+_SYSTEM = "set prompt.system='', or choose a prompt of one message (prompt=compact)"
+_SWITCH = "set model.thinking=null, or the server's own switch in engine.extra_body"
+_REMEDIES = {  # the first that occurs in what the server says
+    r"enable_thinking": "set model.thinking=null and +engine.extra_body.enable_thinking=false",
+    r"\bstream": "rearank asks for whole answers, not for a stream: choose another model (model.path, "
+    "engine.served_model), or a server that answers without a stream (engine.base_url)",
+    r"max_completion_tokens": "set engine.max_tokens_field=max_completion_tokens",
+    r"max_tokens": "set engine.max_tokens_field=max_completion_tokens, or a smaller model.max_tokens",
+    r"temperature|top_p": "set engine.send_temperature=false",
+    r"seed": "set engine.send_seed=false",
+    r"chat_template_kwargs": "set model.thinking=null; the server has its own switch for it, see engine.extra_body",
+    r"messages\[\d+\]\.role|\brole": _SYSTEM,
+    r"\b(?:system|developer)\b": _SYSTEM,
+    r"continue_final_message|add_generation_prompt|prefill": "choose a prompt without prefill (prompt.prefill='')",
+    r"reasoning|thinking": _SWITCH,
+}
+_REFUSED = re.compile(
+    r"unsupported|unknown[_ ](?:parameter|field|argument|name)|unrecogni[sz]ed|extra inputs are not permitted|"
+    r"extra fields|not support|supports? (?:at most|only)|only supports?|invalid|must (?:be|not)|unexpected|required|"
+    r"not (?:allowed|permitted|valid|enabled)|out of range|does ?n.t support|can ?not|please enable",
+    re.IGNORECASE,
+)
+_REFUSED_PARAMETER = re.compile(
+    r"unsupported[_ ](?:parameter|value)|unknown[_ ]parameter|unrecognized request argument|"
+    r"extra inputs are not permitted|not supported with this model|does not support|supports at most",
+    re.IGNORECASE,
+)
+_ROLES = re.compile(r"\broles?\b|(?:system|developer) (?:message|prompt|instruction)", re.IGNORECASE)
+_SENT = re.compile(
+    r"(?<!\w)(?:temperature|top_p|seed|max_(?:completion_)?tokens|stream(?:ing)?|chat_template_kwargs|"
+    r"(?:enable_)?thinking|continue_final_message|add_generation_prompt)(?!\w)"
+)
+_MODEL = re.compile(
+    r"model_not_|model_decom|invalid_model|\bmodel\b.*(?:not (?:exist|found)|n.t exist|decommission)", re.IGNORECASE
+)
+SETTINGS = (
+    "prompt.system, model.thinking, model.max_tokens, engine.max_tokens_field, engine.send_temperature, "
+    "engine.send_seed, engine.extra_body, engine.served_model"
+)
+"""Those that go into every call."""
+_ALIKE = 3
+
+
+def is_moderated(error: Mapping[str, Any], message: str) -> bool:
+    """Whether it is this prompt's content that the server refuses, by its fields or by its words."""
+    names = {name.lower() for name in _names(error)}
+    named = f"{error.get('code') or ''} {error.get('type') or ''} {message}"
+    marked = any(name in _MODERATED_FIELDS or name.startswith(_MODERATED_PREFIXES) for name in names)
+    return marked or _MODERATION.search(named) is not None
+
+
+def is_about_the_model(error: Mapping[str, Any], message: str) -> bool:
+    """Whether there is no such model; some answer 400 to that."""
+    return _MODEL.search(f"{error.get('code') or ''} {error.get('type') or ''} {message}") is not None
+
+
+def is_about_roles(message: str) -> bool:
+    """Whether it is about who speaks in a conversation, which the prompt fixes."""
+    return _ROLES.search(message) is not None
+
+
+def is_about_the_key(status: int, error: Mapping[str, Any], message: str) -> bool:
+    """Whether the server takes no call with this key; some answer 400 to a key that they don't know.
+
+    A 403 without an error in JSON may come from a firewall that dislikes one prompt.
+    """
+    if status == 401:
+        return True
+    if not error:
+        return False
+    named = f"{error.get('code') or ''} {error.get('type') or ''} {error.get('status') or ''} {message}"
+    return (_KEY if status == 403 else _ADDRESSES_KEY).search(named) is not None
+
+
+def refused_setting(error: Mapping[str, Any], message: str) -> str | None:
+    """The remedy where a refusal names something that every call sends; ``None`` where it doesn't."""
+    parameter = str(error.get("param") or "")
+    named = f"{message} {parameter} {error.get('code') or ''} {error.get('type') or ''}"
+    by_name = _SENT.search(f"{message} {parameter}")
+    if not (_REFUSED_PARAMETER.search(named) or is_about_roles(message) or (by_name and _REFUSED.search(named))):
+        return None
+    found = (remedy for name, remedy in _REMEDIES.items() if re.search(name, f"{message} {parameter}", re.IGNORECASE))
+    return next(found, "see engine.extra_body")
+
+
+class Refusals:
+    """Refusals until the first answer: the same one for several prompts is no prompt's fault."""
+
+    def __init__(self) -> None:
+        self._prompts: dict[str, set[int]] = {}
+
+    def every_call(self, refusal: str, prompt: int, under_way: int) -> bool:
+        """Count one, by its text without its figures and quotations; whether it now stands for every call.
+
+        It does for several different prompts, and for more than are still ``under_way``: a refusal comes sooner than an
+        answer.
+        """
+        kind = re.sub(r"\d+|'[^']*'|\"[^\"]*\"|`[^`]*`", "", refusal)
+        alike = self._prompts.setdefault(kind, set())
+        alike.add(prompt)
+        return len(alike) >= _ALIKE and len(alike) > under_way
+
+
+def _names(value: Any, depth: int = 4) -> Iterator[str]:
+    """Of all fields in it."""
+    if depth and isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield str(name)
+            yield from _names(inner, depth - 1)
+    elif depth and isinstance(value, list):
+        for inner in value:
+            yield from _names(inner, depth - 1)
