@@ -57,6 +57,10 @@ def preflight(run: Run) -> None:
             found += node.preflight()
     problems, warnings = _opened(run)
     found += problems
+    if "engine" in needs and isinstance(experiment.engine, OpenAINode) and not experiment.engine.preflight():
+        problems, doubts = experiment.engine.examine_server(experiment.model.path)
+        found += problems
+        warnings += doubts
     found += _misfits(run)
     found += _prefill_misfits(run)
     found += _wording_misfits(run)

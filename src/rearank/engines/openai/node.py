@@ -17,7 +17,7 @@ class OpenAINode(OpenAISettings, CreatesEngine):
     """A server that speaks OpenAI's chat protocol; see ``OpenAISettings`` for the fields."""
 
     def preflight(self) -> list[str]:
-        """The package; the key, as the node names it. The server itself is not asked."""
+        """The package; the key, as the node names it. The server itself is asked by ``examine_server``."""
         missing = []
         if find_spec("openai") is None:
             missing.append(
@@ -34,6 +34,12 @@ class OpenAINode(OpenAISettings, CreatesEngine):
                     f"the environment variable {name} names {place}, which does not exist; unset it or mend it"
                 )
         return missing
+
+    def examine_server(self, model: str) -> tuple[list[str], list[str]]:
+        """Ask the server what it has, and with ``trial`` for an answer: problems and warnings, a line each."""
+        from rearank.engines.openai.trial import try_server
+
+        return try_server(self, self.served_model or model)
 
     def _engine(self, asked: EngineRequest) -> Engine:
         from rearank.engines.openai.engine import OpenAIEngine

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,12 +45,22 @@ class Server:
 
         ``request`` is what ``body`` holds.
         """
+        create = self._client.chat.completions.with_raw_response.create
+        return await self._sent(create, body, self._node.timeout_seconds, request)
+
+    async def _sent(
+        self,
+        send: Callable[..., Awaitable[Any]],
+        body: Mapping[str, Any],
+        seconds: float,
+        request: Request | None = None,
+    ) -> str:
+        """The body of the reply; raises ``Trouble``."""
         import openai
 
-        create = self._client.chat.completions.with_raw_response.create
         try:
-            async with asyncio.timeout(self._node.timeout_seconds):
-                raw = await create(**body)
+            async with asyncio.timeout(seconds):
+                raw = await send(**body)
             self._reached = True
             return bytes(raw.http_response.content).decode("utf-8", "replace")
         except openai.APIStatusError as error:
@@ -67,16 +77,24 @@ class Server:
                 raise
             raise self._broken(error) from None
 
+    async def listed(self) -> list[str]:
+        """The names of its models, as far as it gives them; raises ``Trouble``. ``open`` comes first."""
+        raw = await self._sent(self._client.models.with_raw_response.list, {}, self._node.connect_seconds)
+        try:
+            return [self.clean(str(model["id"])) for model in json.loads(raw)["data"]]
+        except (ValueError, KeyError, TypeError):
+            return []
+
     async def models(self) -> str:
         """``: it serves a, b`` for a message, or what it may mean that the server doesn't say."""
         try:
-            async with asyncio.timeout(self._node.connect_seconds):
-                raw = await self._client.models.with_raw_response.list()
-            names = [str(model["id"]) for model in json.loads(raw.http_response.content)["data"]]
-        except Exception:  # whatever it is, the list is only a help
+            names = await self.listed()
+        except Trouble:
+            names = []
+        if not names:
             return "; it lists none either: does engine.base_url lack its /v1?"
         more = "..." if len(names) > _LISTED else ""
-        return self.clean(f": it serves {', '.join(names[:_LISTED])}{more}")
+        return f": it serves {', '.join(names[:_LISTED])}{more}"
 
     def clean(self, text: str) -> str:
         """``text`` without the key."""

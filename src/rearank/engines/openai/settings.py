@@ -48,6 +48,7 @@ class OpenAISettings:
         budget: US dollars that this run's folder may cost; ``null`` for no limit.
         overflow: what to do with a prompt that the server finds too long. ``truncate`` shortens the longest messages
             in their middles until it fits, and says so in ``Completion.prompt_truncated``; ``refuse`` fails the call.
+        trial: make one call of a few tokens before any work, to see that the server answers; it may cost money.
     """
 
     base_url: str | None = None
@@ -69,6 +70,7 @@ class OpenAISettings:
     price_cached: _Dollars | None = None
     budget: _Dollars | None = field(default=None, metadata=INCIDENTAL)
     overflow: Literal["truncate", "refuse"] = "truncate"
+    trial: bool = field(default=False, metadata=INCIDENTAL)
 
     def __post_init__(self) -> None:
         check_fields(self)
