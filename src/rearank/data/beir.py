@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rearank.data.base import DataError, lookup
 from rearank.data.files import content_hash, require_file
-from rearank.data.trec import documents_by_id, read_qrels, read_topics
+from rearank.data.topics import read_topics
+from rearank.data.trec import documents_by_id, read_qrels
 from rearank.runs import CONTENT, INCIDENTAL
 from rearank.types import Passage, Query
 
