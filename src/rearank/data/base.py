@@ -70,6 +70,15 @@ class HasScoredDocs(Protocol):
 
 
 @runtime_checkable
+class KnowsIds(Protocol):
+    """A collection that can tell at little cost which passages it has."""
+
+    def lacks(self, ids: Iterable[str]) -> set[str]:
+        """Those of ``ids`` that it has no passage for."""
+        ...
+
+
+@runtime_checkable
 class Fits(Protocol):
     """A first stage that works otherwise for each benchmark: by its language, or with an index made for it."""
 

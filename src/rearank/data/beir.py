@@ -50,6 +50,9 @@ class BeirFolder:
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
         return lookup(self._corpus, ids, self._file("corpus.jsonl"))
 
+    def lacks(self, ids: Iterable[str]) -> set[str]:
+        return set(ids) - self._corpus.keys()
+
     def iter_passages(self) -> Iterator[Passage]:
         return iter(self._corpus.values())
 

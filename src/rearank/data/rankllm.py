@@ -128,9 +128,8 @@ class RankLlmFile:
         return {qid: listed.query for qid, listed in self._lists.items()}
 
     def qrels(self) -> dict[str, dict[str, int]]:
-        # Judged queries and documents that the file doesn't hold are usual: it is an extract of a collection.
-        judged = read_qrels(self.qrels_file) if self.qrels_file else {}
-        return {qid: grades for qid, grades in judged.items() if qid in self._lists}
+        # Judged documents that the file doesn't hold are usual: it is an extract of a collection.
+        return read_qrels(self.qrels_file) if self.qrels_file else {}
 
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
         return lookup(self._passages, ids, self.path)

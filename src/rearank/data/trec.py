@@ -246,7 +246,7 @@ class TrecFiles:
         return judged
 
     def _check_judged(self, judged: Mapping[str, Mapping[str, int]]) -> None:
-        absent = {d for grades in judged.values() for d in grades} - self._documents.keys()
+        absent = self.lacks(d for grades in judged.values() for d in grades)
         if not absent:
             return
         for number, _, docid, _ in _qrels_rows(self.qrels_file):
@@ -258,6 +258,9 @@ class TrecFiles:
 
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
         return lookup(self._documents, ids, self.docs)
+
+    def lacks(self, ids: Iterable[str]) -> set[str]:
+        return set(ids) - self._documents.keys()
 
     def iter_passages(self) -> Iterator[Passage]:
         return iter(self._documents.values())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from rearank.types import Qrels
+from rearank.types import MAX_GRADE, Qrels, scorable
 
 
 def score(
@@ -33,8 +33,8 @@ def score(
         measure -> query id -> value.
 
     Raises:
-        ValueError: for a measure trec_eval doesn't know, a passage ranked twice, no judged query at all, or a
-            ``relevant_from`` below 1.
+        ValueError: for a measure trec_eval doesn't know, a passage ranked twice, no judged query at all, an id or a
+            grade that trec_eval can't hold, or a ``relevant_from`` below 1.
     """
     import pytrec_eval
 
@@ -46,16 +46,32 @@ def score(
     judged = {q: {p: max(int(g), 0) for p, g in grades.items()} for q, grades in qrels.items() if grades}
     if not judged:
         raise ValueError("the judgements hold no judged query: nothing can be scored; check the qrels file and split")
+    for query, grades in judged.items():
+        _check_ids(query, grades)
+        if max(grades.values()) > MAX_GRADE:
+            raise ValueError(f"query {query!r}: grade {max(grades.values())} is beyond {MAX_GRADE}: no grade, surely")
     scores: dict[str, dict[str, float]] = {}
     for query, ranked in run.items():
         if len(set(ranked)) != len(ranked):
             raise ValueError(f"query {query!r}: a passage is ranked twice")
         if query in judged and ranked:
+            _check_ids(query, ranked)
             scores[query] = {passage: float(len(ranked) - rank) for rank, passage in enumerate(ranked)}
     evaluator = pytrec_eval.RelevanceEvaluator(judged, set(measures), relevance_level=relevant_from)
     values = evaluator.evaluate(scores) if scores else {}
     queries = sorted(judged) if missing == "zero" else sorted(scores)
     return {m: {q: float(values.get(q, {}).get(m, 0.0)) for q in queries} for m in measures}
+
+
+def _check_ids(query: str, passages: Iterable[str]) -> None:
+    """All at once where all is well: there may be millions."""
+    if scorable("".join((query, *passages))):
+        return
+    bad = next(one for one in (query, *passages) if not scorable(one))
+    raise ValueError(
+        f"query {query!r}: the id {bad!r} holds half a character (a lone surrogate) or a NUL, which trec_eval can't "
+        "hold; give it another one"
+    )
 
 
 def check_measures(measures: Sequence[str]) -> None:
