@@ -183,7 +183,7 @@ class Source:
         return Covered(tuple(JudgedCandidates(lists[qid], dict(qrels[qid])) for qid in kept), coverage)
 
 
-_KEPT = "count 0 in every mean (missing=skip leaves them out)"
+_KEPT = "count 0 in every mean (benchmark.missing=skip leaves them out)"
 
 
 def _allowed(listed: Candidates, excluded: frozenset[str], name: str) -> Candidates:
