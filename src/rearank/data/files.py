@@ -21,7 +21,7 @@ _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"\s")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _MARKUP = re.compile(r"<[/?!A-Za-z][^<>]*>")
-_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.S)
+_CDATA = re.compile(r"<!\[CDATA\[((?:(?!<!\[CDATA\[|\]\]>).)*)\]\]>", re.S)  # looks at each character once
 
 ID_KEYS = ("_id", "id", "docid", "docno", "pid", "qid", "query_id")
 TEXT_KEYS = ("text", "contents", "content", "passage", "segment", "body")
