@@ -96,6 +96,11 @@ class Benchmark:
         self.judged()
         return self.coverage
 
+    @property
+    def gaps(self) -> str:
+        """One line on what is missing, for below a table; empty where nothing is."""
+        return self.coverage.line(self.missing == "zero")
+
     def score(self, run: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
         """measure -> query id -> value, of a run with query id -> passage ids, best first.
 

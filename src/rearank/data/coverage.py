@@ -41,8 +41,12 @@ class Coverage:
     def as_json(self) -> dict[str, int | str | None]:
         return asdict(self)
 
-    def line(self, counts: str) -> str:
-        """What is missing, in one line; empty where nothing is. ``counts`` says what becomes of such queries."""
+    def line(self, zero: bool) -> str:
+        """What is missing, in one line; empty where nothing is.
+
+        ``zero``: queries that can't be ranked count 0; they are left out otherwise.
+        """
+        counts = "count 0 in every mean (benchmark.missing=skip leaves them out)" if zero else "are left out"
         parts = []
         if self.missing:
             parts.append(

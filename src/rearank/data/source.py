@@ -171,7 +171,7 @@ class Source:
             for qid, query in queries.items()
         }
         coverage = coverage_of(self.name, self.collection, topics, qrels, lists)
-        if line := coverage.line(_KEPT if self.on_empty == "keep" else "are left out"):
+        if line := coverage.line(self.on_empty == "keep"):
             _log.warning("%s: %s", self.name, line)
         empty = [qid for qid in queries if not lists[qid].passages]
         if empty and self.on_empty == "error":
@@ -181,9 +181,6 @@ class Source:
             )
         kept = [qid for qid in queries if lists[qid].passages or self.on_empty == "keep"]
         return Covered(tuple(JudgedCandidates(lists[qid], dict(qrels[qid])) for qid in kept), coverage)
-
-
-_KEPT = "count 0 in every mean (benchmark.missing=skip leaves them out)"
 
 
 def _allowed(listed: Candidates, excluded: frozenset[str], name: str) -> Candidates:
