@@ -103,6 +103,26 @@ def test_results_without_ranks_are_read_by_score_and_without_scores_as_they_stan
         assert list(other.transform(renamed)["docno"]) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("column", ["qid", "docno", "text", "query", "score"])
+@pytest.mark.parametrize("nothing", [None, float("nan"), pd.NA])
+def test_a_cell_without_a_value_is_no_text(column: str, nothing: object) -> None:
+    rows = {"qid": ["1", "1"], "query": ["q", "q"], "docno": ["a", "b"], "text": ["x", "y"], "score": [2.0, 1.0]}
+    cells = {name: pd.Series(values, dtype=object) for name, values in rows.items()}
+    with tiny(ScriptedNode("given")) as reranker:
+        transformer = RerankTransformer(reranker)
+        assert list(transformer.transform(pd.DataFrame(cells))["docno"]) == ["a", "b"]
+        cells[column] = pd.Series([nothing, nothing], dtype=object)
+        with pytest.raises(ValueError, match=f"no value in the column '{column}'"):
+            transformer.transform(pd.DataFrame(cells))
+
+
+def test_a_first_stage_needs_a_query(bm25: FirstStage) -> None:
+    with pytest.raises(ValueError, match="no value in the column 'query'"):
+        bm25.transform(pd.DataFrame({"qid": ["1"], "query": [None]}))
+    with pytest.raises(ValueError, match="half a character"):
+        bm25.transform(pd.DataFrame({"qid": pd.Series(["1\ud83d"], dtype=object), "query": ["q"]}))
+
+
 def test_an_experiment_measures_what_we_measure(bm25: FirstStage, oracle: RerankTransformer) -> None:
     pipeline = bm25 % 20 >> oracle
     table = pt.Experiment(

@@ -21,6 +21,20 @@ Role: TypeAlias = Literal["system", "user", "assistant"]
 Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
 """Relevance judgements: query id -> passage id -> grade (may be negative, which counts as not relevant)."""
 
+MAX_GRADE = 10_000
+"""The highest grade that is taken for one. Collections grade to 4, some in per cent; a number beyond this is a count, a
+time or an id in the wrong column. trec_eval reserves memory for each level up to the highest: 16 GiB for 2**31 - 1."""
+
+
+def well_formed(text: str) -> str:
+    """``text`` without lone surrogates, which no tokenizer and no file takes; they come from JSON's escapes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def scorable(identifier: str) -> bool:
+    """Whether trec_eval can hold this id: a lone surrogate crashes it, and a NUL ends the id early."""
+    return "\0" not in identifier and well_formed(identifier) == identifier
+
 
 @dataclass(frozen=True, slots=True)
 class Query:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import ir_datasets
@@ -66,6 +67,13 @@ def test_rankllm_lines_are_a_collection_and_a_first_stage(tmp_path: Path) -> Non
         ({**LINE, "candidates": [LINE["candidates"][0]] * 2}, "c:1: query '7': a passage id occurs twice"),
         ({**LINE, "candidates": ["text"]}, "c:1: a candidate must be a JSON object"),
         ({**LINE, "candidates": [{"docid": "a", "score": "high", "doc": "text"}]}, "c:1: score 'high'"),
+        (
+            {**LINE, "candidates": [{"docid": "a", "score": math.nan, "doc": "text"}]},
+            r"^\S*c:1: score nan isn't a finite",
+        ),
+        ({**LINE, "candidates": [{"docid": "a", "score": 10**400, "doc": "text"}]}, "c:1: score 10+ isn't a finite"),
+        ({**LINE, "candidates": [{"docid": "a\ud83d", "doc": "text"}]}, r"c:1: the document id 'a\\ud83d' holds half"),
+        ({**LINE, "candidates": [{"docid": "a b", "doc": "x"}, {"docid": "a_b", "doc": "y"}]}, "c:1: .*occurs twice"),
         ({**LINE, "candidates": [{"docid": "a", "doc": {}}]}, "c:1: none of the fields text"),
     ],
 )
@@ -73,6 +81,20 @@ def test_bad_candidates_files(tmp_path: Path, row: object, message: str) -> None
     (tmp_path / "c").write_text(json.dumps(row))
     with pytest.raises(DataError, match=message):
         RankLlmFile(str(tmp_path / "c")).queries()
+
+
+def test_candidates_without_a_score_are_an_order(tmp_path: Path) -> None:
+    items = [{"docid": "b c", "score": None, "doc": "half \ud83d"}, {"docid": "a", "score": 1.5, "doc": "y"}]
+    path = tmp_path / "c"
+    path.write_text(json.dumps({"query": {"text": "q \udc00", "qid": "q 7"}, "candidates": items}))
+    (tmp_path / "qrels").write_text("q_7 0 a 1\n")
+    file = RankLlmFile(str(path), str(tmp_path / "qrels"))
+    (row,) = Source("s", file, RankLlmCandidates(str(path))).judged(10)
+    assert row.candidates.query == Query("q_7", "q ?")
+    assert row.candidates.passages == (Passage("b_c", "half ?"), Passage("a", "y"))
+    assert row.candidates.scores == ()
+    (again,) = Source("s", file, ScoredDocs()).judged(10)
+    assert again.candidates.passages == row.candidates.passages
 
 
 def test_candidates_file_faults(tmp_path: Path) -> None:

@@ -88,6 +88,13 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         "<top>\n<num> Number: 7\n<title> ripe\nfruit\n\n<desc> Description:\nlong\n</top>\n",
         "<top><num>7</num><title>ripe fruit</title></top>",
         '{"_id": 7, "text": "ripe fruit"}\n',
+        '<?xml version="1.0"?>\n<topics task="x" batch="all">\n  <topic number="7">\n    <query>ripe\n fruit</query>\n'
+        "    <question>which?</question>\n  </topic>\n</topics>\n",
+        "<top>\n<num> Number: 7 </num>\n<query> ripe fruit </query>\n<querytime> Tue </querytime>\n</top>\n",
+        "<!-- w -->\n<topics><topic><number>7</number><title>ripe <![CDATA[fruit]]></title><a>n</a></topic></topics>",
+        "<xml>\n<top lang='en'><num>7</num>\n<title>ripe fruit\n<desc>x</top></xml>",
+        '<topics><topic number="7">ripe fruit</topic></topics>',
+        "<queries><query><qid>7</qid><content>ripe fruit</content></query></queries>",
     ],
 )
 def test_topics_in_every_form(write, content: str) -> None:
@@ -101,6 +108,19 @@ def test_topics_in_every_form(write, content: str) -> None:
         ("1\ta\n2\n", "topics:2: 1 columns where 2"),
         ("1\t\n", "topics:1: query '1' has no text"),
         ("<top>\n<num>1\n</top>\n", "topics:1: a topic without <num> or <title>"),
+        (
+            '<topics>\n<topic number="1"><summary>a</summary></topic></topics>',
+            "topics:2: a topic without.*it has <summary>",
+        ),
+        ("<topics>\n<topic><query>a</query></topic></topics>", "topics:2: a topic without <num>.*it has no number"),
+        ("<html><body>a</body></html>", "topics:1: no <top> or <topic> in it"),
+        ('<topics><topic number="1"><query>a</query>', "topics:1: <topic> is never closed"),
+        ("", "topics:1: no query in it"),
+        ('{"_id": "q\\ud83d", "text": "a"}', r"topics:1: the query id 'q\\ud83d' holds half of a character"),
+        ("\ta\n", "topics:1: a query with an empty id"),
+        ('{"_id": true, "text": "a"}', "topics:1: none of the fields _id"),
+        ('{"_id": ' + "[" * 100_000, "topics:1: not JSON"),
+        ('{"_id": ' + "9" * 5000 + "}", "topics:1: not JSON"),
     ],
 )
 def test_bad_topics(write, content: str, message: str) -> None:
@@ -111,7 +131,31 @@ def test_bad_topics(write, content: str, message: str) -> None:
 def test_qrels_of_trec_and_beir_and_negative_grades(write) -> None:
     expected = {"q": {"a": 2, "b": -1}}
     assert read_qrels(write("a", "q 0 a 2\nq 0 b -1\n")) == expected
-    assert read_qrels(write("b", "query-id\tcorpus-id\tscore\r\nq\ta\t2\r\nq\tb\t-1\r\n")) == expected
+    rows = "q\ta\t2\r\nq\tb\t-1\r\n"
+    for header in (
+        "query-id\tcorpus-id\tscore\r\n",
+        "",
+        "query\tdoc\trelevance\n",
+        "\nQid Did Label\n",
+        "qid\tpid\tgrade\n",
+    ):
+        assert read_qrels(write("b", header + rows)) == expected, header
+    assert read_qrels(write("c", "topic iteration document judgment\nq\t0\ta 2\nq 0\tb -1\n")) == expected
+
+
+def test_ids_with_spaces_are_written_as_run_files_can_hold_them(write, tmp_path: Path) -> None:
+    docs = write("docs", '{"_id": "doc 4.txt", "text": "red\\ud83d apples"}\n{"_id": " d1\\u00a0b", "text": "pears"}\n')
+    topics = write("topics", "q 1\tapples\n")
+    run = write("run", "q 1\tQ0\tdoc 4.txt\t1\t2\tt\nq 1\tQ0\td1\u00a0b\t2\t1\tt\n")
+    for qrels in ("q 1\t0\tdoc 4.txt\t2\n", "q 1\tdoc 4.txt\t2\n", "query-id\tcorpus-id\tscore\nq 1\tdoc 4.txt\t2\n"):
+        collection = TrecFiles(docs, topics, write("qrels", qrels))
+        assert collection.qrels() == {"q_1": {"doc_4.txt": 2}}
+    found = RunFile(run).retrieve(collection, collection.queries(), 5)["q_1"]
+    assert found.passages == (Passage("doc_4.txt", "red? apples"), Passage("d1_b", "pears"))
+    write_run(tmp_path / "out", {"q_1": [passage.id for passage in found.passages]})
+    assert list(read_run(tmp_path / "out")) == ["q_1"]
+    with pytest.raises(DataError, match=r"docs:2: document id 'a_b' occurs twice"):
+        list(read_documents(write("docs", "a b\tx\na_b\ty\n")))
 
 
 @pytest.mark.parametrize(
@@ -119,6 +163,17 @@ def test_qrels_of_trec_and_beir_and_negative_grades(write) -> None:
     [
         ("q 0 a 1\nq 0 a 1\n", "qrels:2: query 'q': judgement of document 'a' occurs twice"),
         ("q 0 a 1\nq 0 a\n", "qrels:2: 3 columns where 4"),
+        ("q 0 a b 1\n", "qrels:1: 5 columns where 3 or 4 .*part the columns by tabs"),
+        ("corpus-id\tquery-id\tscore\na\tq\t1\n", "qrels:1: columns corpus-id, query-id, score; they must be query-id"),
+        ("query-id\tscore\tcorpus-id\nq\t1\t7\n", "qrels:1: columns query-id, score, corpus-id; they must be"),
+        ("q 0 a 1\nq 0 b 10001\n", "qrels:2: grade 10001 is beyond 10000"),
+        ("q 0 a -99999999999\n", "qrels:1: grade -99999999999 is beyond"),
+        ("q 0 a 2147483647\n", "qrels:1: grade 2147483647 is beyond"),
+        (f"q 0 a {'9' * 5000}\n", "qrels:1: grade .* is beyond"),
+        ("q 0 a 1_0\n", "qrels:1: grade '1_0' isn't a whole number"),
+        ("q\ta\thigh\n", "qrels:1: grade 'high' isn't a whole number"),
+        ("q 0 a\0b 1\n", r"qrels:1: the document id 'a\\x00b' holds .* a NUL"),
+        ("\n", "qrels:1: no judgement in it"),
         ("q 0 a 1.5\n", "qrels:1: grade '1.5' isn't a whole number"),
     ],
 )
@@ -139,6 +194,9 @@ def test_run_is_ordered_by_score_then_rank(write) -> None:
         ("q Q0 a 1 1\n", "run:1: 5 columns where 6"),
         ("q Q0 a 1 x t\n", "run:1: rank '1' or score 'x' isn't a number"),
         ("q Q0 a 1 nan t\n", "run:1: score 'nan' can't be ordered"),
+        ("q Q0 doc 4 1 1 t\n", "run:1: 7 columns where 6 .*part the columns by tabs"),
+        ("q\tQ0\t\t1\t1\tt\n", "run:1: a document with an empty id"),
+        ("q Q0 a\0 1 1 t\n", "run:1: the document id"),
     ],
 )
 def test_bad_runs(write, content: str, message: str) -> None:
@@ -157,6 +215,14 @@ def test_written_run_reads_back(tmp_path: Path) -> None:
 @pytest.fixture
 def collection(write) -> TrecFiles:
     return TrecFiles(write("docs", DOCS), write("topics", "q\tapples\n"), write("qrels", "q 0 d1 1\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "held"), [("", "it is empty"), ("q9 Q0 d1 1 2.5 t\n", "its 1 queries begin with 'q9'")]
+)
+def test_a_run_of_other_queries(write, collection: TrecFiles, content: str, held: str) -> None:
+    with pytest.raises(DataError, match=f"run: no list for any of the 1 queries.*'q' .{held}"):
+        RunFile(write("run", content)).retrieve(collection, collection.queries(), 10)
 
 
 def test_run_with_an_unknown_document(write, collection: TrecFiles) -> None:

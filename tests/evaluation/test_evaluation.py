@@ -61,6 +61,12 @@ def test_any_grades_score_like_our_own_ndcg(grades: list[int], random: object) -
         ({"a": ["x"]}, {"a": {"x": 1}}, ["nonsense_10"], "nonsense_10"),
         ({"a": ["x"]}, {"a": {}}, ["map"], "no judged query"),
         ({"a": ["x", "x"]}, {"a": {"x": 1}}, ["map"], "ranked twice"),
+        ({"a": ["x\ud83d"]}, {"a": {"x": 1}}, ["map"], r"query 'a', passage id 'x\\ud83d' can't be scored"),
+        ({"a": ["x"]}, {"a": {"x\ud83d": 1}}, ["map"], "without lone surrogates"),
+        ({"a\ud83d": ["x"]}, {"a\ud83d": {"x": 1}}, ["map"], "without lone surrogates"),
+        ({"a": ["x\0y"]}, {"a": {"x\0y": 1}}, ["map"], "without NUL"),
+        ({"a": ["x"]}, {"a": {"x": 2**31 - 1}}, ["map"], "query 'a', passage 'x': grade 2147483647 is above 10000"),
+        ({"a": ["x"]}, {"a": {"x": 1}, "b": {"x": 99999999999}}, ["map"], "query 'b', passage 'x': grade 99999999999"),
     ],
 )
 def test_bad_input_is_named(

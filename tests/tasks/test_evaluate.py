@@ -15,7 +15,7 @@ from tests.tasks.runs import QUERIES, SMALL, SpendError, made, priced, read, rep
 from rearank.data import DataError
 from rearank.data.beir import BeirFolder
 from rearank.data.benchmark import Benchmark, BenchmarkList
-from rearank.data.trec import read_run
+from rearank.data.trec import RunFile, read_run, write_run
 from rearank.experiment import Run
 from rearank.runs.reader import SYSTEM
 from rearank.sections import Compare
@@ -226,6 +226,22 @@ def listed(run: Any, *names: str, missing: Path | None = None) -> BenchmarkList:
     if missing is not None:
         members["gone"] = replace(one, name="gone", collection=BeirFolder(str(missing)))
     return BenchmarkList("trec_dl", members)
+
+
+def test_what_is_missing_stands_by_the_numbers(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = made(place, *SMALL)
+    one: Benchmark = run.experiment.benchmark
+    ranked = {item.candidates.query.id: [p.id for p in item.candidates.passages] for item in one.judged()}
+    write_run(place / "some.trec", dict(list(ranked.items())[2:]))
+    some = replace(one, name="some", retriever=RunFile(str(place / "some.trec")))
+    evaluate_models(with_benchmark(run, BenchmarkList("both", {"whole": replace(one, name="whole"), "some": some})))
+    missing = f"some: 2 of {QUERIES} judged queries can't be ranked (0 not among the topics, 2 without a candidate"
+    assert missing in (place / "run" / "evaluation" / "table.md").read_text()
+    assert [line for line in caplog.messages if "can't be ranked" in line] == [f"some: {some.gaps}"]
+    for name, without in (("whole", 0), ("some", 2)):
+        for metrics in (place / "run" / "evaluation" / name).glob("*/metrics.json"):
+            assert read(metrics)["coverage"]["without_candidates"] == without
+            assert read(metrics)["queries"]["ndcg_cut_10"] == QUERIES
 
 
 def test_a_list_has_one_table_with_its_average(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

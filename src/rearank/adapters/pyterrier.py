@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from rearank.data.base import Collection, Retriever
-from rearank.reranker import Reranker, RerankResult, well_formed
-from rearank.types import Candidates, Passage, Query
+from rearank.reranker import Reranker, RerankResult
+from rearank.types import Candidates, Passage, Query, scorable, well_formed
 
 try:
     import pandas as pd
@@ -48,9 +48,9 @@ class FirstStage(pt.Transformer):  # type: ignore[misc]
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Retrieve for every query of the frame."""
         pt.validate.query_frame(inp, extra_columns=["query"], context=self)
-        queries = {str(row["qid"]): Query(str(row["qid"]), well_formed(row["query"])) for row in _rows(inp)}
+        queries = {_id(row, "qid"): Query(_id(row, "qid"), well_formed(_text(row, "query"))) for row in _rows(inp)}
         found = self.retriever.retrieve(self.collection, queries, self.num_results) if queries else {}
-        rows = [{**row, **hit} for row in _rows(inp) for hit in _hits(found[str(row["qid"])])]
+        rows = [{**row, **hit} for row in _rows(inp) for hit in _hits(found[_id(row, "qid")])]
         titled = any(row["title"] for row in rows)
         columns = [*inp.columns, "docno", "text", *(["title"] if titled else []), "score", "rank"]
         return _frame(rows, columns)
@@ -66,6 +66,7 @@ class FirstStage(pt.Transformer):  # type: ignore[misc]
 class RerankTransformer(pt.Transformer):  # type: ignore[misc]
     """R -> R: a ``Reranker`` over each query's results, all queries at once.
 
+    A row without an id, a text (``None``, ``NaN``) or a number for its place raises ``ValueError`` before any call.
     The results are read in the order of ``rank``, or of falling ``score``, or as they stand. ``score`` (``1 / rank``:
     an order, no probabilities) and ``rank`` (from 0) are new, every other column stays. A failed query raises.
 
@@ -93,8 +94,11 @@ class RerankTransformer(pt.Transformer):  # type: ignore[misc]
         pt.validate.result_frame(inp, extra_columns=["query", self.text_field], context=self)
         by_query: dict[str, list[dict[str, Any]]] = {}
         for row in sorted(_rows(inp), key=_given_order):
-            by_query.setdefault(str(row["qid"]), []).append(row)
-        pairs = [(Query(qid, rows[0]["query"]), [self._passage(row) for row in rows]) for qid, rows in by_query.items()]
+            by_query.setdefault(_id(row, "qid"), []).append(row)
+        pairs = [
+            (Query(qid, _text(rows[0], "query")), [self._passage(row) for row in rows])
+            for qid, rows in by_query.items()
+        ]
         results = self.reranker.rerank_many(pairs, show_progress=self.show_progress)
         ranked = []
         for rows, result in zip(by_query.values(), results, strict=True):
@@ -105,7 +109,7 @@ class RerankTransformer(pt.Transformer):  # type: ignore[misc]
 
     def _passage(self, row: dict[str, Any]) -> Passage:
         title = row.get(self.title_field) if self.title_field is not None else None
-        return Passage(str(row["docno"]), str(row[self.text_field]), title if isinstance(title, str) else "")
+        return Passage(_id(row, "docno"), _text(row, self.text_field), title if isinstance(title, str) else "")
 
     def __repr__(self) -> str:
         return f"RerankTransformer({self.reranker.model.name})"
@@ -133,8 +137,28 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in rows]
 
 
+def _text(row: dict[str, Any], column: str) -> str:
+    """What a cell says; pandas writes ``None``, ``NaN`` or ``NA`` where a table has nothing."""
+    value = row[column]
+    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
+        raise ValueError(
+            f"qid {row['qid']!r}, docno {row.get('docno')!r}: no value in the column {column!r} ({value!r}); fill it "
+            "(pt.text.get_text adds texts) or drop the row"
+        )
+    return str(value)
+
+
+def _id(row: dict[str, Any], column: str) -> str:
+    found = _text(row, column)
+    if not scorable(found):
+        raise ValueError(f"{column} {found!r} holds half a character or a NUL, which trec_eval can't hold; rename it")
+    return found
+
+
 def _given_order(row: dict[str, Any]) -> float:
-    return float(row["rank"]) if "rank" in row else -float(row.get("score", 0.0))
+    if "rank" in row:
+        return float(_text(row, "rank"))
+    return -float(_text(row, "score")) if "score" in row else 0.0
 
 
 def _hits(candidates: Candidates) -> list[dict[str, Any]]:

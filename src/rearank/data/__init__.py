@@ -3,10 +3,11 @@
 ``base`` says what a collection and a retriever are; ``trec``, ``beir``, ``irds``, ``bright``, ``rankllm`` and
 ``synthetic`` are collections; ``bm25``, ``pyserini``, ``trec.RunFile``, ``irds.ScoredDocs`` and
 ``rankllm.RankLlmCandidates`` first stages; ``source`` joins them into what training and evaluation read.
-``rearank_rows`` are the authors' training rows, prompts included.
+``rearank_rows`` are the authors' training rows, prompts included. ``coverage`` counts what is missing.
 """
 
 from rearank.data.base import Collection, DataError, Fits, HasScoredDocs, Retriever
+from rearank.data.coverage import Coverage
 from rearank.data.source import (
     HeldRows,
     HoldsRows,
@@ -21,6 +22,7 @@ from rearank.data.source import (
 
 __all__ = [
     "Collection",
+    "Coverage",
     "DataError",
     "Fits",
     "HasScoredDocs",

@@ -70,6 +70,15 @@ class HasScoredDocs(Protocol):
 
 
 @runtime_checkable
+class KnowsIds(Protocol):
+    """A collection that can tell at little cost which passages it has."""
+
+    def lacks(self, ids: Iterable[str]) -> set[str]:
+        """Those of ``ids`` that it has no passage for."""
+        ...
+
+
+@runtime_checkable
 class Fits(Protocol):
     """A first stage that works otherwise for each benchmark: by its language, or with an index made for it."""
 
@@ -89,6 +98,16 @@ def check_depth(depth: int) -> None:
         raise ValueError(f"depth must be at least 1, not {depth}")
 
 
+def check_covers(lists: Mapping[str, object], queries: Mapping[str, Query], where: str | Path) -> None:
+    """Raise `DataError` where a first stage has a list for none of ``queries``: every measure would be 0."""
+    if queries and not any(qid in lists for qid in queries):
+        held = f"its {len(lists)} queries begin with {next(iter(lists))!r}" if lists else "it is empty"
+        raise DataError(
+            f"{where}: no list for any of the {len(queries)} queries asked for, which begin with "
+            f"{next(iter(queries))!r} ({held}); give the run of these topics"
+        )
+
+
 def lookup(known: Mapping[str, Passage], ids: Iterable[str], where: str | Path) -> dict[str, Passage]:
     """The passages of ``ids``, or a `DataError` that names the first absent ones."""
     wanted = list(dict.fromkeys(ids))
@@ -106,11 +125,14 @@ def assemble(
 ) -> dict[str, Candidates]:
     """Candidates from ranked ids: all texts are looked up at once."""
     texts = collection.passages(dict.fromkeys(i for qid in queries for i, _ in lists.get(qid, ())))
-    return {
-        qid: Candidates(
-            query,
-            tuple(texts[i] for i, _ in lists.get(qid, ())),
-            tuple(score for _, score in lists.get(qid, ())),
-        )
-        for qid, query in queries.items()
-    }
+    try:
+        return {
+            qid: Candidates(
+                query,
+                tuple(texts[i] for i, _ in lists.get(qid, ())),
+                tuple(score for _, score in lists.get(qid, ())),
+            )
+            for qid, query in queries.items()
+        }
+    except ValueError as error:
+        raise DataError(f"{collection.name}: {error}; the first stage's list must hold each passage once") from error

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rearank.data.base import DataError, lookup
 from rearank.data.files import content_hash, require_file
-from rearank.data.trec import documents_by_id, read_qrels, read_topics
+from rearank.data.topics import read_topics
+from rearank.data.trec import documents_by_id, read_qrels
 from rearank.runs import CONTENT, INCIDENTAL
 from rearank.types import Passage, Query
 
@@ -59,6 +60,9 @@ class BeirFolder:
 
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
         return lookup(self._corpus, ids, self._file("corpus.jsonl"))
+
+    def lacks(self, ids: Iterable[str]) -> set[str]:
+        return set(ids) - self._corpus.keys()
 
     def iter_passages(self) -> Iterator[Passage]:
         return iter(self._corpus.values())

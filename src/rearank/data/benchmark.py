@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from rearank.checks import check_fields
 from rearank.data.base import Fits
+from rearank.data.coverage import Coverage
 from rearank.data.source import JudgedCandidates, Judgements, Source, split_judgements
 from rearank.evaluation import check_measures, score
 from rearank.runs import INCIDENTAL
@@ -26,7 +27,7 @@ class Benchmark:
         retriever: a ``rearank.data.Retriever``, the first stage.
         depth: number of candidates retrieved for each query; excluded ones are taken out of these (see ``Source``).
         measures: trec_eval's names or ir_measures' (``rearank.evaluation.measures``); the first is the main one.
-        missing: what a judged query without candidates counts: ``zero``, or ``skip`` as the paper's scripts do.
+        missing: what a judged query without text or candidates counts: ``zero``, or ``skip`` as the paper's scripts do.
         relevant_from: the lowest grade that measures without grades (MAP, recall...) call relevant: 2 in TREC DL.
         own_passage: ``exclude`` where queries are passages of the collection and must not find themselves.
         language: of the passages, as an ISO 639-1 code; the first stage's analyzer follows it.
@@ -78,10 +79,27 @@ class Benchmark:
         """Grades apart from exclusions, read once."""
         return split_judgements(self.collection.qrels(), self.own_passage)
 
-    def judged(self) -> list[JudgedCandidates]:
-        """Every judged query with its candidates and grades; raises ``DataError`` where none is judged."""
+    def judged(self, depth: int | None = None) -> list[JudgedCandidates]:
+        """Every judged query with its candidates and grades; raises ``DataError`` where none can be measured.
+
+        ``depth`` replaces the benchmark's own.
+        """
         on_empty: Literal["keep", "skip"] = "keep" if self.missing == "zero" else "skip"
-        return Source(self.name, self.collection, self.first_stage, on_empty, self.own_passage).judged(self.depth)
+        source = Source(self.name, self.collection, self.first_stage, on_empty, self.own_passage)
+        found = source.covered(depth or self.depth)
+        vars(self)["coverage"] = found.coverage
+        return list(found.items)
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """What is missing of the judged queries; known from the last call of ``judged``, which is made if need be."""
+        self.judged()
+        return self.coverage
+
+    @property
+    def gaps(self) -> str:
+        """One line on what is missing, for below a table; empty where nothing is."""
+        return self.coverage.line(self.missing == "zero")
 
     def score(
         self, run: Mapping[str, Sequence[str]], measures: Sequence[str] | None = None

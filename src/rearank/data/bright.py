@@ -60,6 +60,9 @@ class BrightArchive:
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
         return self._files.passages(ids)
 
+    def lacks(self, ids: Iterable[str]) -> set[str]:
+        return self._files.lacks(ids)
+
     def iter_passages(self) -> Iterator[Passage]:
         return self._files.iter_passages()
 

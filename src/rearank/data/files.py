@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import html
 import json
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rearank.data.base import DataError
 from rearank.runs.content import sha256_of
-from rearank.types import Passage
+from rearank.types import Passage, scorable, well_formed
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
+_SPACE = re.compile(r"\s")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+_MARKUP = re.compile(r"<[/?!A-Za-z][^<>]*>")
+_CDATA = re.compile(r"<!\[CDATA\[((?:(?!<!\[CDATA\[|\]\]>).)*)\]\]>", re.S)  # looks at each character once
 
 ID_KEYS = ("_id", "id", "docid", "docno", "pid", "qid", "query_id")
 TEXT_KEYS = ("text", "contents", "content", "passage", "segment", "body")
@@ -50,8 +57,60 @@ def read_lines(path: str | Path, what: str = "file") -> Iterator[tuple[int, str]
     except UnicodeDecodeError as error:
         hint = "convert the file to UTF-8 (iconv -f <its encoding> -t utf-8)"
         raise DataError(f"{found}:{number}: not UTF-8 ({error.reason}); {hint}") from error
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, zlib.error, OSError) as error:
         raise DataError(f"{found}:{number + 1}: can't be read ({error}); fetch the file again") from error
+
+
+def format_of(path: str | Path, what: str) -> str:
+    """``sgml``, ``jsonl`` or ``tsv``, by the first character that isn't blank."""
+    for _, line in read_lines(path, what):
+        if start := line.strip():
+            return {"<": "sgml", "{": "jsonl"}.get(start[0], "tsv")
+    return "tsv"
+
+
+def cells_of(path: str | Path, what: str = "file", separator: str | None = None) -> Iterator[tuple[int, list[str]]]:
+    """Line number and columns of each line that isn't blank."""
+    return ((number, line.split(separator)) for number, line in read_lines(path, what) if line.strip())
+
+
+def blocks(path: str | Path, tag: str) -> Iterator[tuple[int, str, str]]:
+    """First line number, attributes and content of each ``<tag> ... </tag>``; a tag may share its line with others.
+
+    Around them may stand other tags, as an XML file's root.
+    """
+    opening, closing = re.compile(rf"<{tag}(\s[^<>]*)?>", re.I), re.compile(rf"</{tag}>", re.I)
+    start, attributes, parts = 0, "", [""]
+    for number, whole in read_lines(path):
+        line = whole
+        while line:
+            if start == 0:
+                found = opening.search(line)
+                if _MARKUP.sub("", line[: found.start()] if found else line).strip():
+                    raise DataError(f"{path}:{number}: text outside <{tag}>; wrap each record in <{tag}>...</{tag}>")
+                if found is None:
+                    break
+                start, attributes, parts, line = number, found[1] or "", [], line[found.end() :]
+                continue
+            found = closing.search(line)
+            piece = line[: found.start()] if found else line
+            if opening.search(piece):
+                raise DataError(f"{path}:{number}: <{tag}> inside the <{tag}> of line {start}; close that one first")
+            parts.append(piece)
+            if found is None:
+                break
+            yield start, attributes, "\n".join(parts)
+            start, line = 0, line[found.end() :]
+        else:
+            if start:
+                parts.append("")
+    if start:
+        raise DataError(f"{path}:{start}: <{tag}> is never closed; the file may be cut short, fetch it again")
+
+
+def plain_text(text: str) -> str:
+    """``text`` without tags and entities."""
+    return html.unescape(_TAG.sub(" ", _CDATA.sub(lambda found: html.escape(found[1]), text))).strip()
 
 
 def read_json_lines(path: str | Path, what: str = "file") -> Iterator[tuple[int, dict[str, Any]]]:
@@ -59,32 +118,58 @@ def read_json_lines(path: str | Path, what: str = "file") -> Iterator[tuple[int,
     for number, line in read_lines(path, what):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not JSON ({error.msg}); one JSON object a line is expected") from error
+        row = parse_json(line, path, number, "one JSON object a line is expected")
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: a JSON object is expected, not {type(row).__name__}")
         yield number, row
+
+
+def parse_json(text: str, path: str | Path, first: int, remedy: str) -> Any:
+    """What ``text`` holds, whose first line has the number ``first``.
+
+    Raises `DataError` for what is not JSON, is nested too deep, or has an endless number in it.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        number = first + getattr(error, "lineno", 1) - 1
+        raise DataError(f"{path}:{number}: not JSON ({getattr(error, 'msg', error)}); {remedy}") from error
 
 
 def field(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str:
     """The value of the first of ``keys`` that ``row`` has, as text."""
     for key in keys:
         value = row.get(key)
-        if isinstance(value, (str, int)):
+        if isinstance(value, (str, int)) and not isinstance(value, bool):
             return str(value)
     raise DataError(f"{where}: none of the fields {', '.join(keys)} is there as text; rename the field to {keys[0]!r}")
 
 
 def passage_of(row: dict[str, Any], where: str, *, id_keys: tuple[str, ...] = ID_KEYS) -> Passage:
     """A passage from one JSON object, under the field names in common use."""
-    return Passage(field(row, id_keys, where), field(row, TEXT_KEYS, where), str(row.get("title") or ""))
+    text, title = field(row, TEXT_KEYS, where), str(row.get("title") or "")
+    return Passage(field(row, id_keys, where), well_formed(text), well_formed(title))
 
 
 def plain_id(text: str) -> str:
-    """An id as TREC files can carry it: they separate columns by spaces, and some ids of BRIGHT hold spaces."""
-    return text.replace(" ", "_")
+    """An id as TREC files can carry it: they separate columns by spaces, and some ids of BRIGHT hold spaces.
+
+    Any white space is one: these files are read by programs that split at different kinds.
+    """
+    return text if text.split() == [text] else _SPACE.sub("_", text)
+
+
+def read_id(text: str, where: str, what: str) -> str:
+    """The id of a file, in its plain form; raises `DataError` for one that is empty or breaks the scorer."""
+    found = plain_id(text.strip())
+    if not found:
+        raise DataError(f"{where}: a {what} with an empty id; give each its identifier")
+    if not scorable(found):
+        raise DataError(
+            f"{where}: the {what} id {found!r} holds half of a character (a lone surrogate) or a NUL, which no run "
+            "file and no scorer can carry; give it another id, here and in every file that names it"
+        )
+    return found
 
 
 def unique(seen: set[str] | dict[str, Any], key: str, where: str, what: str) -> None:

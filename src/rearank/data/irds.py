@@ -14,9 +14,9 @@ from itertools import islice
 from textwrap import shorten
 from typing import Any
 
-from rearank.data.base import Collection, DataError, HasScoredDocs, assemble, check_depth, lookup
+from rearank.data.base import Collection, DataError, HasScoredDocs, assemble, check_covers, check_depth, lookup
 from rearank.data.files import plain_id
-from rearank.types import Candidates, Passage, Query
+from rearank.types import Candidates, Passage, Query, well_formed
 
 _FIRST = 100  # passages that tell whether two corpora of one id are the same
 _SEARCHED_FOR_SPACES = 1_000_000  # passages: larger collections than BRIGHT's have no ids with spaces
@@ -25,13 +25,12 @@ _SEARCHED_FOR_SPACES = 1_000_000  # passages: larger collections than BRIGHT's h
 def _passage(doc: Any) -> Passage:
     title = getattr(doc, "title", "") or ""
     text = getattr(doc, "text", None)
-    return Passage(
-        plain_id(doc.doc_id), doc.default_text() if text is None else text, title if text is not None else ""
-    )
+    body, title = (doc.default_text(), "") if text is None else (text, title)
+    return Passage(plain_id(doc.doc_id), well_formed(body), well_formed(title))
 
 
 def _query_text(query: Any) -> str:
-    return str(query.default_text() if hasattr(query, "default_text") else query.text)
+    return well_formed(str(query.default_text() if hasattr(query, "default_text") else query.text))
 
 
 def _reason(error: Exception) -> str:
@@ -104,13 +103,13 @@ class Irds:
     def queries(self) -> dict[str, Query]:
         with self._reading():
             rows = self._having("queries").queries_iter()
-            return {q.query_id: Query(q.query_id, _query_text(q)) for q in rows}
+            return {qid: Query(qid, _query_text(q)) for q in rows if (qid := plain_id(q.query_id))}
 
     def qrels(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}
         with self._reading():
             for row in self._having("qrels").qrels_iter():
-                found.setdefault(row.query_id, {})[plain_id(row.doc_id)] = int(row.relevance)
+                found.setdefault(plain_id(row.query_id), {})[plain_id(row.doc_id)] = int(row.relevance)
         return found
 
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
@@ -126,7 +125,7 @@ class Irds:
     @cached_property
     def _spaced(self) -> dict[str, str]:
         """Ids with spaces by their plain form."""
-        return {plain_id(d.doc_id): d.doc_id for d in self._dataset.docs_iter() if " " in d.doc_id}
+        return {plain: d.doc_id for d in self._dataset.docs_iter() if (plain := plain_id(d.doc_id)) != d.doc_id}
 
     def iter_passages(self) -> Iterator[Passage]:
         with self._reading():
@@ -138,7 +137,7 @@ class Irds:
         found: dict[str, list[tuple[str, float]]] = {}
         with self._reading():
             for row in self._having("scoreddocs").scoreddocs_iter():
-                found.setdefault(row.query_id, []).append((plain_id(row.doc_id), float(row.score)))
+                found.setdefault(plain_id(row.query_id), []).append((plain_id(row.doc_id), float(row.score)))
         return {qid: sorted(rows, key=lambda row: -row[1]) for qid, rows in found.items()}
 
     def fingerprint(self) -> str:
@@ -166,5 +165,7 @@ class ScoredDocs:
         check_depth(depth)
         if not isinstance(collection, HasScoredDocs):
             raise DataError(f"{collection.name} publishes no scored documents; choose retriever=bm25 or run_file")
-        lists = {qid: rows[:depth] for qid, rows in collection.scoreddocs().items() if qid in queries}
+        every = collection.scoreddocs()
+        check_covers(every, queries, collection.name)
+        lists = {qid: rows[:depth] for qid, rows in every.items() if qid in queries}
         return assemble(collection, queries, lists)

@@ -7,7 +7,6 @@ a first stage (its lists) at once.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,21 @@ from dataclasses import field as dataclass_field
 from functools import cached_property
 from typing import Any
 
-from rearank.data.base import Collection, DataError, check_depth, lookup
-from rearank.data.files import content_hash, field, passage_of, read_json_lines, read_lines, require_file, unique
+from rearank.data.base import Collection, DataError, check_covers, check_depth, lookup
+from rearank.data.files import (
+    content_hash,
+    field,
+    parse_json,
+    passage_of,
+    read_id,
+    read_json_lines,
+    read_lines,
+    require_file,
+    unique,
+)
 from rearank.data.trec import read_qrels
 from rearank.runs import CONTENT
-from rearank.types import Candidates, Passage, Query
+from rearank.types import Candidates, Passage, Query, well_formed
 
 _DOCID = ("docid", "doc_id", "_id", "id", "pid")
 
@@ -29,10 +38,7 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     if first != "[":
         yield from read_json_lines(path)
         return
-    try:
-        rows = json.loads("\n".join(line for _, line in read_lines(path)))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}); fetch the file again") from error
+    rows = parse_json("\n".join(line for _, line in read_lines(path)), path, 1, "fetch the file again")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(f"{path}:1: entry {number} isn't a JSON object; see RankLLM's format")
@@ -42,22 +48,30 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _passage(item: Any, where: str) -> Passage:
     if not isinstance(item, dict):
         raise DataError(f"{where}: a candidate must be a JSON object with docid and doc, not {type(item).__name__}")
-    docid = field(item, _DOCID, where)
+    docid = read_id(field(item, _DOCID, where), where, "document")
     doc = item.get("doc", item)
     if isinstance(doc, str):
-        return Passage(docid, doc)
+        return Passage(docid, well_formed(doc))
     if not isinstance(doc, dict):
         raise DataError(f"{where}: doc of {docid!r} must be a text or a JSON object with its text")
     return passage_of({**doc, "docid": docid}, where, id_keys=("docid",))
 
 
-def _score(item: dict[str, Any], where: str) -> float:
+def _scores(items: list[Any], where: str) -> tuple[float, ...]:
+    """Of every candidate; none where one has no score, or ``null``: the file's order is the ranking."""
+    given = [item.get("score") for item in items]
+    if any(score is None for score in given):
+        return ()
+    return tuple(_score(score, where) for score in given)
+
+
+def _score(given: Any, where: str) -> float:
     try:
-        score = float(item.get("score", 0.0))
-    except (TypeError, ValueError):
+        score = float(given)
+    except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not math.isfinite(score):
-        raise DataError(f"{where}: score {item.get('score')!r} isn't a finite number")
+        raise DataError(f"{where}: score {given!r} isn't a finite number; write one, or null where there is none")
     return score
 
 
@@ -67,15 +81,16 @@ def _candidates(row: dict[str, Any], where: str) -> Candidates:
         raise DataError(f"{where}: no list 'candidates' (RankLLM) or 'hits' (RankGPT)")
     query = row.get("query")
     if isinstance(query, dict):
-        found = Query(field(query, ("qid", "id", "_id"), where), field(query, ("text", "query"), where))
+        qid, text = field(query, ("qid", "id", "_id"), where), field(query, ("text", "query"), where)
     elif isinstance(query, str) and items and isinstance(items[0], dict):
-        found = Query(field(items[0], ("qid",), where), query)
+        qid, text = field(items[0], ("qid",), where), query
     else:
         raise DataError(f"{where}: no query id; write query as {{text, qid}}")
     # The order in the file is the ranking: some exports carry scores that don't fall.
     passages = tuple(_passage(item, where) for item in items)
+    scores = _scores(items, where)
     try:
-        return Candidates(found, passages, tuple(_score(item, where) for item in items))
+        return Candidates(Query(read_id(qid, where, "query"), well_formed(text)), passages, scores)
     except ValueError as error:
         raise DataError(f"{where}: {error}; remove the repetition") from error
 
@@ -113,9 +128,8 @@ class RankLlmFile:
         return {qid: listed.query for qid, listed in self._lists.items()}
 
     def qrels(self) -> dict[str, dict[str, int]]:
-        # Judged queries and documents that the file doesn't hold are usual: it is an extract of a collection.
-        judged = read_qrels(self.qrels_file) if self.qrels_file else {}
-        return {qid: grades for qid, grades in judged.items() if qid in self._lists}
+        # Judged documents that the file doesn't hold are usual: it is an extract of a collection.
+        return read_qrels(self.qrels_file) if self.qrels_file else {}
 
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
         return lookup(self._passages, ids, self.path)
@@ -124,7 +138,10 @@ class RankLlmFile:
         return iter(self._passages.values())
 
     def scoreddocs(self) -> dict[str, list[tuple[str, float]]]:
-        return {qid: list(zip((p.id for p in c.passages), c.scores, strict=True)) for qid, c in self._lists.items()}
+        return {
+            qid: [(p.id, c.scores[n] if c.scores else 1 / (n + 1)) for n, p in enumerate(c.passages)]
+            for qid, c in self._lists.items()
+        }
 
     def fingerprint(self) -> str:
         return content_hash(require_file(self.path, "candidates file"))
@@ -139,6 +156,7 @@ class RankLlmCandidates:
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         check_depth(depth)
         lists = read_candidates(self.path)
+        check_covers(lists, queries, self.path)
         empty = Candidates(Query("", ""), ())
         found = {qid: lists.get(qid, empty).top(depth) for qid in queries}
         return {qid: Candidates(queries[qid], c.passages, c.scores) for qid, c in found.items()}

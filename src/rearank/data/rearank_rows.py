@@ -22,13 +22,13 @@ from typing import Any, Literal, get_args
 
 from rearank.checks import check_fields
 from rearank.data.base import DataError
-from rearank.data.files import field, read_json_lines
+from rearank.data.files import field, read_id, read_json_lines
 from rearank.data.irds import Irds
 from rearank.data.source import HeldRows, PromptedWindow
 from rearank.data.trec import read_qrels
 from rearank.metrics import ndcg
 from rearank.runs import CONTENT
-from rearank.types import Message, Passage, Query, Role, Window
+from rearank.types import Message, Passage, Query, Role, Window, well_formed
 
 _COLUMNS = ("prompt", "query", "hits", "metrics", "best_metrics")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -231,7 +231,7 @@ def _query_text(row: Mapping[str, Any], where: str) -> str:
     text = row.get("query")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: query must be the query's text, not {text!r}")
-    return text
+    return well_formed(text)
 
 
 def _hits(row: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
@@ -239,7 +239,13 @@ def _hits(row: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
     hits = row.get("hits")
     if not isinstance(hits, list) or len(hits) < 2 or not all(isinstance(hit, dict) for hit in hits):
         raise DataError(f"{where}: hits must be a list of at least two objects with qid and docid")
-    return [(field(hit, ("qid",), where), field(hit, ("docid",), where)) for hit in hits]
+    return [
+        (
+            read_id(field(hit, ("qid",), where), where, "query"),
+            read_id(field(hit, ("docid",), where), where, "document"),
+        )
+        for hit in hits
+    ]
 
 
 def _prompt(row: Mapping[str, Any], where: str) -> tuple[Message, ...]:
@@ -252,7 +258,7 @@ def _prompt(row: Mapping[str, Any], where: str) -> tuple[Message, ...]:
             raise DataError(f"{where}: a message of the prompt needs a role of {', '.join(get_args(Role))} and a text")
     if turns[-1]["role"] == "assistant":
         raise DataError(f"{where}: the prompt ends with the assistant's turn, which leaves nothing to answer")
-    return tuple(Message(turn["role"], turn["content"]) for turn in turns)
+    return tuple(Message(turn["role"], well_formed(turn["content"])) for turn in turns)
 
 
 def _other_ndcg(row: Mapping[str, Any], window: PromptedWindow, where: str) -> list[str]:

@@ -7,16 +7,19 @@ alike: see `split_judgements`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rearank.checks import check_fields
 from rearank.data.base import DataError
-from rearank.types import Candidates, JudgedWindow, Message, Qrels
+from rearank.data.coverage import Coverage, coverage_of
+from rearank.types import MAX_GRADE, Candidates, JudgedWindow, Message, Passage, Qrels, Query, scorable, well_formed
 
 EXCLUDED = -100
 """The grade by which BRIGHT marks a passage as excluded for a query (the query was made from it)."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,13 @@ def split_judgements(qrels: Qrels, own_passage: Literal["keep", "exclude"] = "ke
     """Grades apart from exclusions.
 
     Excluded is what carries the grade `EXCLUDED` (or one below), and with ``own_passage="exclude"`` the passage whose
-    id is the query's own: in ArguAna, Quora and SCIDOCS the query is itself in the collection.
+    id is the query's own: in ArguAna, Quora and SCIDOCS the query is itself in the collection. Raises `DataError` for
+    a grade beyond ``MAX_GRADE``.
     """
+    for qid, judged in qrels.items():
+        for passage, grade in judged.items():
+            if not -MAX_GRADE <= grade <= MAX_GRADE:
+                raise DataError(f"query {qid!r}: grade {grade} of passage {passage!r} is beyond {MAX_GRADE}; mend it")
     own = own_passage == "exclude"
     excluded = {
         qid: frozenset(p for p, grade in judged.items() if grade <= EXCLUDED)
@@ -60,6 +68,14 @@ class JudgedCandidates:
 
     candidates: Candidates
     grades: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """Judged queries with their candidates, and what was missing."""
+
+    items: tuple[JudgedCandidates, ...]
+    coverage: Coverage
 
 
 @runtime_checkable
@@ -138,16 +154,25 @@ class Source:
         check_fields(self)
 
     def judged(self, depth: int) -> list[JudgedCandidates]:
+        return list(self.covered(depth).items)
+
+    def covered(self, depth: int) -> Covered:
+        """As ``judged``, with the counts of what is missing; these are logged in one line.
+
+        Raises:
+            DataError: where nothing can be measured, or a text or an id can't be used.
+        """
         judgements = split_judgements(self.collection.qrels(), self.own_passage)
-        qrels = judgements.grades
-        queries = {qid: query for qid, query in self.collection.queries().items() if qid in qrels}
-        if not queries:
-            raise DataError(
-                f"{self.name}: no query has a judgement; check that topics and qrels belong together ("
-                f"{len(qrels)} queries are judged, none of them is among the topics)"
-            )
-        found = self.retriever.retrieve(self.collection, queries, depth)
-        lists = {qid: _without(listed, judgements.excluded.get(qid)) for qid, listed in found.items()}
+        qrels, topics = judgements.grades, self.collection.queries()
+        queries = {qid: _sound_query(query, self.name) for qid, query in topics.items() if qid in qrels}
+        found = self.retriever.retrieve(self.collection, queries, depth) if queries else {}
+        lists = {
+            qid: _allowed(found.get(qid, Candidates(query, ())), judgements.excluded.get(qid, frozenset()), self.name)
+            for qid, query in queries.items()
+        }
+        coverage = coverage_of(self.name, self.collection, topics, qrels, lists)
+        if line := coverage.line(self.on_empty == "keep"):
+            _log.warning("%s: %s", self.name, line)
         empty = [qid for qid in queries if not lists[qid].passages]
         if empty and self.on_empty == "error":
             raise DataError(
@@ -155,16 +180,35 @@ class Source:
                 f"{empty[0]!r}; give a run that covers them, or set on_empty=skip or on_empty=keep"
             )
         kept = [qid for qid in queries if lists[qid].passages or self.on_empty == "keep"]
-        return [JudgedCandidates(lists[qid], dict(qrels[qid])) for qid in kept]
+        return Covered(tuple(JudgedCandidates(lists[qid], dict(qrels[qid])) for qid in kept), coverage)
 
 
-def _without(listed: Candidates, excluded: frozenset[str] | None) -> Candidates:
-    """``listed`` less the excluded passages."""
-    kept = [n for n, passage in enumerate(listed.passages) if not excluded or passage.id not in excluded]
-    if len(kept) == len(listed.passages):
-        return listed
-    scores = tuple(listed.scores[n] for n in kept) if listed.scores else ()
-    return Candidates(listed.query, tuple(listed.passages[n] for n in kept), scores)
+def _allowed(listed: Candidates, excluded: frozenset[str], name: str) -> Candidates:
+    """``listed`` less the excluded passages, with texts that can be read."""
+    kept = [n for n, passage in enumerate(listed.passages) if passage.id not in excluded]
+    passages = tuple(_sound_passage(listed.passages[n], name) for n in kept)
+    return Candidates(listed.query, passages, tuple(listed.scores[n] for n in kept) if listed.scores else ())
+
+
+def _sound_query(query: Query, name: str) -> Query:
+    _check_id(query.id, f"{name}: the query id")
+    return replace(query, text=well_formed(query.text))
+
+
+def _sound_passage(passage: Passage, name: str) -> Passage:
+    _check_id(passage.id, f"{name}: the passage id")
+    if passage.text.isascii() and passage.title.isascii():
+        return passage
+    return replace(passage, text=well_formed(passage.text), title=well_formed(passage.title))
+
+
+def _check_id(identifier: str, what: str) -> None:
+    """What the readers of files see to; collections and first stages of a user's own may not."""
+    if identifier.split() != [identifier] or not scorable(identifier):
+        raise DataError(
+            f"{what} {identifier!r} is empty or holds a space, a NUL or half a character (a lone surrogate), which run "
+            "files and trec_eval can't carry; give it another one"
+        )
 
 
 @dataclass(frozen=True)

@@ -6,86 +6,45 @@ names the file and the line.
 
 from __future__ import annotations
 
-import html
+import logging
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 
-from rearank.data.base import Collection, DataError, assemble, check_depth, lookup
+from rearank.data.base import Collection, DataError, assemble, check_covers, check_depth, lookup
 from rearank.data.files import (
+    blocks,
+    cells_of,
     content_hash,
-    field,
+    format_of,
     passage_of,
+    plain_text,
+    read_id,
     read_json_lines,
     read_lines,
     require_file,
     unique,
 )
+from rearank.data.topics import read_topics as read_topics
 from rearank.runs import CONTENT
-from rearank.types import Candidates, Passage, Query
+from rearank.types import MAX_GRADE, Candidates, Passage, Query
 
 _DOCNO = re.compile(r"<DOCNO>\s*(.*?)\s*</DOCNO>", re.I | re.S)
 _TITLE = re.compile(r"<(TITLE|HEADLINE)>(.*?)</\1>", re.I | re.S)
-_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
-_TOPIC_NUMBER = re.compile(r"<num>\s*(?:Number:)?\s*([^\s<]+)", re.I)
-_TOPIC_TITLE = re.compile(r"<title>\s*(?:Topic:)?(.*?)(?=<(?:/title|desc|narr|/top)\b|\Z)", re.I | re.S)
-
-
-def _format(path: str | Path, what: str) -> str:
-    """``sgml``, ``jsonl`` or ``tsv``, by the first character that isn't blank."""
-    for _, line in read_lines(path, what):
-        if start := line.strip():
-            return {"<": "sgml", "{": "jsonl"}.get(start[0], "tsv")
-    return "tsv"
-
-
-def _cells(path: str | Path, what: str = "file", separator: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Line number and columns of each line that isn't blank."""
-    return ((number, line.split(separator)) for number, line in read_lines(path, what) if line.strip())
-
-
-def _blocks(path: str | Path, tag: str) -> Iterator[tuple[int, str]]:
-    """First line number and content of each ``<tag> ... </tag>``; a tag may share its line with others."""
-    opening, closing = re.compile(rf"<{tag}>", re.I), re.compile(rf"</{tag}>", re.I)
-    start, parts = 0, [""]
-    for number, whole in read_lines(path):
-        line = whole
-        while line:
-            if start == 0:
-                found = opening.search(line)
-                if (line[: found.start()] if found else line).strip():
-                    raise DataError(f"{path}:{number}: text outside <{tag}>; wrap each record in <{tag}>...</{tag}>")
-                if found is None:
-                    break
-                start, parts, line = number, [], line[found.end() :]
-                continue
-            found = closing.search(line)
-            piece = line[: found.start()] if found else line
-            if opening.search(piece):
-                raise DataError(f"{path}:{number}: <{tag}> inside the <{tag}> of line {start}; close that one first")
-            parts.append(piece)
-            if found is None:
-                break
-            yield start, "\n".join(parts)
-            start, line = 0, line[found.end() :]
-        else:
-            if start:
-                parts.append("")
-    if start:
-        raise DataError(f"{path}:{start}: <{tag}> is never closed; the file may be cut short, fetch it again")
-
-
-def _plain(text: str) -> str:
-    return html.unescape(_TAG.sub(" ", text)).strip()
+_GRADE_NAME = re.compile("score|grade|rel|label|judg|rating|value|gain", re.I)
+_DOCUMENT_NAME = re.compile("doc|corpus|passage|pid", re.I)
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_log = logging.getLogger(__name__)
 
 
 def _sgml_documents(path: str | Path) -> Iterator[tuple[int, Passage]]:
-    for number, block in _blocks(path, "DOC"):
+    for number, _, block in blocks(path, "DOC"):
         docno = _DOCNO.search(block)
         if docno is None or not docno[1]:
             raise DataError(f"{path}:{number}: a document without <DOCNO>; give each its identifier")
@@ -93,12 +52,12 @@ def _sgml_documents(path: str | Path) -> Iterator[tuple[int, Passage]]:
         title = _TITLE.search(body)
         if title:
             body = body[: title.start()] + body[title.end() :]
-        yield number, Passage(docno[1], _plain(body), _plain(title[2]) if title else "")
+        yield number, Passage(docno[1], plain_text(body), plain_text(title[2]) if title else "")
 
 
 def _tsv_documents(path: str | Path) -> Iterator[tuple[int, Passage]]:
     width = 0
-    for number, cells in _cells(path, separator="\t"):
+    for number, cells in cells_of(path, separator="\t"):
         width = width or len(cells)
         if len(cells) not in (2, 3) or len(cells) != width:
             expected = str(width) if width in (2, 3) else "2 (id, text) or 3 (id, title, text)"
@@ -106,12 +65,12 @@ def _tsv_documents(path: str | Path) -> Iterator[tuple[int, Passage]]:
                 f"{path}:{number}: {len(cells)} columns where {expected} are expected; put one tab between columns "
                 "and none inside a text"
             )
-        yield number, Passage(cells[0].strip(), cells[-1], cells[1] if width == 3 else "")
+        yield number, Passage(cells[0], cells[-1], cells[1] if width == 3 else "")
 
 
 def read_documents(path: str | Path) -> Iterator[Passage]:
     """Documents in SGML, TSV (id, [title,] text) or JSONL, recognised by content. Ids must be unique."""
-    kind = _format(path, "document file")
+    kind = format_of(path, "document file")
     if kind == "sgml":
         rows = _sgml_documents(path)
     elif kind == "jsonl":
@@ -119,12 +78,16 @@ def read_documents(path: str | Path) -> Iterator[Passage]:
     else:
         rows = _tsv_documents(path)
     seen: set[str] = set()
+    spaced = 0
     for number, passage in rows:
-        if not passage.id:
-            raise DataError(f"{path}:{number}: a document with an empty id; give each its identifier")
-        unique(seen, passage.id, f"{path}:{number}", "document id")
-        seen.add(passage.id)
-        yield passage
+        where = f"{path}:{number}"
+        plain = read_id(passage.id, where, "document")
+        unique(seen, plain, where, "document id")
+        seen.add(plain)
+        spaced += len(passage.id.split()) > 1
+        yield passage if plain == passage.id else replace(passage, id=plain)
+    if spaced:
+        _log.info("%s: %d ids hold spaces, which run files can't; they have _ for it from here on", path, spaced)
 
 
 def documents_by_id(path: str | Path) -> dict[str, Passage]:
@@ -135,85 +98,83 @@ def documents_by_id(path: str | Path) -> dict[str, Passage]:
     return found
 
 
-def _trec_topics(path: str | Path) -> Iterator[tuple[int, Query]]:
-    for number, block in _blocks(path, "top"):
-        num, title = _TOPIC_NUMBER.search(block), _TOPIC_TITLE.search(block)
-        if num is None or title is None:
-            raise DataError(f"{path}:{number}: a topic without <num> or <title>; each needs both")
-        yield number, Query(num[1], " ".join(_plain(title[1]).split()))
+def _columns(path: str | Path, what: str, widths: tuple[int, ...]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and columns of each line: parted by tabs where these give so many, so that ids may hold spaces."""
+    for number, line in read_lines(path, what):
+        tabbed = [cell.strip() for cell in line.split("\t")]
+        if len(tabbed) in widths and " " not in tabbed[-1]:
+            yield number, tabbed
+        elif cells := line.split():
+            yield number, cells
 
 
-def _tsv_topics(path: str | Path) -> Iterator[tuple[int, Query]]:
-    for number, cells in _cells(path, separator="\t"):
-        if len(cells) != 2:
-            raise DataError(f"{path}:{number}: {len(cells)} columns where 2 are expected (query id, tab, text)")
-        yield number, Query(cells[0].strip(), cells[1].strip())
-
-
-def read_topics(path: str | Path) -> dict[str, Query]:
-    """Queries from TREC topics (the title is the query), TSV (id, text) or JSONL, recognised by content."""
-    kind = _format(path, "topics file")
-    if kind == "sgml":
-        rows = _trec_topics(path)
-    elif kind == "jsonl":
-        rows = ((n, Query(passage.id, passage.text)) for n, passage in _jsonl_topics(path))
-    else:
-        rows = _tsv_topics(path)
-    queries: dict[str, Query] = {}
-    for number, query in rows:
-        unique(queries, query.id, f"{path}:{number}", "query id")
-        if not query.text:
-            raise DataError(f"{path}:{number}: query {query.id!r} has no text; write one or remove the query")
-        queries[query.id] = query
-    return queries
-
-
-def _jsonl_topics(path: str | Path) -> Iterator[tuple[int, Query]]:
-    keys = ("_id", "id", "qid", "query_id")
-    for number, row in read_json_lines(path):
-        where = f"{path}:{number}"
-        yield number, Query(field(row, keys, where), field(row, ("text", "query", "title"), where).strip())
+def _is_header(cells: Sequence[str], where: str) -> bool:
+    """Whether these name the columns; raises `DataError` for an order that isn't the one to be read."""
+    if not (_GRADE_NAME.search(cells[-1]) or cells[0].lower() in ("query-id", "query_id", "qid")):
+        return False
+    if _DOCUMENT_NAME.search(cells[0]) or not _GRADE_NAME.search(cells[-1]):
+        raise DataError(
+            f"{where}: columns {', '.join(cells)}; they must be query-id, corpus-id, score (or TREC's four, where no "
+            "header is needed), in this order"
+        )
+    return True
 
 
 def _grade(text: str, where: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise DataError(f"{where}: grade {text!r} isn't a whole number; write 0, 1, 2...") from None
+    if not _WHOLE.fullmatch(text):
+        raise DataError(
+            f"{where}: grade {shorten(text, 60)!r} isn't a whole number; write 0, 1, 2... (a header line ends with "
+            "'score')"
+        )
+    if len(text) > 20 or abs(int(text)) > MAX_GRADE:
+        raise DataError(
+            f"{where}: grade {shorten(text, 60)} is beyond {MAX_GRADE}; is it a count, a time or an id? Write grades "
+            "such as 0, 1, 2"
+        )
+    return int(text)
+
+
+def _qrels_rows(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
+    """Line number, query id, document id and grade of each judgement."""
+    width = 0
+    for number, cells in _columns(path, "judgements file", (3, 4)):
+        where = f"{path}:{number}"
+        if width == 0 and len(cells) in (3, 4):
+            width = len(cells)
+            if _is_header(cells, where):
+                continue
+        if len(cells) != width:
+            raise DataError(
+                f"{where}: {len(cells)} columns where {width or '3 or 4'} are expected (query id, 0, document id, "
+                "grade; BEIR's have no 0); where ids hold spaces, part the columns by tabs"
+            )
+        qid, docid = read_id(cells[0], where, "query"), read_id(cells[-2], where, "document")
+        yield number, qid, docid, _grade(cells[-1], where)
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
-    """Judgements in TREC's four columns, or BEIR's three with a header line.
+    """Judgements in TREC's four columns, or BEIR's three; a first line may name the columns.
 
     Negative grades (TREC uses them for spam) are kept; every measure counts them as not relevant.
     """
     qrels: dict[str, dict[str, int]] = {}
-    width = 0
-    for number, cells in _cells(path, "judgements file"):
-        if width == 0 and cells[0] in ("query-id", "query_id", "qid"):
-            width = len(cells)
-            continue
-        where = f"{path}:{number}"
-        width = width or 4
-        if len(cells) != width or width not in (3, 4):
-            raise DataError(
-                f"{where}: {len(cells)} columns where {width} are expected (query id, 0, document id, grade)"
-            )
-        qid, docid, grade = cells[0], cells[-2], _grade(cells[-1], where)
+    for number, qid, docid, grade in _qrels_rows(path):
         judged = qrels.setdefault(qid, {})
-        unique(judged, docid, where, f"query {qid!r}: judgement of document")
+        unique(judged, docid, f"{path}:{number}", f"query {qid!r}: judgement of document")
         judged[docid] = grade
+    if not qrels:
+        raise DataError(f"{path}:1: no judgement in it; give a file of judgements (qrels)")
     return qrels
 
 
-def read_run(path: str | Path) -> dict[str, list[tuple[str, float]]]:
-    """A TREC run: query id -> (document id, score), by falling score; equal scores by the rank column."""
-    rows: dict[str, dict[str, tuple[float, int]]] = {}
-    for number, cells in _cells(path, "run file"):
+def _run_rows(path: str | Path) -> Iterator[tuple[int, str, str, int, float]]:
+    """Line number, query id, document id, rank and score of each row of a run."""
+    for number, cells in _columns(path, "run file", (6,)):
         where = f"{path}:{number}"
         if len(cells) != 6:
             raise DataError(
-                f"{where}: {len(cells)} columns where 6 are expected (query id, Q0, document id, rank, score, tag)"
+                f"{where}: {len(cells)} columns where 6 are expected (query id, Q0, document id, rank, score, tag); "
+                "where ids hold spaces, part the columns by tabs"
             )
         try:
             rank, score = int(cells[3]), float(cells[4])
@@ -221,9 +182,16 @@ def read_run(path: str | Path) -> dict[str, list[tuple[str, float]]]:
             raise DataError(f"{where}: rank {cells[3]!r} or score {cells[4]!r} isn't a number") from None
         if not math.isfinite(score):
             raise DataError(f"{where}: score {cells[4]!r} can't be ordered; write finite scores")
-        ranked = rows.setdefault(cells[0], {})
-        unique(ranked, cells[2], where, f"query {cells[0]!r}: document")
-        ranked[cells[2]] = (score, rank)
+        yield number, read_id(cells[0], where, "query"), read_id(cells[2], where, "document"), rank, score
+
+
+def read_run(path: str | Path) -> dict[str, list[tuple[str, float]]]:
+    """A TREC run: query id -> (document id, score), by falling score; equal scores by the rank column."""
+    rows: dict[str, dict[str, tuple[float, int]]] = {}
+    for number, qid, docid, rank, score in _run_rows(path):
+        ranked = rows.setdefault(qid, {})
+        unique(ranked, docid, f"{path}:{number}", f"query {qid!r}: document")
+        ranked[docid] = (score, rank)
     return {
         qid: [(d, s) for d, (s, _) in sorted(found.items(), key=lambda item: (-item[1][0], item[1][1]))]
         for qid, found in rows.items()
@@ -278,18 +246,21 @@ class TrecFiles:
         return judged
 
     def _check_judged(self, judged: Mapping[str, Mapping[str, int]]) -> None:
-        absent = {d for grades in judged.values() for d in grades} - self._documents.keys()
+        absent = self.lacks(d for grades in judged.values() for d in grades)
         if not absent:
             return
-        for number, cells in _cells(self.qrels_file):
-            if len(cells) >= 3 and cells[-2] in absent:
+        for number, _, docid, _ in _qrels_rows(self.qrels_file):
+            if docid in absent:
                 raise DataError(
-                    f"{self.qrels_file}:{number}: document {cells[-2]!r} isn't in {self.docs} ({len(absent)} judged "
+                    f"{self.qrels_file}:{number}: document {docid!r} isn't in {self.docs} ({len(absent)} judged "
                     "documents are absent); set check_qrels=false if the documents are only a part of the collection"
                 )
 
     def passages(self, ids: Iterable[str]) -> dict[str, Passage]:
         return lookup(self._documents, ids, self.docs)
+
+    def lacks(self, ids: Iterable[str]) -> set[str]:
+        return set(ids) - self._documents.keys()
 
     def iter_passages(self) -> Iterator[Passage]:
         return iter(self._documents.values())
@@ -306,7 +277,9 @@ class RunFile:
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         check_depth(depth)
-        run = {qid: ranked[:depth] for qid, ranked in read_run(self.path).items() if qid in queries}
+        every = read_run(self.path)
+        check_covers(every, queries, self.path)
+        run = {qid: ranked[:depth] for qid, ranked in every.items() if qid in queries}
         try:
             return assemble(collection, queries, run)
         except DataError as error:
@@ -315,10 +288,10 @@ class RunFile:
     def _first_unknown(self, collection: Collection, run: Mapping[str, list[tuple[str, float]]]) -> str:
         """``file:line`` of the first document the collection lacks."""
         wanted = {(qid, docid) for qid, ranked in run.items() for docid, _ in ranked}
-        for number, cells in _cells(self.path):
-            if len(cells) == 6 and (cells[0], cells[2]) in wanted:
+        for number, qid, docid, _, _ in _run_rows(self.path):
+            if (qid, docid) in wanted:
                 try:
-                    collection.passages([cells[2]])
+                    collection.passages([docid])
                 except DataError:
-                    return f"{self.path}:{number}: document {cells[2]!r}"
+                    return f"{self.path}:{number}: document {docid!r}"
         return self.path

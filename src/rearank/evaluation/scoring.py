@@ -7,10 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from rearank.evaluation.measures import Measure, check_measures, parse_measure
-from rearank.types import Qrels
-
-_LARGEST_GRADE = 1_000_000
-"""trec_eval keeps a table as long as the highest grade: two minutes and 16 GiB for 2**31 - 1, all zeroes above."""
+from rearank.types import MAX_GRADE, Qrels, scorable
 
 
 class ScoreError(ValueError):
@@ -127,9 +124,9 @@ def _judged(ranked: Sequence[str], grades: Mapping[str, int], cut: int | None) -
 
 def _grade(query: str, passage: str, grade: int) -> int:
     """At least 0, and no more than trec_eval can take."""
-    if grade > _LARGEST_GRADE:
+    if grade > MAX_GRADE:
         raise ScoreError(
-            f"query {query!r}, passage {passage!r}: grade {grade} is above {_LARGEST_GRADE}, which trec_eval can't "
+            f"query {query!r}, passage {passage!r}: grade {grade} is above {MAX_GRADE}, which trec_eval can't "
             "score by; is it a count or a time? Write grades such as 0, 1, 2, 3"
         )
     return max(int(grade), 0)
@@ -139,13 +136,11 @@ def _check_ids(what: str, ids: Iterable[str]) -> None:
     """trec_eval is C: a lone surrogate crashes the process, and an id ends at its first NUL."""
     listed = list(ids)
     try:
-        together = "".join(listed)
-        together.encode()
-        fits = "\0" not in together
-    except (TypeError, UnicodeEncodeError):
+        fits = scorable("".join(listed))
+    except TypeError:
         fits = False
     for one in () if fits else listed:
-        if not isinstance(one, str) or "\0" in one or any("\ud800" <= c <= "\udfff" for c in one):
+        if not isinstance(one, str) or not scorable(one):
             raise ScoreError(
                 f"{what} id {one!r} can't be scored: trec_eval takes text without NUL and without lone surrogates "
                 "(half of a character, as \\ud83d alone in a JSON file); write another id"

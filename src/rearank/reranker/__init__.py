@@ -6,7 +6,8 @@ out · ``tracing`` every window of a query · ``background`` the event loop behi
 
 from rearank.engines.tracing import WindowTrace
 from rearank.reranker.face import Reranker
-from rearank.reranker.inputs import PassageLike, QueryLike, well_formed
+from rearank.reranker.inputs import PassageLike, QueryLike
 from rearank.reranker.result import RankedPassage, RerankResult
+from rearank.types import well_formed
 
 __all__ = ["PassageLike", "QueryLike", "RankedPassage", "RerankResult", "Reranker", "WindowTrace", "well_formed"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from rearank.types import Candidates, Passage, Query
+from rearank.types import Candidates, Passage, Query, well_formed
 
 QueryLike: TypeAlias = str | Query
 PassageLike: TypeAlias = str | Mapping[str, Any] | Passage
@@ -46,8 +46,3 @@ def as_passage(passage: PassageLike, index: int) -> Passage:
         raise ValueError(f"passage {index}: its 'text' is missing or no string; it has {', '.join(map(str, passage))}")
     title = passage.get("title") or ""
     return Passage(str(passage.get("id", index)), well_formed(passage["text"]), well_formed(str(title)))
-
-
-def well_formed(text: str) -> str:
-    """``text`` without lone surrogates, which no tokenizer takes; they come from JSON's escapes."""
-    return text.encode("utf-8", "replace").decode()

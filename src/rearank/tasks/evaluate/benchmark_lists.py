@@ -54,7 +54,11 @@ class _Average:
 
 
 def report_list(
-    node: BenchmarkList, results: Mapping[str, Sequence[SystemScores]], missing: Mapping[str, str], folder: Path
+    node: BenchmarkList,
+    results: Mapping[str, Sequence[SystemScores]],
+    missing: Mapping[str, str],
+    folder: Path,
+    uncovered: Mapping[str, str],
 ) -> dict[str, Any]:
     """The list's table, on screen and in ``folder`` as ``table.md``, ``.csv`` and ``.tex``; its part of the summary.
 
@@ -63,6 +67,7 @@ def report_list(
         results: benchmark name -> its systems, the first stage first.
         missing: benchmark name -> why it was left out.
         folder: of the evaluation.
+        uncovered: benchmark name -> what is missing of its judged queries and passages.
     """
     there = [benchmark for benchmark in node.benchmarks if results.get(benchmark.name)]
     measures = {benchmark.name: next(iter(results[benchmark.name][0].per_query)) for benchmark in there}
@@ -90,7 +95,7 @@ def report_list(
     lines = [f"{node.name}: {measured} of each benchmark" + ("; the average is over benchmarks" if parts else "")]
     if not one_measure:
         notes.append("the benchmarks' main measures differ, so there is no average; set evaluation.measures")
-    show(folder / "table", lines, rows, [*_gaps(there, results, missing), *notes])
+    show(folder / "table", lines, rows, [*_gaps(there, results, missing, uncovered), *notes])
     return {"averages": {part.name: _average_json(part, of[part.name]) for part in parts}, "missing": dict(missing)}
 
 
@@ -159,9 +164,13 @@ def _notes(row: str, members: Mapping[str, SystemScores], parts: Sequence[_Avera
 
 
 def _gaps(
-    there: Sequence[Benchmark], results: Mapping[str, Sequence[SystemScores]], missing: Mapping[str, str]
+    there: Sequence[Benchmark],
+    results: Mapping[str, Sequence[SystemScores]],
+    missing: Mapping[str, str],
+    uncovered: Mapping[str, str],
 ) -> list[str]:
     gaps = [f"{name} is left out: {reason}" for name, reason in missing.items()]
+    gaps += [f"{name}: {line}" for name, line in uncovered.items() if line]
     for benchmark in there:
         gaps += [f"{benchmark.name}, {line}" for line in failed_lines(benchmark, results[benchmark.name])]
     return gaps

@@ -177,5 +177,7 @@ def _summary(
     }
     if isinstance(how.benchmark, BenchmarkList) and len(benchmarks) > 1:
         cost = round(sum(part["cost"] for part in parts.values()), 9)
-        return {"benchmarks": parts, **report_list(how.benchmark, results, missing, folder), "cost": cost, **common}
+        uncovered = {one.name: one.gaps for one in benchmarks if one.name in results}
+        listed = report_list(how.benchmark, results, missing, folder, uncovered)
+        return {"benchmarks": parts, **listed, "cost": cost, **common}
     return next(iter(parts.values()))

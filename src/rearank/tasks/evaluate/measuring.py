@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 from rearank.data import JudgedCandidates
 from rearank.data.benchmark import Benchmark
@@ -61,7 +61,7 @@ class Measuring:
         """
         kept = max(benchmark.depth, self.settings.kept_depth or 0)
         with progress(f"{benchmark.name}: first stage"):
-            judged = replace(benchmark, depth=kept).judged() if kept > benchmark.depth else benchmark.judged()
+            judged = benchmark.judged(kept)
         write_json(
             self.places.stage.folder / benchmark.name / QUERIES,
             {item.candidates.query.id: item.candidates.query.text for item in judged},

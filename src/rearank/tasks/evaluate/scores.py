@@ -138,6 +138,7 @@ def keep(
             "mean": found.means,
             "interval_95": {m: bootstrap_interval(list(values.values())) for m, values in per_query.items()},
             "queries": {m: len(values) for m, values in per_query.items()},
+            "coverage": benchmark.coverage.as_json(),
             "calls": counts,
             "judged": {JUDGED: found.mean_judged},
             "per_query": per_query,
