@@ -159,6 +159,7 @@ def _gaps(
     gaps = [f"{name} is left out: {reason}" for name, reason in missing.items()]
     for benchmark in there:
         for result in results[benchmark.name]:
+            gaps += [f"{benchmark.name}, {result.note}"] if result.note else []
             if result.failed:
                 gaps.append(f"{benchmark.name}, {result.label}: {result.failed} queries failed and have no ranking")
     return gaps

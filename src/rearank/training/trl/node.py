@@ -15,6 +15,7 @@ from rearank.training.base import ROLLOUT_COLUMNS, TrainingJob, TrainingResult, 
 from rearank.training.local import complete_checkpoint, device_settings, lora_config, memory_used, step_of
 from rearank.training.rows import TrainingRow, chats
 from rearank.training.sft import Sft
+from rearank.training.targets import ending, target_tokens
 from rearank.training.trl.fit import Made, fit
 from rearank.training.trl.reward import PaidBy
 from rearank.training.trl.settings import TrlSettings
@@ -73,7 +74,8 @@ class TrlTrainer(TrlSettings):
                 if shown := reward.scored[:: algorithm.group_size][: self.rollout_samples]:
                     job.tracker.table("rollouts", ROLLOUT_COLUMNS, [rollout_line(*one) for one in shown], step)
 
-            return Made(trainer, steps, figures, validated, algorithm.minibatches)
+            compares = algorithm.advantage not in ("batch", "critic")
+            return Made(trainer, steps, figures, validated, algorithm.minibatches, samples=True, compares=compares)
 
         return fit(job, self, "training", make)
 
@@ -84,11 +86,17 @@ class TrlTrainer(TrlSettings):
             import trl
 
             steps = sft.total_steps(len(rows))
-            completions = [[{"role": "assistant", "content": answer}] for answer in sft.answers(rows, tags=tags)]
+            prompts = chats(rows)
+            end = ending(tokenizer, prompts[0])
+            pairs = zip(prompts, sft.answers(rows, tags=tags), strict=True)
+            targets = [target_tokens(tokenizer, prompt, answer, end) for prompt, answer in pairs]
             fitter = trl.SFTTrainer(
                 model=job.model,
                 args=self._sft_settings(job, sft, steps),
-                train_dataset=_columns(prompt=chats(rows), completion=completions),
+                train_dataset=_columns(
+                    input_ids=[ids for ids, _ in targets],
+                    completion_mask=[[0] * asked + [1] * (len(ids) - asked) for ids, asked in targets],
+                ),
                 processing_class=tokenizer,
                 peft_config=lora_config(self.lora) if self.lora else None,
             )
