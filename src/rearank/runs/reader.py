@@ -70,6 +70,8 @@ class Evaluated:
     answers: Mapping[str, Any] | None
     place: Path
     published: Mapping[str, Any] | None = None
+    note: str = ""
+    """What is to be known before its numbers are believed: most of its answers were unread."""
 
     @property
     def measure(self) -> str:
@@ -247,6 +249,7 @@ def _read_system(place: Path) -> Evaluated:
             read_json(place / ENVIRONMENT),
             read_json(place / ENGINE) or None,
             place,
+            note=str(content.get("note", "")),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise FolderError(f"{place / METRICS}: is not what task=evaluate writes ({error!r}); evaluate again") from error

@@ -76,7 +76,8 @@ def report_list(
         for part in parts:
             of[part.name][key] = part.of(means)
         cells: dict[str, Cell] = {name: means.get(name) for name in (benchmark.name for benchmark in there)}
-        rows.append({"system": _label(members), **cells, **{part.heading: part.of(means) for part in parts}})
+        unread = " (unread)" if any(result.unreadable for result in members.values()) else ""
+        rows.append({"system": _label(members) + unread, **cells, **{part.heading: part.of(means) for part in parts}})
         row = next((result.row for result in members.values() if result.row), None)
         if row is not None and set(measures.values()) == {MEASURE}:
             printed = _published_row(row, there, parts)

@@ -47,6 +47,11 @@ class SystemScores:
     unreadable: bool = False
 
     @property
+    def marked(self) -> str:
+        """The label, marked where ``note`` has more to say."""
+        return f"{self.label} (unread)" if self.unreadable else self.label
+
+    @property
     def note(self) -> str:
         """What a table says below itself of a row whose answers were mostly unread; ``""`` for any other."""
         if not self.unreadable:

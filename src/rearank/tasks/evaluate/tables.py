@@ -71,7 +71,7 @@ def _row(result: SystemScores, first: SystemScores, main: str) -> dict[str, Cell
         more["in this setting"] = "no" if result.published.differences else "yes"
     more |= {heading(measure): value for measure, value in result.means.items() if measure != main}
     compared = first.values if result.role == SYSTEM and comparable(first, result) else None
-    return summary_row(result.label, result.values, compared, measure=heading(main), more=more)
+    return summary_row(result.marked, result.values, compared, measure=heading(main), more=more)
 
 
 def _published_lines(results: Sequence[SystemScores]) -> list[str]:
