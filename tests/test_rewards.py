@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 
 import pytest
@@ -10,7 +12,18 @@ from hypothesis import strategies as st
 
 from rearank.metrics import ndcg
 from rearank.parsing import ParseStatus
-from rearank.rewards import AbsoluteReward, DifferenceReward, ExactReward, MultiviewReward, NdcgReward, Reward
+from rearank.rewards import (
+    AbsoluteReward,
+    DifferenceReward,
+    ExactReward,
+    MultiviewReward,
+    NdcgReward,
+    NotFiniteError,
+    Reward,
+    RewardBreakdown,
+    score,
+    score_groups,
+)
 from rearank.types import JudgedWindow, Passage, Query, Window
 
 VARIANTS: list[Reward] = [NdcgReward(), AbsoluteReward(), DifferenceReward(), MultiviewReward(), ExactReward()]
@@ -148,3 +161,47 @@ def test_where_the_three_rewards_are_not_one(grades: tuple[int, ...], orders: li
 
     assert advantages(DifferenceReward()) == pytest.approx(advantages(AbsoluteReward()))
     assert advantages(NdcgReward()) != pytest.approx(advantages(AbsoluteReward()), abs=0.01), why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odd(NdcgReward):
+    """Divides by the length of the answer's reasoning, in effect: no number comes of an answer without one."""
+
+    given: float = math.nan
+    part: str = "total"
+
+    def __call__(self, completion: str, judged: JudgedWindow) -> RewardBreakdown:
+        found = super().__call__(completion, judged)
+        return found if "<think>" in completion else replace(found, **{self.part: self.given})
+
+
+@dataclass(frozen=True, kw_only=True)
+class OddGroup(Odd):
+    def score_group(self, completions: list[str], judged: JudgedWindow) -> list[RewardBreakdown]:
+        return [self(text, judged) for text in completions]
+
+
+@pytest.mark.parametrize("reward", [Odd, OddGroup])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("part", ["total", "rank", "ndcg_reranked"])
+def test_a_reward_that_is_not_finite_is_refused_with_its_row_and_text(
+    reward: type[Odd], value: float, part: str
+) -> None:
+    window, good, bad = judged((1, 0, 2)), answer((2, 0, 1)), "<answer> no reasoning </answer>"
+    odd = reward(given=value, part=part)
+    assert score_groups(odd, [(good, window)], [7]) == [NdcgReward()(good, window)]
+    with pytest.raises(NotFiniteError) as refused:
+        score_groups(odd, [(good, window), (bad, window)], [7, 8])
+    line = str(refused.value)
+    for named in (f"{part} is {value}", "row 8", "query 'q'", repr(bad), reward.__name__):
+        assert named in line
+    assert "\n" not in line
+    with pytest.raises(NotFiniteError, match="row 3"):
+        score(odd, bad, window, 3)
+
+
+def test_a_long_answer_is_shown_in_part() -> None:
+    with pytest.raises(NotFiniteError) as refused:
+        score(Odd(), "x\n" * 50_000, judged((1, 0)))
+    assert len(str(refused.value)) < 4000
+    assert "(100000 characters)" in str(refused.value)

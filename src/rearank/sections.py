@@ -49,6 +49,8 @@ class Evaluation:
         sample_temperature: of those.
         max_concurrent_queries: queries under way at once; ``null`` for all.
         max_failed: share of queries that may fail before the run counts as failed.
+        max_unread: share of a row's answers that may be unread. Above it a row is marked, and that of a trained or
+            released model ends the run, after its first answers where these show it; ``null`` allows all.
         depth: candidates reranked a query, for every benchmark; ``null`` for each benchmark's own.
         kept_depth: first-stage candidates kept a query. Those below ``depth`` are not reranked and follow in their
             order, so that recall and MAP are those of the whole list; ``null`` for ``depth``.
@@ -65,6 +67,7 @@ class Evaluation:
     sample_temperature: Annotated[float, Gt(0)] = 1.0
     max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=256, metadata=INCIDENTAL)
     max_failed: Annotated[float, Interval(ge=0, le=1)] = field(default=0.0, metadata=INCIDENTAL)
+    max_unread: Annotated[float, Interval(ge=0, le=1)] | None = field(default=0.9, metadata=INCIDENTAL)
     depth: Annotated[int, Ge(1)] | None = field(default=None, metadata=SELECTS)
     kept_depth: Annotated[int, Ge(1)] | None = None
     measures: tuple[str, ...] | None = field(default=None, metadata=SELECTS)

@@ -76,7 +76,9 @@ def test_samples_differ_are_counted_together_and_paid_for_once(tmp_path: Any) ->
     store = CompletionStore(tmp_path / "store.sqlite")
     engine = RecordingEngine(ScriptedEngine("random"), store)
     told: list[Completion] = []
-    ranker = PromptRanker(engine, CompactPrompt(), Sampling(temperature=0.7), engine, None, told.append)
+    ranker = PromptRanker(
+        engine, CompactPrompt(), Sampling(temperature=0.7), engine, None, lambda answer, _: told.append(answer)
+    )
     assert isinstance(ranker, Resamples)
     assert isinstance(ranker, Scorer)
     result = rerank(ranker, SelfConsistency(FullList(), samples=5))

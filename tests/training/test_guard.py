@@ -83,3 +83,41 @@ def test_a_resumed_run_judges_as_an_uninterrupted_one() -> None:
 def test_ranges(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         Guard(**wrong)
+
+
+def first(of: str = "val", **shares: float) -> dict[str, float]:
+    return {f"{of}/parse/{status}": share for status, share in shares.items()}
+
+
+@pytest.mark.parametrize(
+    ("shares", "cut", "cause", "remedy"),
+    [
+        ({"unclosed_think": 0.95}, 0.95, "95% cut at model.max_tokens", "raise model.max_tokens"),
+        ({"no_answer_tag": 0.92, "ok": 0.08}, 0.0, "92% without a complete <answer>", "prompt=..."),
+        ({"empty": 0.6, "no_answer_tag": 0.4}, 0.0, "60% that name nothing", "(prompt=...)"),
+    ],
+)
+@pytest.mark.parametrize("of", ["val", "rollout"])
+def test_training_does_not_begin_with_answers_that_can_not_be_read(
+    shares: dict[str, float], cut: float, cause: str, remedy: str, of: str
+) -> None:
+    reason = Watchdog(Guard()).begin(first(of, **shares), of, cut)
+    assert reason is not None
+    for part in ("trainer.guard.max_unread=0.9", cause, remedy, "task=sft"):
+        assert part in reason
+
+
+def test_training_begins_with_a_tenth_of_answers_read() -> None:
+    assert Watchdog(Guard()).begin(first(empty=0.5, no_answer_tag=0.4, ok=0.1), "val", 0.0) is None
+    assert Watchdog(Guard()).begin(first(partial=1.0), "val", 1.0) is None, "a partial order is one"
+    assert Watchdog(Guard(max_unread=None)).begin(first(empty=1.0), "val", 0.0) is None
+    assert Watchdog(Guard(max_unread=0.5)).begin(first(empty=0.6), "val", 0.0) is not None
+
+
+def test_a_step_without_any_spread_is_named_once_in_a_row() -> None:
+    dog = Watchdog(Guard())
+    flat, some = {"rollout/groups_without_spread": 1.0}, {"rollout/groups_without_spread": 0.9}
+    said = [dog.no_spread(figures) for figures in (some, flat, flat, some, flat, {})]
+    assert [line is not None for line in said] == [False, True, False, False, True, False]
+    assert said[1] is not None
+    assert "algorithm.temperature" in said[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from rearank.algorithms import PolicyGradient, Ppo
 from rearank.config import build, node_of
 from rearank.engines.model import Architecture
 from rearank.parsing import ParseStatus
-from rearank.rewards import NdcgReward, RearankAuthorsReward, ReasonRankReward, RewardFunction
+from rearank.rewards import NdcgReward, NotFiniteError, RearankAuthorsReward, ReasonRankReward, RewardFunction
 from rearank.rewards.absolute import AbsoluteReward
 from rearank.rewards.multiview import MultiviewReward
 from rearank.tracking import NoTracking
@@ -124,6 +125,19 @@ def test_both_trainers_go_by_a_teachers_order(tmp_path: Path) -> None:
     )
     assert score["score"] == reward(text, taught.judged).total
     assert score["score"] > reward(text, row.judged).total, "it is the teacher's own order, and not that of the grades"
+
+
+def test_a_reward_that_is_not_finite_ends_the_run() -> None:
+    truth = {"relevance": [0, 1, 0, 2], "ideal": [], "has_ideal": False}
+    extra = {"index": 0, "query_id": "q1", "query": "text", "passage_ids": ["a", "b", "c", "d"]}
+    with pytest.raises(NotFiniteError, match=r"total is inf, for row 0, query 'q1' and the answer"):
+        compute_score(
+            data_source="made",
+            solution_str="<think>x</think> <answer>[4] > [3] > [2] > [1]</answer>",
+            ground_truth=truth,
+            extra_info=extra,
+            reward=json.dumps(node_of(AbsoluteReward(weight_list=math.inf))),
+        )
 
 
 def test_a_reward_travels_as_its_node() -> None:

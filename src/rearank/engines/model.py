@@ -40,6 +40,8 @@ class Model:
             the name that the server knows it by; ``null`` for weights that any engine loads.
         adapter_of: the model whose LoRA adapter ``path`` is, for a checkpoint that is published as one; engines load
             whole models, so it is merged into its base before use (``rearank.engines.merge``).
+        released: a reranker as somebody published it. Its answers can be read: where most can't, the setting is wrong
+            and the evaluation stops (``evaluation.max_unread``).
     """
 
     name: str
@@ -55,6 +57,7 @@ class Model:
     published: str | None = field(default=None, metadata=INCIDENTAL)
     engine: str | None = None
     adapter_of: str | None = None
+    released: bool = field(default=False, metadata=INCIDENTAL)
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, Architecture | None):

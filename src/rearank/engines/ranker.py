@@ -39,8 +39,8 @@ class PromptRanker:
     sampling: Sampling = field(default_factory=Sampling)
     recorder: Recorder | None = None
     tokenizer: Tokenizer | None = None
-    on_answer: Callable[[Completion], None] | None = None
-    """Called with each answer as it comes, for progress."""
+    on_answer: Callable[[Completion, ParsedRanking], None] | None = None
+    """Called with each answer, and how it was parsed, as it comes."""
     account: Account = field(default_factory=Account, repr=False, compare=False)
     """Of a resampled ranker it is the one's it was made from: their answers are counted together."""
 
@@ -124,4 +124,4 @@ class PromptRanker:
             self.recorder.note(messages, self.sampling, parsed)
         self.account.count(completion, parsed)
         if self.on_answer is not None:
-            self.on_answer(completion)
+            self.on_answer(completion, parsed)

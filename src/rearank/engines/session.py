@@ -16,6 +16,7 @@ from rearank.engines.base import Engine
 from rearank.engines.ranker import PromptRanker
 from rearank.engines.recording import RecordingEngine
 from rearank.engines.tracing import Tracer, WindowTrace
+from rearank.parsing import ParsedRanking
 from rearank.prompts import Prompt
 from rearank.ranking import Failure, Strategy, rerank_all
 from rearank.types import Candidates, Completion, Ranking, Sampling
@@ -59,7 +60,7 @@ class Session:
         work: Sequence[Candidates],
         *,
         traced: Container[str] | None = None,
-        on_answer: Callable[[Completion], None] | None = None,
+        on_answer: Callable[[Completion, ParsedRanking], None] | None = None,
         on_done: Callable[[Reranked], None] | None = None,
     ) -> dict[str, Ranking | Failure]:
         """A ranking or a failure for each query, in the order given.
@@ -67,7 +68,7 @@ class Session:
         Args:
             work: one list a query; ids differ.
             traced: ids of the queries whose windows are kept until they are done; ``None`` for all.
-            on_answer: called with each answer as it comes.
+            on_answer: called with each answer as it comes, and how it was parsed.
             on_done: called with each query as it is done. The session keeps none of it: memory holds what is under
                 way, and what the caller keeps.
 

@@ -185,6 +185,7 @@ def result_rows(group: Sequence[Side]) -> list[dict[str, Any]]:
                 "published": dict(one.published) if one.published else None,
                 "calls": {k: v for k, v in one.calls.items() if not k.startswith(_STATUS)},
                 "statuses": statuses,
+                "note": one.note,
                 "letters": one.settings.get("prompt", {}).get("labels") == "letters",
             }
         )

@@ -11,7 +11,16 @@ model is trained, and may pay an answer for what the others lack. One whose tota
 """
 
 from rearank.rewards.absolute import AbsoluteReward
-from rearank.rewards.base import Measured, Reward, RewardBreakdown, RewardFunction, SeesGroup, score_groups
+from rearank.rewards.base import (
+    Measured,
+    NotFiniteError,
+    Reward,
+    RewardBreakdown,
+    RewardFunction,
+    SeesGroup,
+    score,
+    score_groups,
+)
 from rearank.rewards.difference import DifferenceReward
 from rearank.rewards.exact import ExactReward
 from rearank.rewards.multiview import MultiviewReward
@@ -27,6 +36,7 @@ __all__ = [
     "Measured",
     "MultiviewReward",
     "NdcgReward",
+    "NotFiniteError",
     "RankR1Reward",
     "RearankAuthorsReward",
     "ReasonRankReward",
@@ -34,5 +44,6 @@ __all__ = [
     "RewardBreakdown",
     "RewardFunction",
     "SeesGroup",
+    "score",
     "score_groups",
 ]

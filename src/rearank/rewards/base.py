@@ -7,9 +7,10 @@ that read an answer by rules of their own are :class:`RewardFunction`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -22,6 +23,13 @@ from rearank.prompts import Asks
 from rearank.types import JudgedWindow
 
 SAME = 1e-12  # two nDCG values closer than this are the same order's value, summed differently
+
+
+_LONGEST = 2000  # characters of an answer that an error shows
+
+
+class NotFiniteError(ValueError):
+    """A reward that is NaN or infinite: it would spoil the advantages of its whole batch, and then the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +145,25 @@ class SeesGroup(Protocol):
         """Score each of ``completions``, in their order."""
 
 
+def score(reward: RewardFunction, completion: str, judged: JudgedWindow, row: int | None = None) -> RewardBreakdown:
+    """``reward`` of one answer, as training and validation take it; ``row`` is the number of its training row.
+
+    Raises:
+        NotFiniteError: where a number of the breakdown is NaN or infinite.
+    """
+    return _finite(reward, reward(completion, judged), completion, judged, row)
+
+
 def score_groups(
     reward: RewardFunction, answers: Sequence[tuple[str, JudgedWindow]], groups: Sequence[object]
 ) -> list[RewardBreakdown]:
-    """Score each (completion, window); where the reward asks for it, those of the same group together."""
+    """Score each (completion, window); where the reward asks for it, those of the same group together.
+
+    ``groups`` holds the number of each answer's row, or another id of its group. Raises as ``score`` does.
+    """
+    rows = [group if isinstance(group, int) else None for group in groups]
     if not isinstance(reward, SeesGroup):
-        return [reward(text, judged) for text, judged in answers]
+        return [score(reward, *answer, row) for answer, row in zip(answers, rows, strict=True)]
     places: dict[object, list[int]] = {}
     for place, group in enumerate(groups):
         places.setdefault(group, []).append(place)
@@ -150,7 +171,26 @@ def score_groups(
     for group in places.values():
         found = reward.score_group([answers[place][0] for place in group], answers[group[0]][1])
         scored |= dict(zip(group, found, strict=True))
-    return [scored[place] for place in range(len(answers))]
+    numbered = enumerate(zip(answers, rows, strict=True))
+    return [_finite(reward, scored[place], *answer, row) for place, (answer, row) in numbered]
+
+
+def _finite(
+    reward: RewardFunction, breakdown: RewardBreakdown, completion: str, judged: JudgedWindow, row: int | None
+) -> RewardBreakdown:
+    """``breakdown``, unless a number in it is not finite."""
+    values = {one.name: getattr(breakdown, one.name) for one in fields(breakdown) if one.name != "status"}
+    wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
+    if not wrong:
+        return breakdown
+    where = f"row {row}, query" if row is not None else "query"
+    text = completion if len(completion) <= _LONGEST else f"{completion[:_LONGEST]}... ({len(completion)} characters)"
+    found = ", ".join(f"{name} is {value}" for name, value in wrong.items())
+    raise NotFiniteError(
+        f"the reward {type(reward).__name__} gave a number that is not finite: {found}, for {where} "
+        f"{judged.window.query.id!r} and the answer {text!r}; mend the reward (a division by 0, say), then run the "
+        "same command again: it goes on from the last checkpoint"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

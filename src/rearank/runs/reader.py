@@ -74,6 +74,8 @@ class Evaluated:
     published: Mapping[str, Any] | None = None
     judged: Mapping[str, float] = field(default_factory=dict)
     """query id -> share of its first 10 that is judged; empty where an earlier version measured."""
+    note: str = ""
+    """What is to be known before its numbers are believed: most of its answers were unread."""
 
     @property
     def failed(self) -> int:
@@ -262,6 +264,7 @@ def _read_system(place: Path) -> Evaluated:
             read_json(place / ENGINE) or None,
             place,
             judged=_finite(content.get("judged_per_query", {}).get(JUDGED, {})),
+            note=str(content.get("note", "")),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FolderError(f"{place / METRICS}: is not what task=evaluate writes ({error!r}); evaluate again") from error

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from rearank.checks import check_fields
+from rearank.engines.account import Unread, remedy_of
+from rearank.parsing import ParseStatus
+from rearank.runs import INCIDENTAL
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Guard:
         min_length: tokens an answer.
         max_cut_off: share of answers that reach the token limit.
         min_readable: share of answers that name every passage once (parse status ``ok``).
+        max_unread: share of the answers before the first step (in validation; without one, in the first step's samples)
+            that can't be read as an order. Above it training does not begin: nothing would be learned.
     """
 
     patience: Annotated[int, Ge(1)] | None = None
@@ -43,6 +48,7 @@ class Guard:
     min_length: float | None = 4.0
     max_cut_off: float | None = 0.95
     min_readable: float | None = 0.01
+    max_unread: Annotated[float, Interval(ge=0, le=1)] | None = field(default=0.9, metadata=INCIDENTAL)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -60,6 +66,13 @@ class Guard:
         )
 
 
+_UNREAD = {
+    ParseStatus.EMPTY: Unread.NOTHING_NAMED,
+    ParseStatus.UNCLOSED_THINK: Unread.OPEN_REASONING,
+    ParseStatus.NO_ANSWER_TAG: Unread.NO_TAG,
+}
+
+
 @dataclass
 class Watchdog:
     """``guard`` over the figures of a run so far; ``step`` and ``validated`` return why to stop, or ``None``."""
@@ -69,9 +82,40 @@ class Watchdog:
     _best: float | None = field(default=None, init=False)
     _since_best: int = field(default=0, init=False)
     _armed: set[str] = field(default_factory=set, init=False)
+    _flat: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._recent = deque(maxlen=self.guard.window)
+
+    def begin(self, figures: Mapping[str, float], of: str, cut: float) -> str | None:
+        """Why training can't begin with answers of which ``cut`` is the share that reached the token limit.
+
+        ``figures``: of validation or of the first step, whose names begin with ``of``: ``val`` or ``rollout``.
+        """
+        shares = {cause: figures.get(f"{of}/parse/{status}", 0.0) for status, cause in _UNREAD.items()}
+        unread = sum(shares.values())
+        if self.guard.max_unread is None or unread <= self.guard.max_unread:
+            return None
+        causes = {Unread.CUT: min(cut, unread), **shares} if cut else shares
+        listed = ", ".join(f"{share:.0%} {cause.value}" for cause, share in causes.items() if share)
+        first = Unread.CUT if 2 * cut >= unread else max(shares, key=shares.__getitem__)
+        return (
+            f"{unread:.0%} of the answers before the first step can't be read as an order, more than "
+            f"trainer.guard.max_unread={self.guard.max_unread:g}: {listed}; {remedy_of(first)}, or fine-tune the model "
+            "first (task=sft); trainer.guard.max_unread=null trains all the same"
+        )
+
+    def no_spread(self, figures: Mapping[str, float]) -> str | None:
+        """A warning at the first of the steps in a row in which every group's answers all earned the same."""
+        before, self._flat = self._flat, figures.get("rollout/groups_without_spread", 0.0) >= 1
+        if before or not self._flat:
+            return None
+        return (
+            "no group of this step has any spread: all answers to a window earned the same, so that every advantage is "
+            "0 and nothing is learned; sample hotter (algorithm.temperature) or more answers a window "
+            "(algorithm.group_size), draw windows with more to gain (augmentation.filter), or pay finer differences "
+            "(reward=...)"
+        )
 
     def step(self, figures: Mapping[str, float]) -> str | None:
         """Figures of an optimiser step."""

@@ -7,16 +7,23 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from rearank.engines.base import turns
+from rearank.engines.template import refusal
 from rearank.progress import progress
 from rearank.training.base import TrainingError, TrainingJob
 from rearank.training.rows import TrainingRow, chats
+from rearank.types import Message
 
 _BATCH = 256
 _log = logging.getLogger(__name__)
 
 
 def prompt_lengths(tokenizer: Any, rows: Sequence[TrainingRow], what: str) -> list[int]:
-    """Tokens of each row's prompt as the model sees it, chat template included."""
+    """Tokens of each row's prompt as the model sees it, chat template included.
+
+    Raises:
+        TrainingError: where the model's chat template refuses a row's prompt; the message says what to set.
+    """
     parallel = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"  # batches are spread over the cores
     lengths: list[int] = []
@@ -24,7 +31,11 @@ def prompt_lengths(tokenizer: Any, rows: Sequence[TrainingRow], what: str) -> li
         with progress(f"measuring {what} prompts", len(rows), "windows") as shown:
             for start in range(0, len(rows), _BATCH):
                 batch = chats(rows[start : start + _BATCH])
-                texts = tokenizer.apply_chat_template(batch, tokenize=False, add_generation_prompt=True)
+                try:
+                    texts = tokenizer.apply_chat_template(batch, tokenize=False, add_generation_prompt=True)
+                except Exception:
+                    check_template(tokenizer, rows[start : start + _BATCH])
+                    raise
                 lengths += _lengths(tokenizer, texts)
                 shown.advance(len(batch))
     finally:
@@ -33,6 +44,17 @@ def prompt_lengths(tokenizer: Any, rows: Sequence[TrainingRow], what: str) -> li
         else:
             os.environ["TOKENIZERS_PARALLELISM"] = parallel
     return lengths
+
+
+def check_template(tokenizer: Any, rows: Sequence[TrainingRow]) -> None:
+    """Raises ``TrainingError`` at the first prompt that the model's chat template refuses."""
+
+    def render(messages: Sequence[Message]) -> object:
+        return tokenizer.apply_chat_template(turns(messages), tokenize=False, add_generation_prompt=True)
+
+    for row in rows:
+        if (reason := refusal(render, row.prompt)) is not None:
+            raise TrainingError(reason)
 
 
 def _lengths(tokenizer: Any, texts: Sequence[str]) -> list[int]:

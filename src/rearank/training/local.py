@@ -86,6 +86,11 @@ def mark_complete(checkpoint: Path, *, weights_only: bool = False) -> None:
     (checkpoint / (_WEIGHTS if weights_only else _COMPLETE)).touch()
 
 
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a run can go on from it."""
+    return (checkpoint / _COMPLETE).is_file()
+
+
 def step_of(checkpoint: Path) -> int:
     """The step in its name: N of ``checkpoint-N`` and of ``global_step_N``."""
     return int(re.split("[-_]", checkpoint.name)[-1])
@@ -97,7 +102,7 @@ def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | N
     Folders are named by ``pattern`` and step.
     """
     found = _by_step(folder, pattern)
-    whole = [step for step, path in found.items() if (path / _COMPLETE).is_file()]
+    whole = [step for step, path in found.items() if is_complete(path)]
     last = max(whole, default=-1)
     for step, path in found.items():
         if step not in whole and not (step < last and (path / _WEIGHTS).is_file()):
@@ -112,7 +117,7 @@ def prune(folder: Path, pattern: str, keep: int, best: Collection[int]) -> None:
     checkpoint to go on from: a run that is killed falls back to both.
     """
     found = _by_step(folder, pattern)
-    whole = [step for step, path in found.items() if (path / _COMPLETE).is_file()]
+    whole = [step for step, path in found.items() if is_complete(path)]
     for step in found.keys() - {*best, *whole[-keep:]}:
         shutil.rmtree(found[step])
 

@@ -38,7 +38,8 @@ class Sft:
         steps: optimiser steps; ``null`` for ``epochs`` over the rows.
         epochs: used where ``steps`` is null.
         batch: windows a step.
-        micro_batch: windows in one pass with TRL, ``null`` for a whole batch; verl goes by ``trainer.tokens_per_pass``.
+        micro_batch: windows in one pass with TRL, ``null``: a whole batch, or as many as fit the memory by estimate;
+            verl goes by ``trainer.tokens_per_pass``.
         learning_rate: peak, then down to 0 along a cosine.
         warmup_steps: linear.
         notes: ``grades`` reasons by naming each passage's grade, ``none`` is the paper's ablation.

@@ -69,7 +69,7 @@ function resultTable(benchmark) {
   const several = benchmark.systems.some((one) => seedCount(one) > 1);
   const cost = benchmark.systems.some((one) => one.calls.cost);
   const columns = [
-    { title: "system", cell: (one) => one.label },
+    { title: "system", cell: (one) => one.note ? `${one.label} (unread)` : one.label },
     { title: main.label, number: true, cell: (one) => h("strong", {}, number(one.means[main.key])) },
     { title: "95% interval", number: true, cell: (one) => intervalCell(one, main.key) },
     ...judgedColumn(main),
@@ -90,6 +90,7 @@ function publishedNotes(benchmark) {
   const printed = benchmark.systems.filter((one) => one.published);
   const known = Object.entries(benchmark.known);
   return h("ul", { class: "notes" },
+    benchmark.systems.filter((one) => one.note).map((one) => h("li", {}, one.note + ".")),
     printed.map((one) => h("li", {}, `Published ${one.published.value}: ${one.published.row}, ${one.published.source}, by ${one.published.by}.`,
       one.published.differences.length ? ` Here: ${one.published.differences.join("; ")}.` : " In the same setting.")),
     known.length ? h("li", {}, "BM25 is known to have here: " + known.map(([source, value]) => `${number(value)} (${source})`).join(", ") + ".") : null);

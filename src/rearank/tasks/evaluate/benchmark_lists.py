@@ -85,7 +85,8 @@ def report_list(
         if set(measures.values()) == {MEASURE}:
             shares = [one.mean_judged for one in members.values() if one.mean_judged is not None]
             cells[heading(JUDGED)] = fmean(shares) if shares else None
-        rows.append({"system": _label(members), **cells})
+        unread = " (unread)" if any(result.unreadable for result in members.values()) else ""
+        rows.append({"system": _label(members) + unread, **cells})
         row = next((result.row for result in members.values() if result.row), None)
         if row is not None and set(measures.values()) == {MEASURE}:
             printed = _published_row(row, there, parts)
@@ -173,4 +174,5 @@ def _gaps(
     gaps += [f"{name}: {line}" for name, line in uncovered.items() if line]
     for benchmark in there:
         gaps += [f"{benchmark.name}, {line}" for line in failed_lines(benchmark, results[benchmark.name])]
+        gaps += [f"{benchmark.name}, {one.note}" for one in results[benchmark.name] if one.note]
     return gaps

@@ -11,22 +11,25 @@ from dataclasses import asdict, dataclass, field
 
 from rearank.data import JudgedCandidates
 from rearank.data.benchmark import Benchmark
-from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingEngine
+from rearank.engines import CompletionStore, Engine, EngineError, EngineNode, RecordingEngine
+from rearank.engines.account import describe_unread, unread_of
+from rearank.engines.chat import Chat
 from rearank.engines.session import Session
+from rearank.engines.template import example, refusal
 from rearank.evaluation import trec_order
 from rearank.progress import progress
+from rearank.prompts import Prompt
 from rearank.ranking import Failure
 from rearank.reranker.setup import Parts
 from rearank.runs.layout import ENGINE, QUERIES, write_json
 from rearank.runs.reader import FIRST, IDEAL, SYSTEM
 from rearank.sections import Evaluation
 from rearank.tasks.evaluate.published import first_stage_row, published_first_stage, published_system
-from rearank.tasks.evaluate.reranking import Pass, PassResult
+from rearank.tasks.evaluate.reranking import MANY, Pass, PassResult, UnreadLimit
 from rearank.tasks.evaluate.scores import Places, SystemScores, SystemWeights, keep
 from rearank.tasks.evaluate.systems import System
 from rearank.types import Ranking
 
-_MANY = 0.1  # share of answers without an order from which on a user is warned
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +61,7 @@ class Measuring:
         Raises:
             DataError: where the benchmark's data is missing.
             EngineError: where the engine can't start, or every query failed.
+            UnreadError: where a trained model's answers can't be read; its row comes first, if it is whole.
         """
         kept = max(benchmark.depth, self.settings.kept_depth or 0)
         with progress(f"{benchmark.name}: first stage"):
@@ -77,7 +81,9 @@ class Measuring:
             published=published_first_stage(benchmark, judged),
         )
         for system in self.systems:
-            yield self._system(benchmark, judged, system)
+            scores, limit = self._system(benchmark, judged, system), self._limit(system)
+            yield scores
+            limit.check(f"{benchmark.name}, {system.label}", scores.unread, scores.calls)
         ideal = {item.candidates.query.id: _ideal_order(item, benchmark.depth) for item in judged}
         place = self.places.open(benchmark, "ideal")
         yield keep(place, benchmark, [ideal], label="ideal order of the candidates", role=IDEAL)
@@ -90,6 +96,7 @@ class Measuring:
         assert isinstance(node, EngineNode)
         with progress(f"{benchmark.name}: loading {system.label}"):
             engine = node.create(system.model, revision=system.revision, judgements=qrels, thinking=model.thinking)
+        _check_template(engine, self.parts.prompt)
         recording = RecordingEngine(engine, self.store)
         # With these an answer is found again in the store, without a model: task=report shows every window so.
         write_json(
@@ -102,13 +109,19 @@ class Measuring:
         work = [item.candidates.top(benchmark.depth) for item in judged if item.candidates.passages]
         parts, most = self.parts, self.settings.max_concurrent_queries
         sessions = [Session(recording, parts.prompt, parts.strategy, one, most) for one in system.samplings]
-        passes = [Pass(session, recording, work, place) for session in sessions]
+        limit = self._limit(system)
+        passes = [Pass(session, recording, work, place, limit) for session in sessions]
         outcomes = asyncio.run(_every_sample(passes, recording, f"{benchmark.name}: {system.label}"))
         lost = self._lost(outcomes, what, len(work))
         figures = {**_total([outcome.figures for outcome in outcomes]), "failed": sum(map(len, lost))}
         paid = _total([outcome.paid for outcome in outcomes])
         _log.info("%s: %s", what, json.dumps({**figures, **paid}))
-        _warn_of_unread(what, figures)
+        causes, calls = unread_of(figures), int(figures["calls"])
+        if causes.total() > MANY * calls:
+            _log.warning(
+                "%s: %s; their windows stayed as given, the texts are in completions.sqlite",
+                *(what, describe_unread(causes, calls)),
+            )
         return keep(
             place,
             benchmark,
@@ -118,7 +131,11 @@ class Measuring:
             figures=figures,
             row=system.published,
             published=published_system(parts, self.chosen, benchmark, judged, system),
+            unreadable=limit.exceeded(causes.total(), calls),
         )
+
+    def _limit(self, system: System) -> UnreadLimit:
+        return UnreadLimit(self.settings.max_unread, system.trained)
 
     def _lost(self, outcomes: Sequence[PassResult], what: str, asked: int) -> list[list[str]]:
         """The failed queries of each sample, logged; those of samples that lost too many are added to ``failed``."""
@@ -131,6 +148,14 @@ class Measuring:
         if asked and all(len(lines) == asked for lines in lost):
             raise EngineError(f"{what}: every query failed, the first: {lost[0][0]}")
         return lost
+
+
+def _check_template(engine: Engine, prompt: Prompt) -> None:
+    """Raises ``EngineError`` where the template of a model on this machine refuses the prompt, in every query."""
+    chat = getattr(engine, "chat", None)
+    if isinstance(chat, Chat) and (reason := refusal(chat.render, example(prompt, getattr(engine, "tokenizer", None)))):
+        asyncio.run(engine.aclose())
+        raise EngineError(reason)
 
 
 async def _every_sample(passes: Sequence[Pass], recording: RecordingEngine, what: str) -> list[PassResult]:
@@ -173,12 +198,3 @@ def _total(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     if total.get("seconds"):
         total["tokens_per_second"] = round(total["completion_tokens_paid_now"] / total["seconds"], 1)
     return {name: round(value, 9) if isinstance(value, float) else value for name, value in total.items()}
-
-
-def _warn_of_unread(what: str, figures: Mapping[str, float]) -> None:
-    if figures["unparsed"] > _MANY * figures["calls"]:
-        _log.warning(
-            "%s: %d of %d answers named no order at all, so their windows stayed as given; what was wrong with "
-            "them is counted in metrics.json (status_...), the texts are in completions.sqlite",
-            *(what, figures["unparsed"], figures["calls"]),
-        )

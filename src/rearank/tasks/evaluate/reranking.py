@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,20 +17,28 @@ from typing import Any
 
 from rearank.data.trec import write_run
 from rearank.engines import RecordingEngine
-from rearank.engines.account import DIGITS
+from rearank.engines.account import DIGITS, Unread, cause_of, describe_unread
 from rearank.engines.session import Reranked, Session
 from rearank.engines.tracing import WindowTrace
+from rearank.parsing import ParsedRanking
 from rearank.progress import progress
-from rearank.ranking import Failure, Planned
+from rearank.ranking import AbortRunError, Failure, Planned
 from rearank.runs.layout import COST, PARTIAL_RUN, TRACES
 from rearank.types import Candidates, Completion, Ranking
 
+FIRST_ANSWERS = 50
+"""After so many a row's unread answers are looked at for the first time."""
+MANY = 0.1
+"""Share of unread answers from which on a user is warned."""
 TRACED = 8
 """Queries whose windows are kept to be read, chosen by their ids' hashes: the same ones of every system."""
 TRACE_COLUMNS = (
     *("benchmark", "system", "query", "text", "window", "shown", "ordered", "status", "reasoning", "answer"),
     *("completion", "prompt_tokens", "completion_tokens", "seconds"),
 )
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,36 @@ class PassResult:
     paid: Mapping[str, float]
 
 
+class UnreadError(AbortRunError):
+    """More answers of a trained model than ``evaluation.max_unread`` allows can't be read."""
+
+
+@dataclass(frozen=True)
+class UnreadLimit:
+    """What share of a row's answers may be unread.
+
+    Args:
+        most: ``evaluation.max_unread``; ``None`` allows all.
+        stops: whether the run ends above it: the model was trained to rank, so that something is wrong.
+    """
+
+    most: float | None = None
+    stops: bool = False
+
+    def exceeded(self, unread: int, calls: int) -> bool:
+        """Whether so many of ``calls`` answers are too many."""
+        return self.most is not None and unread > self.most * calls
+
+    def check(self, what: str, causes: Counter[Unread], calls: int) -> None:
+        """Raises ``UnreadError`` where the limit stops the run."""
+        if self.stops and self.exceeded(causes.total(), calls):
+            raise UnreadError(
+                f"{what}: {describe_unread(causes, calls)}. More than evaluation.max_unread={self.most:g} of a trained "
+                "model's answers is a fault of the setting; what was measured before is kept. Mend it and run the same "
+                "command again, or set evaluation.max_unread=null to measure it all the same"
+            )
+
+
 @dataclass
 class Pass:
     """One pass of ``session`` over ``work``; what it took is appended to ``place/cost.jsonl``.
@@ -56,6 +96,7 @@ class Pass:
     recording: RecordingEngine
     work: Sequence[Candidates]
     place: Path
+    limit: UnreadLimit
     rankings: dict[str, Ranking] = field(default_factory=dict, init=False)
     windows: int = field(default=0, init=False)
     settle: Callable[[], None] = field(default_factory=lambda: _nothing, init=False)
@@ -65,9 +106,17 @@ class Pass:
         planned = strategy.calls if isinstance(strategy, Planned) else None
         self._planned = {one.query.id: int(planned(len(one.passages))) for one in self.work} if planned else None
         self._expected = sum(self._planned.values()) if self._planned is not None else None
+        self._unread: Counter[Unread] = Counter()
+        # A quick answer is followed by another of the same query's: the first alone could all be of one kind.
+        self._enough = max(FIRST_ANSWERS, min(self.session.max_concurrent_queries or len(self.work), len(self.work)))
 
     async def run(self, what: str) -> PassResult:
-        """Rerank, under a bar of progress that is called ``what``."""
+        """Rerank, under a bar of progress that is called ``what``.
+
+        Raises:
+            UnreadError: in the middle, where the first answers show that the model's can't be read.
+        """
+        self._what = what
         self._before, self._began = self.recording.spent, time.monotonic()
         traced = self._traced() if self.session.sampling.sample == 0 else set()
         traces: dict[str, tuple[Candidates, tuple[WindowTrace, ...]]] = {}
@@ -91,8 +140,14 @@ class Pass:
             _write_traces(self.place / TRACES, traces)
         return PassResult(results, self.session.account.figures(), self._paid())
 
-    def _answered(self, _: Completion) -> None:
+    def _answered(self, completion: Completion, parsed: ParsedRanking) -> None:
         self.windows += 1
+        if (cause := cause_of(completion, parsed)) is not None:
+            self._unread[cause] += 1
+        if self.windows == FIRST_ANSWERS and self._unread.total() > MANY * self.windows:
+            _log.warning("%s: of the first answers, %s", self._what, describe_unread(self._unread, self.windows))
+        if self.windows == self._enough:
+            self.limit.check(f"{self._what}, stopped early", self._unread, self.windows)
 
     def _traced(self) -> set[str]:
         ids = [item.query.id for item in self.work]

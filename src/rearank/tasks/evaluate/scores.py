@@ -7,6 +7,7 @@ the same bytes as an undisturbed one. What is of one command (time, machine, cal
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from statistics import fmean
 from rearank.config import node_of
 from rearank.data.benchmark import Benchmark
 from rearank.data.trec import write_run
+from rearank.engines.account import Unread, describe_unread, unread_of
 from rearank.evaluation import JUDGED, bootstrap_interval
 from rearank.runs import CONTENT, code_of, files_of
 from rearank.runs.layout import METRICS, RUN, write_json
@@ -30,6 +32,8 @@ class SystemScores:
     ``role`` is ``first stage``, ``system`` or ``ideal``; ``row`` its row in the published tables; ``cost`` is what all
     its answers cost, in US dollars, and ``failed`` how many queries have no ranking. ``judged``: of each query that
     has one, the share of its first 10 that is judged.
+    Of ``calls`` answers those in ``unread`` named nothing, by cause; ``unreadable``: more than
+    ``evaluation.max_unread`` of them.
     """
 
     name: str
@@ -41,16 +45,26 @@ class SystemScores:
     cost: float = 0.0
     failed: int = 0
     judged: Mapping[str, float] = field(default_factory=dict)
+    calls: int = 0
+    unread: Counter[Unread] = field(default_factory=Counter)
+    unreadable: bool = False
 
     @property
     def marked(self) -> str:
         """The label as tables show it."""
-        return marked(self.label, self.failed)
+        return marked(self.label, self.failed) + (" (unread)" if self.unreadable else "")
 
     @property
     def mean_judged(self) -> float | None:
         """``None`` where nothing was ranked."""
         return fmean(self.judged.values()) if self.judged else None
+
+    @property
+    def note(self) -> str:
+        """What a table says below itself of a row whose answers were mostly unread; ``""`` for any other."""
+        if not self.unreadable:
+            return ""
+        return f"{self.label}: its numbers are mostly the given order's: {describe_unread(self.unread, self.calls)}"
 
     @property
     def values(self) -> Mapping[str, float]:
@@ -107,6 +121,7 @@ def keep(
     figures: Mapping[str, float] | None = None,
     row: str | None = None,
     published: PublishedRow | None = None,
+    unreadable: bool = False,
 ) -> SystemScores:
     """Score the runs of a system and write them; several runs are samples, whose values are averaged.
 
@@ -119,6 +134,7 @@ def keep(
         figures: of the answers; they follow from them alone.
         row: in the published tables.
         published: the published number.
+        unreadable: more of its answers were unread than is allowed.
     """
     scored = [benchmark.score(ranked, (*benchmark.measures, JUDGED)) for ranked in runs]
     per_query = {measure: _over_samples([one[measure] for one in scored]) for measure in benchmark.measures}
@@ -127,7 +143,11 @@ def keep(
         write_run(place / (RUN if len(runs) == 1 else f"run-{number}.trec"), ranked, f"rearank-{place.name}")
     counts = dict(figures or {})
     cost, failed = counts.get("cost", 0.0), int(counts.get("failed", 0))
-    found = SystemScores(place.name, label, role, per_query, row, published, cost, failed, judged)
+    calls = int(counts.get("calls", 0))
+    found = SystemScores(
+        *(place.name, label, role, per_query, row, published, cost, failed, judged),
+        *(calls, unread_of(counts), unreadable),
+    )
     write_json(
         place / METRICS,
         {
@@ -141,6 +161,7 @@ def keep(
             "coverage": benchmark.coverage.as_json(),
             "calls": counts,
             "judged": {JUDGED: found.mean_judged},
+            **({"note": found.note} if found.note else {}),
             "per_query": per_query,
             "judged_per_query": {JUDGED: judged},
         },

@@ -27,7 +27,8 @@ class CheckpointError(RuntimeError):
 class System:
     """One thing that ranks: a model and how its answers are drawn.
 
-    ``published`` is the row of the published tables whose numbers are this system's, ``None`` where there is none.
+    ``published`` is the row of the published tables whose numbers are this system's, ``None`` where there is none;
+    ``trained``: the model was trained to rank with this prompt, so that its answers can be read.
     """
 
     name: str
@@ -36,6 +37,7 @@ class System:
     revision: str | None
     samplings: tuple[Sampling, ...]
     published: str | None = None
+    trained: bool = False
 
 
 def systems(parts: Parts, settings: Evaluation, seed: int, trained: Trained) -> list[System]:
@@ -56,12 +58,13 @@ def systems(parts: Parts, settings: Evaluation, seed: int, trained: Trained) -> 
     label = model.name if model.temperature else f"{model.name}, greedy"
     found: list[System] = []
     if settings.base:
-        found.append(System("base", label, model.location, model.revision, (model.sampling,), model.published))
+        where = (model.location, model.revision, (model.sampling,))
+        found.append(System("base", label, *where, model.published, trained=model.released))
     if settings.samples:
         drawn = replace(model.sampling, temperature=settings.sample_temperature, seed=seed)
         samples = tuple(replace(drawn, sample=number) for number in range(settings.samples))
         label = f"{model.name}, mean of {len(samples)} samples" if len(samples) > 1 else f"{model.name}, one sample"
-        found.append(System("base_sampled", label, model.location, model.revision, samples))
+        found.append(System("base_sampled", label, model.location, model.revision, samples, trained=model.released))
     if settings.trained:
         found += _trained(model, settings.steps, trained, engine)
     return found
@@ -72,7 +75,7 @@ def _trained(model: Model, steps: Sequence[int], trained: Trained, engine: Any) 
     found = []
     if (tuned := trained.tuned) is not None and not _serves_another(engine, tuned.model):
         label = f"{model.name} after SFT (step {tuned.best_step})"
-        found.append(System(TUNED, label, tuned.model, None, (model.sampling,)))
+        found.append(System(TUNED, label, tuned.model, None, (model.sampling,), trained=True))
     if (result := trained.result) is not None and not _serves_another(engine, result.model):
         name = trained.algorithm
         label = f"{model.name} after {name.upper()} (step {result.best_step})"
@@ -82,7 +85,7 @@ def _trained(model: Model, steps: Sequence[int], trained: Trained, engine: Any) 
             place = checkpoint_of(trained.training, step)
             on_its_way = f"{model.name} after {step} steps of {name.upper()}"
             found.append(System(f"{name}{ON_ITS_WAY}{step}", on_its_way, str(place), None, (model.sampling,)))
-        found.append(System(name, label, result.model, None, (model.sampling,)))
+        found.append(System(name, label, result.model, None, (model.sampling,), trained=True))
     return found
 
 

@@ -39,7 +39,8 @@ def report(benchmark: Benchmark, results: Sequence[SystemScores], trained: str, 
     ]
     after = [*failed_lines(benchmark, results), *known_lines(benchmark, first), *_published_lines(results)]
     tests, lines_of_tests = _trained_tests(results, trained)
-    show(folder / "table", lines, rows, [*after, *lines_of_tests])
+    notes = [result.note for result in results if result.note]
+    show(folder / "table", lines, rows, [*notes, *after, *lines_of_tests])
     return {
         **{result.name: result.mean for result in results},
         **tests,

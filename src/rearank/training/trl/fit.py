@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rearank.progress import Progress, progress
+from rearank.rewards import score
 from rearank.tracking import read_jsonl
 from rearank.training.base import (
     Best,
@@ -24,7 +25,7 @@ from rearank.training.base import (
     write_result,
 )
 from rearank.training.guard import Watchdog
-from rearank.training.lengths import context_of, rows_that_fit
+from rearank.training.lengths import check_template, context_of, rows_that_fit
 from rearank.training.local import (
     complete_checkpoint,
     keep_best,
@@ -46,6 +47,7 @@ class Made:
 
     ``figures`` turns its log of a step into ours (empty for a log that isn't a step's); ``validated`` gets each
     step at which the model is validated; ``updates`` of the optimiser (what TRL counts) make one of ``steps``.
+    ``samples``: the model learns from its own answers; ``compares``: each with the others of its group.
     """
 
     trainer: Any
@@ -53,6 +55,8 @@ class Made:
     figures: Callable[[Mapping[str, Any]], dict[str, float]]
     validated: Callable[[int], None] = lambda step: None
     updates: int = 1
+    samples: bool = False
+    compares: bool = False
 
 
 def fit(
@@ -108,6 +112,7 @@ def fit(
 def _rows(job: TrainingJob, tokenizer: Any) -> tuple[Sequence[TrainingRow], Sequence[TrainingRow]]:
     """Training and validation rows that leave an answer room in the model's context."""
     if (context := context_of(job)) is None:
+        check_template(tokenizer, (*job.train[:1], *job.validation[:1]))
         return job.train, job.validation
     most, limit = context - job.max_tokens, f"the model's context of {context} less an answer (model.max_tokens)"
     both = (("training", job.train), ("validation", job.validation))
@@ -157,8 +162,17 @@ class _Watch:
         """TRL's log of a step."""
         if figures := self.made.figures(logs):
             self.job.tracker.log(figures, step)
+            if step == 1 and not self.validation:
+                self._begin(figures, "rollout", figures.get("rollout/cut_off", 0.0))
+            if self.made.compares and (warning := self.dog.no_spread(figures)) is not None:
+                _log.warning("step %d: %s", step, warning)
             self.stopped = self.stopped or self.dog.step(figures)
             self.shown.advance(0, note_of(figures))
+
+    def _begin(self, figures: Mapping[str, float], of: str, cut: float) -> None:
+        """Raises ``TrainingError`` where the model's first answers can't be read."""
+        if (reason := self.dog.begin(figures, of, cut)) is not None:
+            raise TrainingError(reason)
 
     def _validate(self, step: int) -> None:
         self.made.validated(step)
@@ -172,10 +186,14 @@ class _Watch:
             self.settings.validation_batch,
             lambda done: self.shown.advance(0, f"validating {done}/{len(self.validation)}"),
         )
-        scored = [self.job.reward(text, row.judged) for (text, _), row in zip(answers, self.validation, strict=True)]
+        pairs = zip(answers, self.validation, strict=True)
+        scored = [score(self.job.reward, text, row.judged, row.index) for (text, _), row in pairs]
         figures = {f"val/{name}": value for name, value in describe(scored).items()}
         figures["val/length"] = sum(length for _, length in answers) / len(answers)
         self.job.tracker.log(figures, step)
+        if step == 0 and self.made.samples:
+            cut = sum(length >= self.job.max_tokens for _, length in answers) / len(answers)
+            self._begin(figures, "val", cut)
         ndcg = figures["val/ndcg@10"]
         self.stopped = self.stopped or self.dog.validated(ndcg)
         self.shown.advance(0, f"validation nDCG@10 {ndcg:.4f} at step {step}")

@@ -15,7 +15,9 @@ from rearank.training.base import ROLLOUT_COLUMNS, TrainingJob, TrainingResult, 
 from rearank.training.local import complete_checkpoint, device_settings, lora_config, memory_used, step_of
 from rearank.training.rows import TrainingRow, chats
 from rearank.training.sft import Sft
+from rearank.training.targets import ending, target_tokens
 from rearank.training.trl.fit import Made, fit
+from rearank.training.trl.passes import micro_batch
 from rearank.training.trl.reward import PaidBy
 from rearank.training.trl.settings import TrlSettings
 
@@ -50,6 +52,9 @@ class TrlTrainer(TrlSettings):
             from rearank.training.trl.policy import PolicyTrainer
 
             check_enough(algorithm, rows)
+            micro = self.micro_batch or self._micro(
+                job, tokenizer, rows, algorithm.answers_per_update, reference=algorithm.kl > 0
+            )
             steps = algorithm.total_steps(len(rows)) * algorithm.updates
             reward = PaidBy(job.reward, rows)
             last = complete_checkpoint(job.folder / "checkpoints")
@@ -59,7 +64,7 @@ class TrlTrainer(TrlSettings):
                 reward,
                 epochs,
                 model=job.model,
-                args=self._policy_settings(job, algorithm, steps),
+                args=self._policy_settings(job, algorithm, steps, micro),
                 train_dataset=_columns(prompt=chats(rows), row=list(range(len(rows)))),
                 processing_class=tokenizer,
                 peft_config=lora_config(self.lora) if self.lora else None,
@@ -73,7 +78,8 @@ class TrlTrainer(TrlSettings):
                 if shown := reward.scored[:: algorithm.group_size][: self.rollout_samples]:
                     job.tracker.table("rollouts", ROLLOUT_COLUMNS, [rollout_line(*one) for one in shown], step)
 
-            return Made(trainer, steps, figures, validated, algorithm.minibatches)
+            compares = algorithm.advantage not in ("batch", "critic")
+            return Made(trainer, steps, figures, validated, algorithm.minibatches, samples=True, compares=compares)
 
         return fit(job, self, "training", make)
 
@@ -84,11 +90,20 @@ class TrlTrainer(TrlSettings):
             import trl
 
             steps = sft.total_steps(len(rows))
-            completions = [[{"role": "assistant", "content": answer}] for answer in sft.answers(rows, tags=tags)]
+            micro = sft.micro_batch or self._micro(
+                job, tokenizer, rows, sft.batch, key="sft.micro_batch", whole_logits=True
+            )
+            prompts = chats(rows)
+            end = ending(tokenizer, prompts[0])
+            pairs = zip(prompts, sft.answers(rows, tags=tags), strict=True)
+            targets = [target_tokens(tokenizer, prompt, answer, end) for prompt, answer in pairs]
             fitter = trl.SFTTrainer(
                 model=job.model,
-                args=self._sft_settings(job, sft, steps),
-                train_dataset=_columns(prompt=chats(rows), completion=completions),
+                args=self._sft_settings(job, sft, steps, micro),
+                train_dataset=_columns(
+                    input_ids=[ids for ids, _ in targets],
+                    completion_mask=[[0] * asked + [1] * (len(ids) - asked) for ids, asked in targets],
+                ),
                 processing_class=tokenizer,
                 peft_config=lora_config(self.lora) if self.lora else None,
             )
@@ -96,12 +111,17 @@ class TrlTrainer(TrlSettings):
 
         return fit(job, self, "fine-tuning", make)
 
-    def _policy_settings(self, job: TrainingJob, algorithm: PolicyGradient, steps: int) -> Any:
+    def _micro(self, job: TrainingJob, tokenizer: Any, rows: Sequence[TrainingRow], answers: int, **more: Any) -> int:
+        """Answers in one pass, by what fits; see ``micro_batch``."""
+        gpu = not device_settings(self.device, None)["use_cpu"]
+        given = {"checkpointing": self.gradient_checkpointing, "lora": self.lora, **more}
+        return micro_batch(job, tokenizer, rows, answers, gpu=gpu, **given)
+
+    def _policy_settings(self, job: TrainingJob, algorithm: PolicyGradient, steps: int, micro: int) -> Any:
         import trl
 
         # One update is what HF's trainer counts as a step: everything by step is times the updates in one of ours.
         updates = algorithm.minibatches
-        micro = self.micro_batch or algorithm.answers_per_update
         return trl.GRPOConfig(
             max_steps=steps * updates,
             per_device_train_batch_size=micro,
@@ -128,10 +148,9 @@ class TrlTrainer(TrlSettings):
             **self._settings(job),
         )
 
-    def _sft_settings(self, job: TrainingJob, sft: Sft, steps: int) -> Any:
+    def _sft_settings(self, job: TrainingJob, sft: Sft, steps: int, micro: int) -> Any:
         import trl
 
-        micro = sft.micro_batch or sft.batch
         return trl.SFTConfig(
             max_steps=steps,
             per_device_train_batch_size=micro,

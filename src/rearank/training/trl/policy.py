@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,22 +11,26 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from rearank.algorithms import PolicyGradient
+from rearank.rewards import NotFiniteError
+from rearank.training.local import is_complete
 from rearank.training.trl.reward import PaidBy
 
 _ROUNDING = 1e-6
 
 
 class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's trainer, but for three things.
+    """TRL's trainer, but for four things.
 
     Advantages are ours: ``algorithm.advantages`` of the rewards. Where TRL's own differ by rounding alone, TRL's digits
     are kept, so that a run repeats what an earlier version of rearank made.
     TRL deals the answers of a step out to its minibatches at random: here they stay as they were sampled, so that each
     takes whole groups. And it begins again with the first epoch's order of the windows in a run that goes on: here the
     orders of the epochs before are drawn first.
+    Where a reward isn't finite the step before is saved, and the run goes on from there once the reward is mended.
     """
 
     _buffered_inputs: Any
+    control: Any
 
     def __init__(self, algorithm: PolicyGradient, reward: PaidBy, epochs: int, **settings: Any) -> None:
         """``epochs``: how many were over when the run was stopped; ``settings``: TRL's."""
@@ -33,13 +38,28 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
         super().__init__(reward_funcs=reward, **settings)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        output = super()._generate_and_score_completions(inputs)
+        state = torch.get_rng_state()
+        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        except NotFiniteError:
+            torch.set_rng_state(state)  # the same answers are sampled again
+            torch.cuda.set_rng_state_all(on_gpus)
+            self._save_last_step()
+            raise
         rewards = np.array([breakdown.total for *_, breakdown in self._reward.scored], np.float32)
         groups = np.array([row.index for row, *_ in self._reward.scored])
         theirs = output["advantages"]
         ours = torch.from_numpy(self._algorithm.advantages(rewards, groups)).to(theirs)
         output["advantages"] = torch.where(torch.isclose(ours, theirs, rtol=_ROUNDING, atol=_ROUNDING), theirs, ours)
         return output
+
+    def _save_last_step(self) -> None:
+        """A checkpoint of the steps that are done, where there is none yet."""
+        step = self.state.global_step // self._algorithm.minibatches
+        if step > 0 and not is_complete(Path(self.args.output_dir) / f"checkpoint-{step}"):
+            self._save_checkpoint(self.model, None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if self._algorithm.minibatches == 1:

@@ -33,7 +33,8 @@ class TrlSettings:
     """One machine, CPU or one GPU.
 
     Args:
-        micro_batch: answers in one forward and backward pass; ``null`` for all of an update's at once.
+        micro_batch: answers in one forward and backward pass; ``null``: all of an update's, or as many as fit the
+            memory by estimate.
         lora: adapters instead of all weights; ``null`` trains all.
         save_every: steps between two checkpoints to resume from.
         keep: how many of them stay.

@@ -238,6 +238,8 @@ class _Taker:
                 self._job.tracker.table(name, columns, rows, step)
             elif kind == "begin":
                 self._shown.advance(0, "sampling and scoring")
+            elif kind == "warning":
+                _log.warning("%s", content)
             elif kind == "stopped":
                 self._shown.advance(0, f"stopped: {content}")
 

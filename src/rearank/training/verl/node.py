@@ -34,13 +34,12 @@ class VerlTrainer(VerlSettings):
         """Add to ``report`` what the rows' prompts say, measured with the model's own tokenizer."""
         try:
             tokenizer = load_tokenizer(model.location, model.revision)
+            measured = {what: prompt_lengths(tokenizer, some, what) for what, some in rows.items() if some}
         except TrainingError as error:
             report.problems.append(str(error))
             return
-        for what, some in rows.items():
-            if some:
-                lengths = self.lengths(model.max_tokens)
-                preflight.examine_lengths(report, prompt_lengths(tokenizer, some, what), what, lengths)
+        for what, found in measured.items():
+            preflight.examine_lengths(report, found, what, self.lengths(model.max_tokens))
 
     def train(self, job: TrainingJob, algorithm: PolicyGradient) -> TrainingResult:
         """By reinforcement; raises ``TrainingError`` with the root cause, wherever in the cluster it was."""

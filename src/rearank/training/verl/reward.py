@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from rearank.config import build
-from rearank.rewards import RewardBreakdown, RewardFunction
+from rearank.rewards import RewardBreakdown, RewardFunction, score
 from rearank.training.rows import judged_window
 
 FUNCTION = "compute_score"
@@ -40,9 +40,14 @@ def compute_score(
 
     Returns:
         ``score`` (the total), then the breakdown under its own names, ``status`` as a string, and ``seconds``.
+
+    Raises:
+        NotFiniteError: for a reward that is NaN or infinite; it ends the run.
     """
     began = time.perf_counter()
-    scores = scores_of(reward_of(reward)(solution_str, judged_window(ground_truth, extra_info)))
+    row = extra_info.get("index")
+    judged = judged_window(ground_truth, extra_info)
+    scores = scores_of(score(reward_of(reward), solution_str, judged, None if row is None else int(row)))
     return {**scores, "seconds": time.perf_counter() - began}
 
 

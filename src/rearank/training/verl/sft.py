@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from verl.trainer import sft_trainer_ray
 
 from rearank.training.local import mark_complete, prune
+from rearank.training.targets import target_tokens
 from rearank.training.verl.events import Outcome, Reporter
 from rearank.training.verl.settings import Watch
 
@@ -36,11 +37,9 @@ class AnswerDataset(Dataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """``input_ids``, ``position_ids``, ``loss_mask``: each of shape (tokens,)."""
         record, tokenizer = self._records[index], self._tokenizer
-        text = tokenizer.apply_chat_template(record["prompt"], tokenize=False, add_generation_prompt=True)
-        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-        answer = [*tokenizer(record["answer"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        ids = torch.tensor(prompt + answer)
-        mask = torch.tensor([0] * len(prompt) + [1] * len(answer))
+        tokens, asked = target_tokens(tokenizer, record["prompt"], record["answer"], "")
+        ids = torch.tensor([*tokens, tokenizer.eos_token_id])
+        mask = torch.tensor([0] * asked + [1] * (len(ids) - asked))
         return {"input_ids": ids, "position_ids": torch.arange(len(ids)), "loss_mask": mask}
 
 

@@ -64,7 +64,7 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
         self._best_step, self._best_ndcg = -1, float("-inf")
         self._best_when_whole = -1  # the best step at the last checkpoint to go on from
         self._validation: dict[str, float] = {}
-        self._validation_length = 0.0
+        self._validation_length = self._validation_cut = 0.0
         self._scores: dict[str, dict[str, Any]] = {}
         self._shown_answers: list[list[str]] = []
         self._saved: _Checkpoint | None = None
@@ -140,6 +140,7 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
             figures = self._take_validation(0)
             self._dog.validated(figures["val/ndcg@10"])
             self._log(0, figures)
+            self._check_first(figures, "val", self._validation_cut)
 
     def _save_checkpoint(self) -> None:
         """Only at the steps that are due; it counts once the step's figures are logged.
@@ -167,6 +168,7 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
         super()._maybe_log_val_generations(inputs=inputs, outputs=outputs, scores=scores)
         ids = self.tokenizer(list(outputs), add_special_tokens=False)["input_ids"]
         self._validation_length = fmean(len(tokens) + 1 for tokens in ids)  # and the end token
+        self._validation_cut = fmean(len(tokens) >= self.config.data.max_response_length for tokens in ids)
 
     def _val_metrics_update(
         self, data_sources: Any, sample_uids: Any, reward_extra_infos_dict: Any, sample_turns: Any, **_: Any
@@ -212,6 +214,9 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
             figures |= self._take_validation(global_steps)
             reason = reason or self._dog.validated(figures["val/ndcg@10"])
         number = self._log(global_steps, figures)
+        if global_steps == 1 and self.config.trainer.test_freq <= 0:
+            self._check_first(figures, "rollout", figures["rollout/cut_off"])
+        self._warn_of_no_spread(global_steps, figures)
         if reason is not None and (self._saved is None or self._saved.weights_only):
             self.checkpoint_manager.sleep_replicas()  # verl saves while the rollout engines have let go of the GPU
             self._save(weights_only=False)
@@ -227,6 +232,17 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
             self.stopped = reason
             self._reporter.put("stopped", reason)
             self.total_training_steps = global_steps  # verl's loop ends here
+
+    def _check_first(self, figures: Mapping[str, float], of: str, cut: float) -> None:
+        """Raises ``TrainingError`` where the model's first answers can't be read."""
+        if (reason := self._dog.begin(figures, of, cut)) is not None:
+            raise TrainingError(reason)
+
+    def _warn_of_no_spread(self, step: int, figures: Mapping[str, float]) -> None:
+        """Not of answers that are compared with no other, or with the whole batch."""
+        alone = self.config.actor_rollout_ref.rollout.n == 1 or figures.get("verl/critic/advantages/max", 0.0) > 0
+        if not alone and (warning := self._dog.no_spread(figures)) is not None:
+            self._reporter.put("warning", f"step {step}: {warning}")
 
     def _take_validation(self, step: int) -> dict[str, float]:
         figures, self._validation = self._validation, {}
