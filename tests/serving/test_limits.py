@@ -18,6 +18,10 @@ from rearank.serving.server import address_of, bind
         ("max_bytes", 0),
         ("max_concurrent", 0),
         ("max_waiting", -1),
+        ("max_connections", 0),
+        ("header_seconds", 0.0),
+        ("origins", ("app.example.org",)),
+        ("origins", ("https://app.example.org/page",)),
         ("timeout_seconds", 0.0),
         ("shutdown_seconds", -1),
     ],
@@ -31,6 +35,10 @@ def test_preflight_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("TEST_SERVE_KEY", raising=False)
     [missing] = Serving(key_variable="TEST_SERVE_KEY").preflight()
     assert "serve.key_variable=TEST_SERVE_KEY: this environment variable is not set" in missing
+    for pasted in ("sk-4bC-d3F/gH+=", "sk_live_51HxYzAbC", "AKIAIOSFODNN7EXAMPLE", "0123456789abcdef", "s3cret key"):
+        [missing] = Serving(key_variable=pasted).preflight()
+        assert missing.startswith("serve.key_variable: ")
+        assert pasted not in missing
     monkeypatch.setenv("TEST_SERVE_KEY", "k")
     assert Serving(key_variable="TEST_SERVE_KEY").preflight() == []
     monkeypatch.setattr(limits, "find_spec", lambda name: None)
