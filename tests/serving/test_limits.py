@@ -35,7 +35,11 @@ def test_preflight_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("TEST_SERVE_KEY", raising=False)
     [missing] = Serving(key_variable="TEST_SERVE_KEY").preflight()
     assert "serve.key_variable=TEST_SERVE_KEY: this environment variable is not set" in missing
-    for pasted in ("sk-4bC-d3F/gH+=", "sk_live_51HxYzAbC", "AKIAIOSFODNN7EXAMPLE", "0123456789abcdef", "s3cret key"):
+    for pasted in ("sk-4bC-d3F/gH+=", "0123456789abcdef", "s3cret key"):
+        with pytest.raises(ValueError, match="key_variable must be the name") as refused:
+            Serving(key_variable=pasted)
+        assert pasted not in str(refused.value)
+    for pasted in ("sk_live_51HxYzAbC", "AKIAIOSFODNN7EXAMPLE"):
         [missing] = Serving(key_variable=pasted).preflight()
         assert missing.startswith("serve.key_variable: ")
         assert pasted not in missing

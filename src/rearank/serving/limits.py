@@ -15,6 +15,7 @@ from rearank.checks import check_fields
 Positive = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0)]
 
+_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _USUAL_NAME = re.compile("[A-Z]+(_[A-Z0-9]+)+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@]+")
 
@@ -68,6 +69,11 @@ class Serving:
     def __post_init__(self) -> None:
         if not self.host:
             raise ValueError("host must not be empty: 127.0.0.1 for this machine alone, 0.0.0.0 for the network")
+        if self.key_variable is not None and not _NAME.fullmatch(self.key_variable):
+            raise ValueError(
+                "key_variable must be the name of an environment variable: letters, digits and _ (what it is set to "
+                "isn't repeated, as it may be the key itself)"
+            )
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"origins: {origin!r} is no origin; write scheme://host or scheme://host:port")
