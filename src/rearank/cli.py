@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import json
+import logging
 import os
 import re
 import select
@@ -126,6 +127,7 @@ _UNREAD = 141  # as a shell reports SIGPIPE
 
 
 def _guarded(main: Callable[[], Any], conf: Path) -> int:
+    logging.raiseExceptions = False  # a traceback for every line that goes to a closed pipe
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own summary
     try:
         try:
