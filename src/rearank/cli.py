@@ -236,8 +236,8 @@ def _explain_comma(key: str, value: str) -> str:
 def _explain_name(path: str, overrides: Iterable[str]) -> str:
     """The key is the one whose value the too long part of ``path`` is made of."""
     part = max(path.split("/"), key=lambda one: len(os.fsencode(one)))
-    given = [match for one in overrides if (match := _OVERRIDE.match(one))]
-    keys = [match[1] for match in given if len(match[2]) > 20 and match[2].strip("'\"").rpartition("/")[2] in path]
+    given = [match.groups() for one in overrides if (match := _OVERRIDE.match(one))]
+    keys = [key for key, value in given if any(len(one) > 20 and one in part for one in value.strip("'\"").split("/"))]
     size = len(os.fsencode(part))
     return (
         f"{' and '.join(keys) or 'name'}: {part[:40]}... is too long for the name of a file or folder ({size} bytes; "
