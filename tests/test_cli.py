@@ -159,7 +159,11 @@ def test_names_that_are_too_long_are_named_by_their_key() -> None:
         assert f"({len(name.encode())} bytes" in message
         assert len(message) < 250
     error = OSError(errno.ENAMETOOLONG, "", "/out/" + "b" * 300 + "/run")
-    assert "choose a shorter paths.outputs=..." in (explain(error, ["paths.outputs=/out/" + "b" * 300]) or "")
+    for given_as, key in (
+        ("paths.outputs=/out/" + "b" * 300, "paths.outputs"),
+        (f"report.runs=[a,{'b' * 300}]", "report.runs"),
+    ):
+        assert f"choose a shorter {key}=..." in (explain(error, [given_as]) or "")
 
 
 def run(*arguments: str, to: int | None = None, **variables: str) -> subprocess.CompletedProcess[str]:

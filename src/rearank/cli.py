@@ -233,11 +233,14 @@ def _explain_comma(key: str, value: str) -> str:
     )
 
 
+_ENDS = re.compile(r"[/,'\"\[\]]")
+
+
 def _explain_name(path: str, overrides: Iterable[str]) -> str:
     """The key is the one whose value the too long part of ``path`` is made of."""
     part = max(path.split("/"), key=lambda one: len(os.fsencode(one)))
     given = [match.groups() for one in overrides if (match := _OVERRIDE.match(one))]
-    keys = [key for key, value in given if any(len(one) > 20 and one in part for one in value.strip("'\"").split("/"))]
+    keys = [key for key, value in given if any(len(one) > 20 and one in part for one in _ENDS.split(value))]
     size = len(os.fsencode(part))
     return (
         f"{' and '.join(keys) or 'name'}: {part[:40]}... is too long for the name of a file or folder ({size} bytes; "

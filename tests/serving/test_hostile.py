@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.serving.servers import QUESTION, served
 
 from rearank.engines import ScriptedNode
@@ -156,10 +159,10 @@ def test_a_body_without_end_is_not_read_to_its_end() -> None:
         assert not sent_for(10)
 
 
-@pytest.mark.parametrize("path", ["/v1/rerank", "/nowhere"])
-def test_a_broken_body_leaves_no_traceback(path: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("line", ["POST /v1/rerank", "POST /nowhere", "HEAD /health"])
+def test_a_broken_body_leaves_no_traceback(line: str, caplog: pytest.LogCaptureFixture) -> None:
     with served(REVERSE) as client:
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        head = f"{line} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         with connect(client, head) as caller:
             time.sleep(0.2)
             caller.sendall(b"no length\r\n\r\n")
@@ -249,3 +252,60 @@ def test_a_page_that_is_named_may_use_it(client: httpx.Client) -> None:
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, page["Origin"])
     foreign = client.options("/v1/rerank", headers={"Origin": "https://evil.example", **asked})
     assert "Access-Control-Allow-Origin" not in foreign.headers
+
+
+LINES = [f"{method} {path} HTTP/1.1" for method in ("POST", "GET", "HEAD") for path in ("/v1/rerank", "/%00%ff", "*")]
+BODY = json.dumps(QUESTION).encode()
+HEADERS = [
+    *(
+        "Host: x",
+        "Host: [",
+        "Host: \xff",
+        "Content-Type: application/json",
+        "Content-Type: \xff",
+        "Expect: 100-continue",
+    ),
+    *(f"Content-Length: {size}" for size in (len(BODY), 5, -1, 10**30)),
+    *("Transfer-Encoding: chunked", "Transfer-Encoding: gzip", "Connection: close", "Origin: http://[", "Origin: \xff"),
+    *(
+        "Upgrade: websocket\r\nConnection: upgrade",
+        "Authorization: Bearer \xff\xe9",
+        "X-A: " + "y" * 3000,
+        "\x00\xff",
+        "",
+    ),
+]
+BODIES = [BODY, BODY * 2, BODY[:9], b"", b"5\r\nhello\r\n0\r\n\r\n", b"zz\r\n", b"\xff\x00", b"POST / HTTP/1.1\r\n\r\n"]
+REQUESTS = st.tuples(st.sampled_from(LINES), st.lists(st.sampled_from(HEADERS), max_size=4), st.sampled_from(BODIES))
+
+
+@settings(max_examples=80, deadline=None)
+@given(requests=st.lists(REQUESTS, min_size=1, max_size=3), cut=st.integers(0, 400), ends=st.booleans())
+def test_whatever_is_sent_the_server_goes_on(client: httpx.Client, requests: list[Any], cut: int, ends: bool) -> None:
+    sent = b"".join(
+        "\r\n".join([line, "Host: a", *headers, "", ""]).encode("latin-1") + body for line, headers, body in requests
+    )
+    errors = Errors()
+    logging.getLogger().addHandler(errors)
+    try:
+        with suppress(OSError), connect(client, sent[:cut]) as caller:
+            caller.settimeout(0.05)
+            caller.sendall(sent[cut:])
+            if ends:
+                caller.shutdown(socket.SHUT_WR)
+            caller.recv(65536)
+        assert client.post("/v1/rerank", json=QUESTION).status_code == 200
+    finally:
+        logging.getLogger().removeHandler(errors)
+    assert errors.found == []
+
+
+class Errors(logging.Handler):
+    """Keeps what is logged as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(record.getMessage())

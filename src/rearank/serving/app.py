@@ -45,6 +45,7 @@ class _GoneError(Exception):
 def create_app(reranker: Reranker, settings: Serving) -> FastAPI:
     """The application over a reranker that is warm; it is not closed here."""
     app = FastAPI(title="rearank", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.router.redirect_slashes = False  # it would build an address of what a caller sends as Host
     app.add_middleware(Door, settings=settings)
     if settings.origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
@@ -59,7 +60,7 @@ def create_app(reranker: Reranker, settings: Serving) -> FastAPI:
 
     async def rerank(request: Request) -> Response:
         request_id = str(uuid.uuid4())
-        version = "2" if request.url.path.endswith("/v2/rerank") else "1"
+        version = "2" if request.scope["path"].endswith("/v2/rerank") else "1"
         _check_key(request, settings.key)
         _check_type(request)
         async with _limit(settings.timeout_seconds, 504, "the answer took longer than this server allows"):
@@ -106,7 +107,7 @@ def _say_errors_in_json(app: FastAPI) -> None:
         return _json({"message": error.message}, error.status, error.headers)
 
     async def no_such_page(request: Request, error: HTTPException) -> Response:
-        path, message = ascii(request.url.path[:80]), str(error.detail)
+        path, message = ascii(request.scope["path"][:80]), str(error.detail)
         if error.status_code == 404:
             message = f"{path} is not here: POST to /v1/rerank; a client's base_url is this server's address alone"
         elif error.status_code == 405:

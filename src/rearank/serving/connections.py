@@ -72,14 +72,14 @@ def bounded(most: int, seconds: float) -> type[H11Protocol]:
             self._watch()
 
         def send_400_response(self, msg: str) -> None:
-            """Only where an answer can begin; h11 raises where one is under way."""
-            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-                self.transport.close()
-                return
-            super().send_400_response(msg)
+            """h11 refuses this answer where another is under way, and to HEAD, which takes no body."""
             if self.cycle is not None:
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
+            try:
+                super().send_400_response(msg)
+            except h11.LocalProtocolError:
+                self.transport.close()
 
         def _watch(self) -> None:
             """The clock runs while no request is under way."""
