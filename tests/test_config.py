@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rearank.config import ConfigError, build, node_of
 from rearank.rewards import NdcgReward
+from rearank.runs.declared import mattering
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 YAMLS = sorted(CONF.glob("*/*.yaml"))
@@ -127,3 +128,26 @@ def test_a_mapping_of_nodes_becomes_a_mapping_of_objects() -> None:
 def test_a_mapping_of_nodes_is_strict(other: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build({"_target_": LIST, "name": "both", "members": {"a": MEMBER, "b": other}}, "benchmark")
+
+
+def test_a_stored_name_is_refused_before_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "foreign_package.py").write_text(
+        "import dataclasses, pathlib\n"
+        f"pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Mine:\n    floor: float = 0.0\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    foreign = {"_target_": "foreign_package.Mine"}
+    nested = {"_target_": LIST, "name": "both", "members": {"a": {**MEMBER, "collection": foreign}}}
+    for node, key in ((foreign, "reward"), (nested, r"reward\.members\.a\.collection")):
+        with pytest.raises(ConfigError, match=rf"{key}\._target_: .*'foreign_package\.Mine', which is not rearank's"):
+            build(node, "reward", stored=True)
+    assert mattering(foreign) == foreign
+    assert not (tmp_path / "ran").exists()
+    assert build(REWARD, "reward", stored=True) == NdcgReward()
+    # What the running config names may be imported, and so may what is stored of the same package.
+    assert build(foreign, "reward").floor == 0.0
+    assert build({**foreign, "floor": 1.0}, "reward", stored=True).floor == 1.0
+    assert (tmp_path / "ran").exists()
+    with pytest.raises(ConfigError, match=r"strategy\._target_: .*rearank_too"):
+        build({"_target_": "rearank_too.Mine"}, "strategy", stored=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rearank.arguments import accepted
 from rearank.config import ConfigError, build
 
 CONF = (Path(__file__).resolve().parent / "conf").resolve()
@@ -58,7 +59,7 @@ def choose(groups: Sequence[str], named: Mapping[str, str], overrides: Sequence[
     chosen = [f"{group}={name}" for group, name in named.items()]
     try:
         with _hydra():
-            config = compose("config", [*chosen, *overrides], return_hydra_config=True)
+            config = compose("config", [*chosen, *accepted(overrides)], return_hydra_config=True)
         nodes = {group: OmegaConf.to_container(config[group], resolve=True) for group in groups}
         return Chosen(nodes, {str(key): str(value) for key, value in config.hydra.runtime.choices.items()})
     except (HydraException, OmegaConfBaseException) as error:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import errno
 import json
+import logging
 import os
 import re
+import select
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rearank.arguments import accepted, written
 from rearank.choices import CONF
 from rearank.config import ConfigError
 from rearank.experiment import DECIDED_BY, Run, make_run
@@ -43,10 +47,21 @@ def run_task(config: DictConfig) -> float | None:
     refuse_study()
     job = JobUnderWay.current()
     if job is None:
-        return _run(config, plain, None)
+        try:
+            return _run(config, plain, None)
+        except Exception as error:
+            raise _StopError(error) from error
     return job.carry_out(
         plain, lambda: _run(config, plain, job.sweep), lambda error: explain(error, sys.argv[1:]), _digests(plain)
     )
+
+
+class _StopError(BaseException):
+    """What a task raised, carried past Hydra, which would print every override (a key pasted into one, too)."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _digests(config: Mapping[str, Any]) -> dict[str, str]:
@@ -108,22 +123,47 @@ def guarded(main: Callable[[], Any], conf: Path = CONF) -> int:
 
 
 _INTERRUPTED = 130
+_UNREAD = 141  # as a shell reports SIGPIPE
 
 
 def _guarded(main: Callable[[], Any], conf: Path) -> int:
+    logging.raiseExceptions = False  # a traceback for every line that goes to a closed pipe
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own summary
     try:
-        main()
+        try:
+            sys.argv[1:] = accepted(sys.argv[1:])
+            main()
+        finally:
+            sys.stdout.flush()  # while what it meets can be caught
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return _INTERRUPTED
-    except Exception as error:
+    except (Exception, _StopError) as caught:
+        error = caught.error if isinstance(caught, _StopError) else caught
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return _UNREAD
         message = explain(error, sys.argv[1:], conf)
         if message is None or os.environ.get("REARANK_TRACE"):
-            raise
+            raise error from error.__cause__
         print(f"rearank: {message}", file=sys.stderr)
         return 1
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether the program that read our output has ended (``| head``); if so, what is left of it is dropped."""
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # it is no file
+        return False
+    pipe = select.poll()
+    pipe.register(output, 0)
+    if not any(events & select.POLLERR for _, events in pipe.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, output)
+    os.close(nowhere)
+    return True
 
 
 def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -> str | None:
@@ -131,12 +171,14 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
     if isinstance(error, OverrideParseException):
-        return f"{str(error).splitlines()[0]}; write key=value, and quote values with spaces or brackets"
+        return f"{error.override}: this is no argument; write key=value"
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, wanted = str(error.missing_cfg_file).rpartition("/")
         if wanted in _PLUGINS:
             return f"{group}={wanted}: Hydra's plugin for it is missing; {_PLUGINS[wanted]}"
         return f"{group}={wanted}: there is no such {group}; {_closest(wanted, error.options)}"
+    if isinstance(error, HydraException) and (found := _AMBIGUOUS.match(str(error))):
+        return _explain_comma(*found.groups())
     if isinstance(error, HydraException):
         return _explain_override(error, overrides, conf)
     if isinstance(error, OmegaConfBaseException):
@@ -144,6 +186,8 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
         return f"{key}{str(error).splitlines()[0]}"
     if _is_ours(error):
         return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return _explain_name(str(error.filename or ""), overrides)
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{os.strerror(error.errno)}; {_REMEDIES[error.errno]}"
@@ -167,6 +211,8 @@ _REMEDIES = {
     errno.EACCES: "choose a folder you may write to (paths.outputs=...)",
     errno.EPERM: "choose a folder you may write to (paths.outputs=...)",
     errno.EROFS: "choose a folder you may write to (paths.outputs=...)",
+    errno.EISDIR: "this is a folder, and a file is needed there",
+    errno.EMFILE: "this process may open too few files; raise the limit (ulimit -n) and run the same command again",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another name=... or paths.outputs=...",
     errno.EEXIST: "a file stands where a folder is needed; choose another name=... or paths.outputs=...",
 }
@@ -174,6 +220,32 @@ _REMEDIES = {
 
 def _is_ours(error: BaseException) -> bool:
     return type(error).__module__.startswith("rearank.") or isinstance(error, (ConfigError, FileNotFoundError))
+
+
+_AMBIGUOUS = re.compile(r"\s*Ambiguous value for argument '([^=]+)=(.*?)'\n")
+
+
+def _explain_comma(key: str, value: str) -> str:
+    """Hydra reads a comma as a sweep's, and this command is none."""
+    return (
+        f"{key}: {value!r} has a comma; to sweep over its parts add -m; as one text write {written(key, value)}, as a "
+        f"list {shlex.quote(f'{key}=[{value}]')}"
+    )
+
+
+_ENDS = re.compile(r"[/,'\"\[\]]")
+
+
+def _explain_name(path: str, overrides: Iterable[str]) -> str:
+    """The key is the one whose value the too long part of ``path`` is made of."""
+    part = max(path.split("/"), key=lambda one: len(os.fsencode(one)))
+    given = [match.groups() for one in overrides if (match := _OVERRIDE.match(one))]
+    keys = [key for key, value in given if any(len(one) > 20 and one in part for one in _ENDS.split(value))]
+    size = len(os.fsencode(part))
+    return (
+        f"{' and '.join(keys) or 'name'}: {part[:40]}... is too long for the name of a file or folder ({size} bytes; "
+        f"255 are usual); choose a shorter {'=..., '.join(keys) or 'name'}=..."
+    )
 
 
 def _explain_override(error: Exception, overrides: Iterable[str], conf: Path) -> str:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rearank.moved import current
-from rearank.runs.declared import TARGET, plain
+from rearank.runs.declared import TARGET, is_trusted, plain, trust
 
 _VALUE = "value"
 _SIMPLE = {bool, int, float, str, NoneType}
@@ -28,12 +28,14 @@ class ConfigError(ValueError):
     """A config that can't be built; the message names the key and what to write instead."""
 
 
-def build(node: Any, key: str = "") -> Any:
+def build(node: Any, key: str = "", *, stored: bool = False) -> Any:
     """The object that ``node`` describes, nested nodes first.
 
     Args:
         node: a mapping (or ``DictConfig``) with ``_target_: package.module.Class``, interpolations resolvable.
         key: the node's place in the config, ``reward`` say, for error messages.
+        stored: the node is what some folder holds, which may be anyone's: only rearank's own classes are imported, and
+            those of packages that were built from before, as the running config named them.
 
     Raises:
         ConfigError: for an unknown target, key or type, a missing field, or a value out of range.
@@ -41,11 +43,11 @@ def build(node: Any, key: str = "") -> Any:
     given = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
     if not isinstance(given, Mapping) or TARGET not in given:
         raise ConfigError(f"{key or 'the node'}: no {TARGET} here, so nothing says which class to build")
-    cls = _resolve(str(given[TARGET]), key)
+    cls = _resolve(str(given[TARGET]), key, stored)
     values = {str(name): value for name, value in given.items() if name != TARGET}
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     _check_names(values, fields, key)
-    built = {name: _build_nested(value, _join(key, name)) for name, value in values.items()}
+    built = {name: _build_nested(value, _join(key, name), stored) for name, value in values.items()}
     # What was built from a nested node is checked already; plain values go through the structured schema.
     simple = {name: value for name, value in values.items() if built[name] is value}
     checked = _check_types(cls, simple, key)
@@ -66,8 +68,17 @@ def node_of(built: Any) -> dict[str, Any]:
     return node
 
 
-def _resolve(target: str, key: str) -> type[Any]:
+def _resolve(target: str, key: str, stored: bool) -> type[Any]:
+    """The class; a stored name is refused before any of its code runs."""
     module_name, _, name = current(target).rpartition(".")
+    if not stored:
+        trust(module_name)
+    elif not is_trusted(module_name):
+        package = module_name.partition(".")[0] or target
+        raise ConfigError(
+            f"{_join(key, TARGET)}: this folder names {target!r}, which is not rearank's, so it isn't imported; where "
+            f"you trust {package}, choose one of its classes in this command"
+        )
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -88,14 +99,14 @@ def _check_names(values: Mapping[str, Any], fields: Mapping[str, dataclasses.Fie
             raise ConfigError(f"{_join(key, name)}: a value is missing; set {_join(key, name)}=...")
 
 
-def _build_nested(value: Any, key: str) -> Any:
+def _build_nested(value: Any, key: str, stored: bool) -> Any:
     if _is_node(value):
-        return build(value, key)
+        return build(value, key, stored=stored)
     if isinstance(value, list) and any(_is_node(item) for item in value):
-        return tuple(build(item, f"{key}[{i}]") for i, item in enumerate(value))
+        return tuple(build(item, f"{key}[{i}]", stored=stored) for i, item in enumerate(value))
     # One node makes it a mapping of nodes: what isn't one there is an error, not a value passed on in silence.
     if isinstance(value, Mapping) and any(_is_node(item) for item in value.values()):
-        return {str(name): build(item, _join(key, str(name))) for name, item in value.items()}
+        return {str(name): build(item, _join(key, str(name)), stored=stored) for name, item in value.items()}
     return value
 
 

@@ -316,3 +316,16 @@ def test_the_policy_stops_what_would_get_in(page_file: Path, chromium: Any, tmp_
     assert page.evaluate("window.broken") is None
     assert [text for text in said if "Content Security Policy" in text]
     page.close()
+
+
+BROKEN = ("#q/0/%E0%A4%A", "#q/0/100%", "#q/0/%", "#q/7/x", "#q/0/no-such-query", "#q/", "#%")
+
+
+@pytest.mark.parametrize("address", BROKEN)
+def test_an_address_that_names_no_query_opens_the_first(page: Any, page_file: Path, address: str) -> None:
+    first = page.locator(".detail h3").inner_text()
+    page.goto("about:blank")
+    page.goto(page_file.as_uri() + address)
+    page.wait_for_selector("html[data-ready]")
+    assert len(rows(page)) == QUERIES
+    assert page.locator(".detail h3").inner_text() == first

@@ -13,7 +13,7 @@ from tests.rerankers import tiny
 
 from rearank.engines import Engine, EngineNode
 from rearank.serving import Serving
-from rearank.serving.server import address_of, bind
+from rearank.serving.server import address_of, bind, uvicorn_config
 
 QUESTION = {"query": "which number", "documents": ["one", "two", "three"]}
 
@@ -23,12 +23,9 @@ def served(engine: EngineNode | Engine, **settings: Any) -> Iterator[httpx.Clien
     """A client of the server, which has ended when this does."""
     import uvicorn
 
-    from rearank.serving.app import create_app
-
-    serving = Serving(port=0, **settings)
+    serving = Serving(port=0, **{"shutdown_seconds": 1, **settings})
     with bind(serving) as place, tiny(engine) as reranker:
-        app = create_app(reranker, serving)
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
+        server = uvicorn.Server(uvicorn_config(reranker, serving))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()
         while not server.started and thread.is_alive():  # until then the place is taken, but nobody listens

@@ -18,6 +18,10 @@ from rearank.serving.server import address_of, bind
         ("max_bytes", 0),
         ("max_concurrent", 0),
         ("max_waiting", -1),
+        ("max_connections", 0),
+        ("header_seconds", 0.0),
+        ("origins", ("app.example.org",)),
+        ("origins", ("https://app.example.org/page",)),
         ("timeout_seconds", 0.0),
         ("shutdown_seconds", -1),
     ],
@@ -31,6 +35,14 @@ def test_preflight_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("TEST_SERVE_KEY", raising=False)
     [missing] = Serving(key_variable="TEST_SERVE_KEY").preflight()
     assert "serve.key_variable=TEST_SERVE_KEY: this environment variable is not set" in missing
+    for pasted in ("sk-4bC-d3F/gH+=", "0123456789abcdef", "s3cret key"):
+        with pytest.raises(ValueError, match="key_variable must be the name") as refused:
+            Serving(key_variable=pasted)
+        assert pasted not in str(refused.value)
+    for pasted in ("sk_live_51HxYzAbC", "AKIAIOSFODNN7EXAMPLE"):
+        [missing] = Serving(key_variable=pasted).preflight()
+        assert missing.startswith("serve.key_variable=(not shown")
+        assert pasted not in missing
     monkeypatch.setenv("TEST_SERVE_KEY", "k")
     assert Serving(key_variable="TEST_SERVE_KEY").preflight() == []
     monkeypatch.setattr(limits, "find_spec", lambda name: None)

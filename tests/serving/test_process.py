@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.slow
 
 SCRIPTED = ("engine=scripted", "engine.behaviour=reverse")
+RUN = f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')"
 DOCUMENTS = ["one", "two", "three"]
 PASSAGES = [
     "bread meal every old mug rare sweets quiet pudding under",
@@ -60,9 +62,11 @@ class Server:
 
 
 @contextmanager
-def started(folder: Path, *overrides: str, **variables: str) -> Iterator[Server]:
+def started(
+    folder: Path, *overrides: str, first: tuple[str, ...] = (str(ROOT / "run.py"),), **variables: str
+) -> Iterator[Server]:
     """``python run.py task=serve``; it is gone afterwards."""
-    command = [sys.executable, str(ROOT / "run.py"), "task=serve", "model=tiny", "prompt=compact", "tracking=none"]
+    command = [sys.executable, *first, "task=serve", "model=tiny", "prompt=compact", "tracking=none"]
     settings = ["strategy.size=5", "strategy.step=2", "serve.port=0", f"paths.outputs={folder}", "name=serve"]
     with (folder / "said.log").open("w") as log:
         process = subprocess.Popen(
@@ -101,6 +105,16 @@ def test_coheres_clients_get_a_ranking(tmp_path: Path) -> None:
         assert answer.meta.api_version.version == "2"
         assert answer.meta.tokens.output_tokens > 0
         assert "max_tokens_per_doc" in answer.meta.warnings[0]
+        for path in ("/v1", "/v2"):
+            other = cohere.ClientV2("k3y", base_url=address + path, httpx_client=http)
+            if path == "/v1":
+                old = cohere.Client("k3y", base_url=address + path, httpx_client=http)
+                assert old.rerank(query="q", documents=DOCUMENTS, model="tiny").results[0].index == 2
+            assert other.rerank(model="tiny", query="q", documents=DOCUMENTS).results[0].index == 2
+        with pytest.raises(cohere.NotFoundError, match="POST to /v1/rerank"):
+            cohere.ClientV2("k3y", base_url=f"{address}/api", httpx_client=http).rerank(
+                model="tiny", query="q", documents=DOCUMENTS
+            )
         with pytest.raises(cohere.UnprocessableEntityError, match="query"):
             second.rerank(model="tiny", query=" ", documents=DOCUMENTS)
         with pytest.raises(cohere.NotFoundError, match="not served here"):
@@ -148,6 +162,21 @@ def test_a_stop_lets_the_request_under_way_finish(tmp_path: Path) -> None:
         assert server.stop(signal.SIGINT) == 0
         assert under_way.result().status_code == 200
     assert "stopped" in server.said()
+
+
+def test_idle_connections_leave_files_and_the_log_alone(tmp_path: Path) -> None:
+    few = f"import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)); {RUN}"
+    with started(tmp_path, *SCRIPTED, first=("-c", few)) as server, ExitStack() as kept:
+        address = server.address()
+        host, port = address.removeprefix("http://").split(":")
+        for _ in range(300):
+            kept.enter_context(socket.create_connection((host, int(port)), timeout=30))
+        asked = {"query": "q", "documents": DOCUMENTS}
+        assert httpx.post(f"{address}/v1/rerank", json=asked, timeout=30).status_code == 200
+        assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 190
+        assert server.stop(signal.SIGTERM) == 0
+    assert "Traceback" not in server.said()
+    assert len(server.said()) < 5000
 
 
 def test_what_keeps_it_from_starting_is_said(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -80,10 +81,31 @@ def _left_out(target: str, selects: bool) -> set[str]:
     return {name for name, field in _fields(target).items() if field.metadata.get("result") in kinds}
 
 
-@cache
+_trusted = {"rearank"}
+
+
+def trust(target: str) -> None:
+    """The running config names a class of this package: its code may be run for what folders have stored, too."""
+    _trusted.add(target.partition(".")[0])
+
+
+def is_trusted(target: str) -> bool:
+    """Whether the class is rearank's, or of a package that the running config names.
+
+    Folders are passed on: to import whatever they name would let them choose code to run.
+    """
+    return target.partition(".")[0] in _trusted
+
+
 def _fields(target: str) -> Mapping[str, dataclasses.Field[Any]]:
-    """Of the class of this name; none where there is no such dataclass any more."""
-    place, _, name = current(target).rpartition(".")
+    """Of the class of this name; none where there is no such dataclass any more, or none that may be imported."""
+    name = current(target)
+    return _fields_of(name) if is_trusted(name) or name.rpartition(".")[0] in sys.modules else {}
+
+
+@cache
+def _fields_of(target: str) -> Mapping[str, dataclasses.Field[Any]]:
+    place, _, name = target.rpartition(".")
     try:
         cls = getattr(import_module(place), name)
     except (ImportError, AttributeError, ValueError):

@@ -6,19 +6,23 @@ import asyncio
 import hmac
 import json
 import logging
+import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 
 from rearank import __version__
 from rearank.engines import EngineError
 from rearank.ranking import AbortRunError
 from rearank.reranker import Reranker, RerankResult
+from rearank.serving.door import Door
 from rearank.serving.gate import Gate
 from rearank.serving.limits import Serving
 from rearank.serving.request import RequestError, RerankRequest, parse_request
@@ -26,6 +30,10 @@ from rearank.serving.response import render
 from rearank.serving.schema import RERANK_SCHEMA
 
 T = TypeVar("T")
+
+RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
+DOUBLED_PATHS = ("/v1/v1/rerank", "/v1/v2/rerank", "/v2/v2/rerank")
+"""Where Cohere's clients ask with a base_url that ends in /v1 or /v2."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +44,11 @@ class _GoneError(Exception):
 
 def create_app(reranker: Reranker, settings: Serving) -> FastAPI:
     """The application over a reranker that is warm; it is not closed here."""
-    app = FastAPI(title="rearank", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="rearank", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.router.redirect_slashes = False  # it would build an address of what a caller sends as Host
+    app.add_middleware(Door, settings=settings)
+    if settings.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
     gate = Gate(settings.max_concurrent, settings.max_waiting)
     model = reranker.model
     names = frozenset((model.name, model.path))
@@ -48,13 +60,14 @@ def create_app(reranker: Reranker, settings: Serving) -> FastAPI:
 
     async def rerank(request: Request) -> Response:
         request_id = str(uuid.uuid4())
-        version = "2" if request.url.path.startswith("/v2") else "1"
+        version = "2" if request.scope["path"].endswith("/v2/rerank") else "1"
         _check_key(request, settings.key)
-        with gate.admitted():
-            async with _limit(settings.timeout_seconds, 504, "the answer took longer than this server allows"):
-                async with _limit(settings.body_seconds, 408, "the body took too long to arrive"):
-                    body = await _body(request, settings.max_bytes)
-                wanted = parse_request(body, settings, names)
+        _check_type(request)
+        async with _limit(settings.timeout_seconds, 504, "the answer took longer than this server allows"):
+            async with gate.reading(settings.body_seconds):
+                body = await _body(request, settings.max_bytes)
+            wanted = parse_request(body, settings, names)
+            with gate.admitted():
                 result = await _unless_gone(request, in_turn(wanted))
         _log.info("%s: %d documents, %d windows, %.2f s", request_id, len(result), result.calls, result.seconds)
         return _json(render(request_id, version, model.name, wanted, result))
@@ -67,10 +80,24 @@ def create_app(reranker: Reranker, settings: Serving) -> FastAPI:
         entry = {"id": model.name, "object": "model", "created": began, "owned_by": "rearank"}
         return _json({"object": "list", "data": [entry]})
 
-    for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
-        app.add_api_route(path, rerank, methods=["POST"], response_class=Response, openapi_extra=RERANK_SCHEMA)
-    app.add_api_route("/health", health, methods=["GET"], response_class=Response)
-    app.add_api_route("/v1/models", models, methods=["GET"], response_class=Response)
+    async def openapi(request: Request) -> Response:
+        _check_key(request, settings.key)
+        return _json(app.openapi())
+
+    def route(path: str, method: str, endpoint: Callable[..., Any], **more: Any) -> None:
+        async def options() -> Response:
+            return Response(status_code=204, headers={"Allow": f"{method}, OPTIONS"})
+
+        app.add_api_route(path, endpoint, methods=[method], response_class=Response, **more)
+        app.add_api_route(path, options, methods=["OPTIONS"], include_in_schema=False)
+
+    for path in RERANK_PATHS:
+        route(path, "POST", rerank, openapi_extra=RERANK_SCHEMA)
+    for path in DOUBLED_PATHS:
+        route(path, "POST", rerank, include_in_schema=False)
+    route("/health", "GET", health)
+    route("/v1/models", "GET", models)
+    route("/openapi.json", "GET", openapi, include_in_schema=False)
     _say_errors_in_json(app)
     return app
 
@@ -80,7 +107,12 @@ def _say_errors_in_json(app: FastAPI) -> None:
         return _json({"message": error.message}, error.status, error.headers)
 
     async def no_such_page(request: Request, error: HTTPException) -> Response:
-        return _json({"message": str(error.detail)}, error.status_code, dict(error.headers or {}))
+        path, message = ascii(request.scope["path"][:80]), str(error.detail)
+        if error.status_code == 404:
+            message = f"{path} is not here: POST to /v1/rerank; a client's base_url is this server's address alone"
+        elif error.status_code == 405:
+            message = f"{path} doesn't take {request.method[:20]!a}; POST to /v1/rerank"
+        return _json({"message": message}, error.status_code, dict(error.headers or {}))
 
     async def failed(request: Request, error: Exception) -> Response:
         # The reason may name files or servers of ours: it is for the log.
@@ -103,21 +135,35 @@ def _check_key(request: Request, key: str | None) -> None:
     if key is None:
         return
     kind, _, sent = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), key.encode()):
+    # The bytes on both sides, whatever they are: a header is read as Latin-1, the environment as this system's.
+    if kind.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode("latin-1"), os.fsencode(key)):
         raise RequestError(401, "a valid key is needed: Authorization: Bearer ...", {"WWW-Authenticate": "Bearer"})
+
+
+def _check_type(request: Request) -> None:
+    """A browser sends any other type for a foreign page without asking the server first, and so it does none at all;
+    a program may leave it out.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    from_page = "origin" in request.headers or "sec-fetch-site" in request.headers
+    if kind != "application/json" and (kind or from_page):
+        raise RequestError(415, "the body must be JSON; send Content-Type: application/json with it")
 
 
 async def _body(request: Request, most: int) -> bytes:
     """The whole body; raises ``RequestError`` 413 as soon as it is longer than ``most`` bytes."""
-    too_long = RequestError(413, f"the body is longer than the {most} bytes this server takes", {"Connection": "close"})
+    too_long = RequestError(413, f"the body is longer than the {most} bytes this server takes")
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated[:20]) > most:
         raise too_long
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise too_long
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                raise too_long
+    except ClientDisconnect:
+        raise _GoneError from None
     return bytes(body)
 
 
@@ -154,6 +200,6 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    # ASCII: what was sent back may hold lone surrogates, which only escapes can carry.
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False)
-    return Response(text, status, headers, media_type="application/json")
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    # What is sent back may hold lone surrogates, which only escapes can carry: Python's are JSON's.
+    return Response(text.encode("utf-8", "backslashreplace"), status, headers, media_type="application/json")

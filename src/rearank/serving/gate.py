@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from rearank.serving.request import RequestError
 
@@ -23,14 +23,40 @@ class Gate:
         self._concurrent = concurrent
         self._most = concurrent + waiting
         self._inside = 0
+        self._reading: dict[asyncio.Timeout, None] = {}
         self._seconds = 0.0
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Inside from before the body is read until the answer is ready; raises ``RequestError`` 429 where full."""
+    @asynccontextmanager
+    async def reading(self, seconds: float) -> AsyncIterator[None]:
+        """While a body arrives, ``seconds`` at most.
+
+        A slow body takes no place of a request that is here: where as many are on their way as requests are held, the
+        oldest is given up. Raises ``RequestError`` 408 in the one given up, and 429 where there is no place for more.
+        """
+        self._refuse_where_full()
+        if len(self._reading) >= self._most:
+            oldest = next(iter(self._reading))
+            del self._reading[oldest]
+            oldest.reschedule(asyncio.get_running_loop().time())
+        timeout = asyncio.timeout(seconds)
+        try:
+            async with timeout:
+                self._reading[timeout] = None
+                yield
+        except TimeoutError:
+            raise RequestError(408, "the body took too long to arrive") from None
+        finally:
+            self._reading.pop(timeout, None)
+
+    def _refuse_where_full(self) -> None:
         if self._inside >= self._most:
             advice = {"Retry-After": str(self.retry_after())}
             raise RequestError(429, f"{self._inside} requests are under way or waiting; try again later", advice)
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Inside once the body is here until the answer is ready; raises ``RequestError`` 429 where full."""
+        self._refuse_where_full()
         self._inside += 1
         began = time.monotonic()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated
@@ -13,6 +14,8 @@ from rearank.checks import check_fields, check_variable, shown_variable
 
 Positive = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0)]
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@]+")
 
 
 class ServingError(RuntimeError):
@@ -31,11 +34,17 @@ class Serving:
         max_documents: in a request.
         max_characters: of the query and the documents of a request together.
         max_bytes: of a request's body.
+        max_connections: held at once; where there are more, the oldest one without a request that is worked on makes
+            room. At most half of the files that this process may open (``ulimit -n``).
         max_concurrent: requests worked on at once; each hands the engine every window that its strategy has ready.
         max_waiting: requests that may wait for that; another one is answered 429.
         timeout_seconds: from a request's arrival to its answer, waiting included; then it is answered 504.
-        body_seconds: in which a request's body must have arrived.
+        header_seconds: in which a request's headers must have arrived, on a new connection and between two requests.
+        body_seconds: in which a request's body must have arrived; where as many bodies are on their way as requests may
+            be under way or waiting, the oldest is given up before.
         shutdown_seconds: that requests under way are given when the server is asked to stop.
+        origins: of web pages that may use this server, ``https://app.example.org`` say; browsers let them, and
+            every other page is refused.
         store: a SQLite file of the model's answers, so that an equal window is never paid for twice; ``null`` for none.
     """
 
@@ -45,17 +54,23 @@ class Serving:
     max_documents: Positive = 1000
     max_characters: Positive = 4_000_000
     max_bytes: Positive = 16_000_000
+    max_connections: Positive = 512
     max_concurrent: Positive = 32
     max_waiting: Annotated[int, Ge(0)] = 128
     timeout_seconds: Seconds = 600.0
+    header_seconds: Seconds = 10.0
     body_seconds: Seconds = 30.0
     shutdown_seconds: Annotated[int, Ge(0)] = 10
+    origins: tuple[str, ...] = ()
     store: str | None = None
 
     def __post_init__(self) -> None:
         if not self.host:
             raise ValueError("host must not be empty: 127.0.0.1 for this machine alone, 0.0.0.0 for the network")
         check_variable("key_variable", self.key_variable)
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"origins: {origin!r} is no origin; write scheme://host or scheme://host:port")
         check_fields(self)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -11,8 +12,9 @@ from rearank.serving.limits import Serving
 from rearank.types import Passage
 
 _KNOWN = frozenset(
-    ("query", "documents", "top_n", "return_documents", "return_reasoning", "model", "rank_fields", "priority")
+    ("query", "documents", "top_n", "top_k", "return_documents", "return_reasoning", "model", "rank_fields", "priority")
 )
+_MOST_WARNINGS = 10
 
 
 class RequestError(Exception):
@@ -64,6 +66,9 @@ def parse_request(body: bytes, settings: Serving, models: frozenset[str]) -> Rer
             413, f"documents: {len(documents)} are more than the {settings.max_documents} served at once"
         )
     names = _rank_fields(fields.get("rank_fields"))
+    return_documents = _flag(fields, "return_documents")
+    if return_documents:
+        _check_depth(documents)
     passages = tuple(_passage(document, index, names) for index, document in enumerate(documents))
     characters = len(query) + sum(len(passage.text) + len(passage.title) for passage in passages)
     if characters > settings.max_characters:
@@ -71,21 +76,20 @@ def parse_request(body: bytes, settings: Serving, models: frozenset[str]) -> Rer
             413,
             f"query and documents: {characters} characters are more than the {settings.max_characters} served at once",
         )
-    unused = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
     return RerankRequest(
         query,
         tuple(documents),
         passages,
-        _top_n(fields.get("top_n")),
-        _flag(fields, "return_documents"),
+        _results(fields),
+        return_documents,
         _flag(fields, "return_reasoning"),
-        tuple(f"{_shown(name)} means nothing to this server and was not used" for name in unused),
+        _unused(fields),
     )
 
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(body.decode(), parse_constant=_refuse_constant)
+        fields = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers or nesting without end
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RequestError(400, f"the body is no JSON: {reason}") from None
@@ -96,6 +100,25 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(digits: str) -> float:
+    """A number as JSON writes it; what is beyond a float's range could not be sent back."""
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{_shown(digits)} is beyond the range of numbers here")
+    return number
+
+
+def _check_depth(documents: list[Any]) -> None:
+    """Raise ``RequestError`` for documents that could be read but not be written again, some levels further down."""
+    nested: Any = documents
+    for _ in range(50):
+        nested = [nested]
+    try:
+        json.dumps(nested)
+    except RecursionError:
+        raise RequestError(400, "documents: one is nested too deeply to be sent back") from None
 
 
 def _passage(document: Any, index: int, names: tuple[str, ...] | None) -> Passage:
@@ -120,15 +143,29 @@ def _rank_fields(value: Any) -> tuple[str, ...] | None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
         raise RequestError(422, "rank_fields: a list of at least one key of the documents is needed")
+    if len(set(value)) < len(value):
+        raise RequestError(422, "rank_fields: a key is named twice")
     return tuple(value)
 
 
-def _top_n(value: Any) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise RequestError(422, "top_n: a whole number of at least 1 is needed")
-    return value
+def _results(fields: Mapping[str, Any]) -> int | None:
+    """How many results are wanted: Cohere's and Jina's ``top_n``, others' ``top_k``."""
+    wanted = {name: fields[name] for name in ("top_n", "top_k") if fields.get(name) is not None}
+    for name, value in wanted.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise RequestError(422, f"{name}: a whole number of at least 1 is needed")
+    if len(set(wanted.values())) > 1:
+        raise RequestError(422, "top_n and top_k mean the same and differ: send one of them")
+    return next(iter(wanted.values()), None)
+
+
+def _unused(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The first keys that mean nothing here, and how many there are more: a caller decides how many that is."""
+    unused = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
+    lines = [f"{_shown(name)} means nothing to this server and was not used" for name in unused[:_MOST_WARNINGS]]
+    if len(unused) > _MOST_WARNINGS:
+        lines.append(f"{len(unused) - _MOST_WARNINGS} more keys mean nothing to this server and were not used")
+    return tuple(lines)
 
 
 def _flag(fields: Mapping[str, Any], name: str) -> bool:
@@ -138,6 +175,6 @@ def _flag(fields: Mapping[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: str) -> str:
     """Untrusted text in a message: short, and in ASCII."""
-    return ascii(value)[:80]
+    return ascii(value[:80])[:80]

@@ -12,7 +12,7 @@ from typing import Any
 from rearank.reranker import Reranker
 from rearank.serving.limits import Serving, ServingError
 
-_BACKLOG = 2048
+_BACKLOG = 2048  # while nobody accepts yet
 _LOOPBACK = ("127.", "::1", "localhost")
 _log = logging.getLogger(__name__)
 
@@ -54,25 +54,36 @@ def serve(reranker: Reranker, settings: Serving, place: socket.socket) -> None:
     """
     import uvicorn
 
-    from rearank.serving.app import create_app
-
     if settings.key is None and not settings.host.startswith(_LOOPBACK):
         _log.warning("anyone who reaches %s can use this server: set serve.key_variable", address_of(place))
-    config = uvicorn.Config(
-        create_app(reranker, settings),
-        loop="asyncio",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,  # a line a request is logged, without what was asked
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn_config(reranker, settings))
     with _stopped_by_signals(server):
         place.listen(_BACKLOG)  # from here on callers wait a moment instead of being refused
         print(f"serving {reranker.model.name} at {address_of(place)}/v1/rerank; Ctrl-C stops it", flush=True)
         server.run(sockets=[place])
+
+
+def uvicorn_config(reranker: Reranker, settings: Serving) -> Any:
+    """The application with everything that bounds its connections."""
+    import uvicorn
+
+    from rearank.serving.app import create_app
+    from rearank.serving.connections import bounded, most_connections
+
+    held, accepted = most_connections(settings.max_connections)
+    return uvicorn.Config(
+        create_app(reranker, settings),
+        loop="asyncio",
+        http=bounded(held, settings.header_seconds),
+        ws="none",
+        backlog=accepted,  # asyncio accepts as many in one go
+        lifespan="off",
+        log_config=None,
+        log_level="error",  # not a line for whatever is no HTTP
+        access_log=False,  # a line a request is logged, without what was asked
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
 
 
 @contextmanager

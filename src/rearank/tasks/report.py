@@ -63,7 +63,7 @@ def report_of_sweep(folder: Path, jobs: Sequence[Path]) -> None:
 
     def write() -> Path | None:
         config = OmegaConf.load(jobs[0] / ".hydra" / "config.yaml")
-        settings: Report = build(OmegaConf.select(config, "report"), "report")
+        settings: Report = build(OmegaConf.select(config, "report"), "report", stored=True)
         settings = replace(settings, title=settings.title or folder.name)
         cache = Path(str(OmegaConf.select(config, "paths.cache")))
         return make_report(folder, [(None, job) for job in jobs], settings, cache) if settings.write else None
@@ -259,7 +259,7 @@ def _judged(cache: Path, system: Evaluated) -> dict[str, JudgedCandidates]:
     """The candidates that ``system`` was given, with their grades."""
     if "benchmark" not in system.settings:
         raise ConfigError(f"{system.place / 'settings.json'} doesn't say which; evaluate again")
-    benchmark = build(system.settings["benchmark"], "benchmark")
+    benchmark = build(system.settings["benchmark"], "benchmark", stored=True)
     if hasattr(benchmark.retriever, "cache_dir"):  # where an index lies is no setting of a result
         benchmark = replace(benchmark, retriever=replace(benchmark.retriever, cache_dir=str(cache)))
     with progress(f"report: {benchmark.name}, first stage"):
@@ -271,7 +271,7 @@ def _replay(part: Queries, number: int, store_path: Path, full: frozenset[str]) 
     answers, settings = system.answers or {}, system.settings
     if not store_path.is_file():
         raise FileNotFoundError(f"{store_path} isn't there")
-    prompt, strategy = build(settings["prompt"], "prompt"), build(settings["strategy"], "strategy")
+    prompt, strategy = (build(settings[key], key, stored=True) for key in ("prompt", "strategy"))
     depth = int(settings["benchmark"]["depth"])
     work = [item.candidates.top(depth) for item in part.judged.values() if item.candidates.passages]
     samplings = [Sampling(**one) for one in answers["samplings"]]

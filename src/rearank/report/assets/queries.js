@@ -12,6 +12,11 @@ const ORDERS = {
   given: ["as in the collection", () => 0],
 };
 
+// An address is anyone's: one with a broken escape names no query, and the first is opened.
+function unescaped(text) {
+  try { return decodeURIComponent(text); } catch { return null; }
+}
+
 class Explorer {
   constructor(data) {
     this.data = data;
@@ -26,7 +31,7 @@ class Explorer {
     let waiting = 0;
     addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => this.showOverview(), 150); });
     const wanted = /^#q\/(\d+)\/(.*)$/.exec(location.hash);
-    this.open(wanted && data.benchmarks[wanted[1]] ? Number(wanted[1]) : 0, wanted ? decodeURIComponent(wanted[2]) : null);
+    this.open(wanted && data.benchmarks[wanted[1]] ? Number(wanted[1]) : 0, wanted ? unescaped(wanted[2]) : null);
   }
 
   // Benchmark `place`; its first query in view is opened, or the one with this id.
