@@ -1,15 +1,15 @@
 """Untrusted text -> the same words, without the power to be more than words.
 
-A passage, a title or a query must not produce a special token of the model, close a tag, or pose as an identifier. What
-could is replaced by a look-alike at its first character; all other text stays as it is. Characters are compared as a
-person or a tokenizer's normaliser sees them: invisible ones don't count, and full-width or circled forms are plain ones.
+A passage, a title or a query must not produce a special token of the model, close a tag, or pose as an identifier.
+What could is replaced by a look-alike at its first character; all other text stays as it is. Characters are compared as
+a person or a tokenizer's normaliser sees them: invisible ones don't count, full-width and circled forms are plain ones.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -49,6 +49,7 @@ _BRACKETED = re.compile(r"\[([^\[\]]*)\]")
 _INSTEAD = {"<": "‹", "＜": "‹", "◁": "‹", "[": "(", "{": "(", "|": "¦"}
 _LIST = re.compile(r"[,>;]")
 _DECORATION = " \t\r\n\"'`´“”‘’«»*_#.()"
+_ROUNDS = 10
 _LONGEST = 3
 """Digits of an identifier: ``[1995]`` names no passage."""
 
@@ -61,11 +62,25 @@ class Reserved:
     normalised: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Reserving:
+    """Stands for a tokenizer of which the added tokens alone are known."""
+
+    reserved: Reserved
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Sequence[str]] | None) -> Reserving | None:
+        """From the JSON of a ``Reserved``."""
+        if stored is None:
+            return None
+        return cls(Reserved(tuple(stored["exact"]), tuple(stored["normalised"])))
+
+
 def reserved_of(tokenizer: Any) -> Reserved | None:
     """What ``tokenizer`` makes special or added tokens of; ``None`` for an engine without one, or one that hides it.
 
-    A tokenizer may say it itself (``reserved``); those of ``transformers`` and ``tokenizers`` are asked for their lists.
-    White space, plain words and single characters that were added to a vocabulary aren't special: they stay as they are.
+    A tokenizer may say it itself (``reserved``); those of ``transformers`` and ``tokenizers`` have lists. White space
+    that was added to a vocabulary stays as it is, and so do plain words and single characters that aren't special.
     """
     if tokenizer is None or isinstance(said := getattr(tokenizer, "reserved", None), Reserved):
         return None if tokenizer is None else said
@@ -82,7 +97,8 @@ def _listed(tokenizer: Any) -> Reserved | None:
         added = tokenizer.get_added_tokens_decoder()
     if added is None:
         return None
-    exact, normalised = [], []
+    exact: list[str] = []
+    normalised: list[str] = []
     for token in added.values():
         text = token.content
         word = len(text) == 1 or text.replace(" ", "").isalnum()
@@ -97,8 +113,8 @@ def neutralise(
 ) -> str:
     """``text`` without the power to end a tag, open a chat turn or pose as an identifier; idempotent.
 
-    ``</answer>`` becomes ``‹/answer>``, ``[INST]`` ``(INST]``, ``[3]`` ``(3)``. A reader, and a model, still see the same
-    words.
+    ``</answer>`` becomes ``‹/answer>``, ``[INST]`` ``(INST]``, ``[3]`` ``(3)``. A reader, and a model, still see the
+    same words.
 
     Args:
         text: anything.
@@ -108,18 +124,35 @@ def neutralise(
     """
     text = _HIDDEN.sub(r"\1", text)
     tokens = _tokens(reserved) if reserved is not None else None
-    for _ in range(_ROUNDS):
-        before = text
-        if _SUSPECT.search(text) or (label is not None and label.search(text)):
+
+    def change(text: str) -> str:
+        if _SUSPECT.search(text) or label is not None:
             text = _defused(text, letters, label, guess=reserved is None)
-        if tokens is not None:
-            text = tokens(text)
+        return tokens(text) if tokens is not None else text
+
+    return _until_stable(text, change)
+
+
+def without_tokens(text: str, reserved: Reserved, wording: str) -> str:
+    """``text`` without the reserved tokens that ``wording`` lacks: a prompt whose other text is neutralised already."""
+    return _until_stable(text, _tokens(_beside(reserved, wording)))
+
+
+@lru_cache(maxsize=8)
+def _beside(reserved: Reserved, wording: str) -> Reserved:
+    exact, normalised = (
+        tuple(token for token in tokens if token.lower() not in wording.lower())
+        for tokens in (reserved.exact, reserved.normalised)
+    )
+    return Reserved(exact, normalised)
+
+
+def _until_stable(text: str, change: Callable[[str], str]) -> str:
+    for _ in range(_ROUNDS):
+        before, text = text, change(text)
         if text == before:
             return text
     return "".join(c for c in text if c.isalnum() or c.isspace())  # tokens that spell one another: words alone are left
-
-
-_ROUNDS = 10
 
 
 def _defused(text: str, letters: bool, label: re.Pattern[str] | None, *, guess: bool) -> str:
@@ -173,7 +206,9 @@ def _folded(character: str) -> str:
     kind = unicodedata.category(character)
     if kind[0] in "CM" or character in "\u115f\u1160\u2800\u3164\uffa0":  # fillers are letters by category
         return ""
-    plain = "".join(_BRACKETS.get(c, c) for c in unicodedata.normalize("NFKD", character) if unicodedata.category(c)[0] != "M")
+    plain = "".join(
+        _BRACKETS.get(c, c) for c in unicodedata.normalize("NFKD", character) if unicodedata.category(c)[0] != "M"
+    )
     if kind[0] == "N" and not plain.isascii() and (value := unicodedata.numeric(character)) == int(value):
         return str(int(value))
     return plain
@@ -204,7 +239,7 @@ def _any_of(tokens: Iterable[str], flags: int) -> re.Pattern[str] | None:
 
 
 def _apart(token: str, alone: str = "") -> str:
-    """A token as other text: by another first character, or by a space behind it; ``alone`` where it is all there is."""
+    """A token as other text: by another first character, or a space behind it; ``alone`` where it is all there is."""
     first = _INSTEAD.get(token[0])
     if first is not None:
         return first + token[1:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from string import ascii_uppercase
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -130,6 +130,13 @@ class _Form:
         if self.prefill != self.prefill.strip():
             # Templates take it away, and a space alone is no beginning that a tokenizer would make of the whole.
             raise ValueError(f"prefill must not begin or end with white space: {self.prefill!r}")
+
+    @property
+    def wording(self) -> str | None:
+        """The prompt's own words; ``None`` where texts are shown verbatim beside them."""
+        if not self.neutralise:
+            return None
+        return "\n".join(str(getattr(self, one.name)) for one in fields(self) if one.type in ("str", "str | None"))
 
     def _begun(self) -> tuple[Message, ...]:
         return (Message("assistant", self.prefill),) if self.prefill else ()

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from rearank.engines.base import EngineError, turns
 from rearank.engines.checkpoint import cannot_load, fingerprint, located
 from rearank.engines.model import Architecture
+from rearank.neutral import reserved_of
 from rearank.ranking import AbortRunError
 from rearank.types import Message, Sampling
 
@@ -24,7 +25,9 @@ _ANSWER_SHARE = 2  # a prompt is cut so that the answer keeps max_tokens, but ne
 _THINK = "<think>"
 _OPENED = re.compile(r"<think>\s*\Z")
 _CLOSED = re.compile(r"</think>\s*\Z")
+_LONGEST_CAUSE = 300
 _PROBE = (Message("user", "x"),)
+_CUT = " … "  # between what a cut leaves of a text, so that its halves never join to a token, a tag or an identifier
 
 
 class PrefillError(EngineError, AbortRunError):
@@ -73,7 +76,7 @@ class Chat:
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"the model's chat template refuses this prompt: {error}") from error
+            raise EngineError(f"the model's chat template refuses this prompt: {in_one_line(error)}") from error
 
     @property
     def switch(self) -> dict[str, bool]:
@@ -173,6 +176,8 @@ class SpareTokenizer:
         self._original = original
         self._copy: Any = None
         self._lock = threading.Lock()
+        self.reserved = reserved_of(original)
+        """What prompts neutralise in passages and queries."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The text's tokens."""
@@ -248,7 +253,7 @@ def load_chat(
         source=source,
         fingerprint=fingerprint(model, config),
         thinking=thinking,
-        opened=_opening(tokenizer, thinking),
+        opened=opening(tokenizer, thinking),
         sizes=_sizes(config, str(model)),
     )
 
@@ -272,8 +277,11 @@ def _has_switch(tokenizer: Any) -> bool:
         return True
 
 
-def _opening(tokenizer: Any, thinking: bool | None) -> str:
-    """The ``<think>`` at the very end of a rendered prompt, white space included; ``""`` where there is none."""
+def opening(tokenizer: Any, thinking: bool | None = None) -> str:
+    """The ``<think>`` at the very end of a rendered prompt, white space included; ``""`` where there is none.
+
+    Whoever reads an answer, engine or trainer, puts it in front: a reasoning that was cut would read as a reply.
+    """
     try:
         found = _OPENED.search(_rendered(tokenizer, _PROBE, thinking))
     except Exception:  # as above
@@ -305,8 +313,19 @@ def _context(tokenizer: Any, config: Any) -> int:
 
 
 def shorten(text: str, length: int) -> str:
-    """``text`` cut in its middle to ``length`` characters: a prompt says what it wants at its ends."""
+    """``text`` cut in its middle to ``length`` characters: a prompt says what it wants at its ends.
+
+    An ellipsis marks the cut, within the length. Where there is no room for it the end is cut off instead.
+    """
     if len(text) <= length:
         return text
-    tail = length // 2
-    return text[: length - tail] + text[len(text) - tail :]
+    left = length - len(_CUT)
+    if left < 2:
+        return text[:length]
+    tail = left // 2
+    return text[: left - tail] + _CUT + text[len(text) - tail :]
+
+
+def in_one_line(error: Exception) -> str:
+    """What an exception says, for a message that may quote a hostile text: no line breaks, and no more than a line."""
+    return " ".join(str(error).split())[:_LONGEST_CAUSE] or type(error).__name__

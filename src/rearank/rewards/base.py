@@ -200,7 +200,7 @@ class Reward(RewardFunction):
     def format_scores(self, parsed: ParsedRanking) -> tuple[float, float]:
         """(tags, list): the paper's two format rewards.
 
-        Tags: a finished reasoning in ``<think>`` and a finished answer. List: a *complete* permutation written ``[3] > [1] > ...``;
+        Tags: a finished ``<think>`` and a finished answer. List: a *complete* permutation written ``[3] > [1] > ...``;
         the paper asks for the form only, which would pay for an answer of ``[1]`` alone.
         """
         tags = 1.0 if not self.tags or (parsed.tagged and parsed.answer is not None) else 0.0

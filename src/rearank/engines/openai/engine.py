@@ -20,7 +20,7 @@ from rearank.engines.checkpoint import fingerprint, known_as
 from rearank.engines.home import EngineAtHome
 from rearank.engines.openai.budget import Budget, BudgetError, Usage
 from rearank.engines.openai.overflow import Request, fitted
-from rearank.engines.openai.replies import Reply, is_served_as, read_reply
+from rearank.engines.openai.replies import Reply, is_served_as, read_reply, whole_text
 from rearank.engines.openai.retries import Backoff, Kind, Trouble
 from rearank.engines.openai.server import Server
 from rearank.engines.openai.settings import OpenAISettings
@@ -130,7 +130,7 @@ class OpenAIEngine(EngineAtHome):
             self.truncated += request.shortened
             usage = reply.usage or Usage()
             return Completion(
-                text=prefill + reply.text,  # a server says what it added
+                text=whole_text(reply, prefill),  # a server says what it added
                 prompt_tokens=usage.prompt,
                 completion_tokens=usage.completion,
                 finish=reply.finish,

@@ -13,6 +13,7 @@ from rearank.data import JudgedCandidates
 from rearank.data.benchmark import Benchmark
 from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingEngine
 from rearank.engines.session import Session
+from rearank.neutral import reserved_of
 from rearank.progress import progress
 from rearank.ranking import Failure
 from rearank.reranker.setup import Parts
@@ -90,12 +91,14 @@ class Measuring:
         with progress(f"{benchmark.name}: loading {system.label}"):
             engine = node.create(system.model, revision=system.revision, judgements=qrels, thinking=model.thinking)
         recording = RecordingEngine(engine, self.store)
+        reserved = reserved_of(getattr(engine, "tokenizer", None))
         # With these an answer is found again in the store, without a model: task=report shows every window so.
         write_json(
             place / ENGINE,
             {
                 **{"model": system.model, "revision": system.revision, "identity": dict(recording.identity)},
                 "samplings": [asdict(sampling) for sampling in system.samplings],
+                "reserved": asdict(reserved) if reserved is not None else None,
             },
         )
         work = [item.candidates.top(benchmark.depth) for item in judged if item.candidates.passages]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rearank.algorithms import PolicyGradient
+from rearank.engines.chat import opening
 from rearank.training.base import ROLLOUT_COLUMNS, TrainingJob, TrainingResult, check_enough, check_reward, rollout_line
 from rearank.training.local import complete_checkpoint, device_settings, lora_config, memory_used, step_of
 from rearank.training.rows import TrainingRow, chats
@@ -51,7 +52,7 @@ class TrlTrainer(TrlSettings):
 
             check_enough(algorithm, rows)
             steps = algorithm.total_steps(len(rows)) * algorithm.updates
-            reward = PaidBy(job.reward, rows)
+            reward = PaidBy(job.reward, rows, opening(tokenizer))
             last = complete_checkpoint(job.folder / "checkpoints")
             epochs = step_of(last) // (len(rows) // algorithm.prompts_per_step * algorithm.updates) if last else 0
             trainer = PolicyTrainer(

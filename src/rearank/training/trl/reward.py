@@ -17,13 +17,14 @@ class PaidBy:
 
     __name__ = "rearank"
 
-    def __init__(self, reward: RewardFunction, rows: Sequence[TrainingRow]) -> None:
-        self._reward, self._rows = reward, rows
+    def __init__(self, reward: RewardFunction, rows: Sequence[TrainingRow], opened: str = "") -> None:
+        """``opened``: the ``<think>`` with which the chat template begins each answer (``engines.chat.opening``)."""
+        self._reward, self._rows, self._opened = reward, rows, opened
         self.scored: list[tuple[TrainingRow, str, RewardBreakdown]] = []
 
     def __call__(self, *, completions: Sequence[Any], row: Sequence[int], log_metric: Any, **_: Any) -> list[float]:
         rows = [self._rows[number] for number in row]
-        texts = [completion[0]["content"] for completion in completions]
+        texts = [self._opened + completion[0]["content"] for completion in completions]
         began = time.perf_counter()
         answers = [(text, one.judged) for text, one in zip(texts, rows, strict=True)]
         breakdowns = score_groups(self._reward, answers, row)

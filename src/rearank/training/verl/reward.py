@@ -27,6 +27,7 @@ def compute_score(
     ground_truth: Mapping[str, Any],
     extra_info: Mapping[str, Any],
     reward: str,
+    opened: str = "",
     **_: Any,
 ) -> dict[str, Any]:
     """Score one answer.
@@ -37,12 +38,13 @@ def compute_score(
         ground_truth: the row's ``reward_model.ground_truth``.
         extra_info: the row's.
         reward: the reward's config node as JSON.
+        opened: the ``<think>`` with which the chat template begins each answer.
 
     Returns:
         ``score`` (the total), then the breakdown under its own names, ``status`` as a string, and ``seconds``.
     """
     began = time.perf_counter()
-    scores = scores_of(reward_of(reward)(solution_str, judged_window(ground_truth, extra_info)))
+    scores = scores_of(reward_of(reward)(opened + solution_str, judged_window(ground_truth, extra_info)))
     return {**scores, "seconds": time.perf_counter() - began}
 
 
