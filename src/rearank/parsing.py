@@ -272,38 +272,46 @@ def _as_numbers(labels: Iterable[str]) -> list[str]:
 def _bracketed(answer: str, several: re.Pattern[str], one: re.Pattern[str], size: int) -> Sequence[str]:
     """The order by the labels in bracket pairs that hold nothing else.
 
-    A chain by ``>`` says what the order is, and prose around it doesn't. Without one, labels count in the order of
-    their first mention, unless a list among them names as many.
+    Where no word stands around them, all count, in the order of their first mention. Else a chain by ``>`` says what
+    the order is, or a list that names as many as all of the text does.
     """
     every: list[str] = []
     chains: list[list[str]] = []
     lists: list[list[str]] = []
-    end, chained = 0, False
+    end, chained, prose = 0, False, False
     for bracket in _BRACKETS.finditer(answer):
         inner = bracket.group(1)
         if not several.fullmatch(inner):
             continue
         labels = _as_numbers(one.findall(inner))
-        between = _REMARK.sub("", answer[end : bracket.start()]).strip("*_` \t\r\n")
-        follows = bool(every) and between.endswith(_MORE) and "\n" not in between
+        between = _REMARK.sub("", answer[end : bracket.start()])
+        words, line = _has_words(between), "\n" in between.strip()
+        follows = bool(every) and not line and between.rstrip("*_` \t\r\n").endswith(_MORE)
         if follows and not chained:
             chains.append(lists[-1][-1:])
-        if follows or (chained and between in (",", "，")):
+        if follows or (chained and not between.strip(" \t*_`,，")):
             chains[-1] += labels
             chained = True
         else:
             chained = any(sign in inner for sign in _MORE)
             chains += [list(labels)] if chained else []
-        if every and not any(map(str.isalnum, between)):
+        if every and not words:
             lists[-1] += labels
         else:
             lists.append(list(labels))
+        prose = prose or words
         every += labels
         end = bracket.end()
+    if not (prose or _has_words(answer[end:])):
+        return every
     chain, listing = _longest(chains, size), _longest(lists, size)
     if _valid(chain, size):
         return chain
     return listing if _valid(listing, size) == _valid(every, size) else every
+
+
+def _has_words(text: str) -> bool:
+    return any(map(str.isalnum, text))
 
 
 def _longest(chains: Sequence[Sequence[str]], size: int) -> Sequence[str]:
