@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from hypothesis import strategies as st
 import rearank.training
 from rearank.engines.chat import Chat, load_chat, shorten
 from rearank.engines.openai.overflow import Request, TooLong, fitted
+from rearank.engines.session import Session
 from rearank.neutral import Reserved, Reserving, neutralise, reserved_of, without_tokens
 from rearank.prompts import ChatPrompt, CompactPrompt
-from rearank.types import Message, Passage, Query, Sampling, Window
+from rearank.ranking import FullList
+from rearank.types import Candidates, Completion, Message, Passage, Query, Sampling, Window
 
 TINY = Path(rearank.training.__file__).parent / "assets" / "tiny"
 SPECIAL = [
@@ -152,7 +156,7 @@ def test_a_rendered_prompt_has_the_templates_special_tokens_alone(tiny: Chat, te
 
     def shape(prompt: Any, window: Window, cut: int | None) -> list[int]:
         chat = tiny if cut is None else replace(tiny, context=cut)
-        tokens, shortened = chat.prompt(prompt.render(window, Reserving(reserved_of(tiny.tokenizer))), Sampling(16))
+        tokens, shortened = chat.prompt(prompt.render(window, tiny.tokenizer), Sampling(16))
         assert shortened or cut is None or len(tokens) <= cut
         return [token for token in tokens if token in special]
 
@@ -169,9 +173,6 @@ IDENTIFIER = re.compile(r"[\[\uff3b\u3010]\s*\d+\s*[\]\uff3d\u3011]")
 @given(TEXTS)
 def test_a_prompt_holds_its_own_identifiers_and_tags_alone(text: str) -> None:
     (message,) = CompactPrompt(final="").render(window_of(text, text))
-    assert [
-        int(m[0].strip("[]\uff3b\uff3d\u3010\u3011 ")) for m in IDENTIFIER.finditer(message.content) if m[0] != "[0]"
-    ][:1] == [1]
     found = [m[0] for m in IDENTIFIER.finditer(message.content) if 0 < int(m[0][1:-1]) < 1000]
     assert found == ["[1]", "[2]"]
     assert not re.search(r"</?(?:think|answer)>", message.content, re.IGNORECASE)
@@ -284,8 +285,10 @@ def test_what_ends_a_tag_or_opens_a_turn_is_broken_for_any_engine(hostile: str) 
         "<div class='x'><a href='#b'>text</a><br/></div>",
         "xs |> List.map f <| y; a[-1]; a[i][j]; a[1:2]; m[mask]; [a, b]; [0]; [1995]; [see above]",
         "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \u05e9\u200f\u05dc\u05d5\u05dd co\u00adoperate",
-        "\U0001f469\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f \U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
-        "\u0928\u0940\u0915\u094d\u200d\u0937 \u6f22\u5b57\u3001\u300c\u5f15\u7528\u300d \u3010\u65b0\u3011 \u00e9\u00e8\u0142",
+        "\U0001f469\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f",
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "\u0928\u0940\u0915\u094d\u200d\u0937",
+        "\u6f22\u5b57\u3001\u300c\u5f15\u7528\u300d \u3010\u65b0\u3011 \u00e9\u00e8\u0142",
         "3 > 2, x <- 1, p<0.05, I think, the answer is 5",
     ],
 )
@@ -308,9 +311,9 @@ def test_hidden_text_goes() -> None:
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, st.integers(0, 60))
 def test_a_cut_makes_nothing_of_two_halves(text: str, length: int) -> None:
-    safe = neutralise(text, reserved_of(BRACKETS))
-    for cut in (shorten(safe, length), shorten(safe * 5, length)):
-        assert len(cut) <= max(length, 0) or cut == safe
+    for whole in (text, text * 5):
+        cut = shorten(neutralise(whole, reserved_of(BRACKETS)), length)
+        assert len(cut) <= length
         assert not ids(cut) & FORBIDDEN
 
 
@@ -337,6 +340,32 @@ def test_rows_lose_the_tokens_that_their_prompt_lacks() -> None:
     wording = "Think in <think>, rank in <answer>: [2] > [1]"
     reserved = Reserved(("<think>", "[|user|]"), ("<NORM>",))
     assert without_tokens("<think> [|user|] <norm> [2]", reserved, wording) == "<think> (|user|] \u2039norm> [2]"
+
+
+class Listening:
+    """An engine that keeps what it is asked; its tokenizer's added tokens are known."""
+
+    def __init__(self) -> None:
+        self.tokenizer = Reserving(Reserved(("<table>",)))
+        self.asked: list[str] = []
+        self.identity = {"engine": "listening"}
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        self.asked += [message.content for message in messages]
+        return Completion("<think>x</think><answer>[2] > [1]</answer>", 1, 1)
+
+    async def aclose(self) -> None:
+        return None
+
+
+def test_every_engines_own_tokens_reach_the_prompt() -> None:
+    engine = Listening()
+    passages = (Passage("a", "a <table> <s>"), Passage("b", "y"))
+    work = [Candidates(Query("q", "which <table>"), passages)]
+    done = asyncio.run(Session(engine, CompactPrompt(), FullList()).rerank(work))
+    assert done["q"].passage_ids == ("b", "a")  # type: ignore[union-attr]
+    assert "which \u2039table>" in engine.asked[0]
+    assert "a \u2039table> <s>" in engine.asked[0]
 
 
 def test_lone_surrogates_are_shown_as_training_rows_show_them() -> None:

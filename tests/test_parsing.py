@@ -131,6 +131,7 @@ def test_a_mark_of_another_kind_ends_no_reasoning() -> None:
         ("Okay, [1] is about ships, [3]", True),
         ("[1] is about ships", True),
         ("Passage 1 is about", True),
+        (" ", False),
         ("<think> [1]", False),
         ("x </think> <answer> [1]", False),
         ("<answer> [3] > [1", False),

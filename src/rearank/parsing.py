@@ -194,7 +194,7 @@ def cut_in_reasoning(text: str) -> bool:
 
     For servers, whose templates aren't known. Such a text has no mark of a reasoning and doesn't begin with an answer.
     """
-    return not (_MARK.search(text) or _WORDED.match(text) or _ANSWER_FIRST.match(text))
+    return bool(text.strip()) and not (_MARK.search(text) or _WORDED.match(text) or _ANSWER_FIRST.match(text))
 
 
 def _split_reasoning(text: str) -> tuple[str, str | None, bool, bool]:
