@@ -11,10 +11,11 @@ import random
 import site
 import sysconfig
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from common import Result, seconds
+from common import Result, in_turns
 
 from rearank.neutral import neutralise
 from rearank.parsing import parse_ranking
@@ -39,9 +40,8 @@ def run() -> list[Result]:
             what = f"{kind}: changed of {len(shown):,} passages"
             found.append(Result("neutralised", what, 100 * share, "%", f"at most {most:.0%}", share <= most))
     for piece in HOSTILE:
-        once, twice = (
-            seconds(lambda text=piece * (n // len(piece)): parse_ranking(text, 20))[0] for n in (10**6, 2 * 10**6)
-        )
+        texts = [piece * (size // len(piece)) for size in (10**6, 2 * 10**6)]
+        once, twice = in_turns(*(partial(parse_ranking, text, 20) for text in texts))
         found.append(
             Result("parsing", f"{piece!r} to 2 MB: time of 1 MB's", twice / once, "x", "below 3", twice < 3 * once)
         )
