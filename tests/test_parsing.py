@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rearank.parsing import ParseStatus, cut_in_reasoning, parse_ranking, parse_yes_no
+from rearank.parsing import ParseStatus, cut_in_reasoning, opened_at_end, parse_ranking, parse_yes_no
 
 
 def order(text: str, size: int = 3, *, tags: bool = True) -> tuple[tuple[int, ...], str]:
@@ -116,6 +116,21 @@ def test_no_models_reasoning_is_read_as_the_order(reasoning: str) -> None:
     opening = reasoning.partition("{}")[0]
     if opening and not opening.startswith("Here"):
         assert order(f"{opening}The format is <answer>[3] > [2] > [1]</answer>. So") == ((0, 1, 2), "unclosed_think")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opened"),
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>\n"),
+        ("[/INST][THINK]", "[THINK]"),
+        ("<|START_THINKING|> ", "<|START_THINKING|> "),
+        ("assistant\n<think>\n\n</think>\n\n", ""),
+        ("use <think> tags\nassistant\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_reasoning_that_a_prompt_opens(prompt: str, opened: str) -> None:
+    assert opened_at_end(prompt) == opened
 
 
 def test_a_mark_of_another_kind_ends_no_reasoning() -> None:

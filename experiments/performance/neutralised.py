@@ -41,7 +41,7 @@ def run() -> list[Result]:
             found.append(Result("neutralised", what, 100 * share, "%", f"at most {most:.0%}", share <= most))
     for piece in HOSTILE:
         texts = [piece * (size // len(piece)) for size in (10**6, 2 * 10**6)]
-        once, twice = in_turns(*(partial(parse_ranking, text, 20) for text in texts))
+        once, twice = in_turns(*(partial(parse_ranking, text, 20, tags=False) for text in texts))
         found.append(
             Result("parsing", f"{piece!r} to 2 MB: time of 1 MB's", twice / once, "x", "below 3", twice < 3 * once)
         )

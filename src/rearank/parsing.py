@@ -15,9 +15,8 @@ from enum import StrEnum
 
 from rearank.types import Permutation
 
-# How models mark their reasoning: <think>, <thinking>, [THINK], ◁think▷, <seed:think>, <|begin_of_thought|>,
-# <|START_THINKING|>; and marks of no such form: gpt-oss', Apertus', MedGemma's, Gemma's. One charset comes first, which
-# makes the search three times as fast.
+# How models mark their reasoning: <think>, [THINK], ◁think▷, <seed:think>, <|begin_of_thought|>, <|START_THINKING|>; in
+# no such form gpt-oss, Apertus, MedGemma, Gemma. One charset comes first, which makes the search ten times as fast.
 _MARK = re.compile(
     r"(?P<left>[<\[◁])(?:[|｜]?(?P<close>/|end_(?:of_)?)?(?:(?:begin|start)_(?:of_)?|\w{1,20}[:_])?"
     r"(?P<word>think(?:ing)?|thoughts?|reason(?:ing)?|analysis|scratchpad|reflection)[|｜]?[>\]▷]"
@@ -59,6 +58,7 @@ _ANSWER_FIRST = re.compile(
     r"[\"']?[\]］】]?\s*+(?:[>＞,，.\[]|\d++[.)]|\Z)|(?:passage|document|text)\s++\w{1,9}\W*+\Z|(?:yes|no)(?!\w))",
     re.IGNORECASE,
 )
+_LONGEST_MARK = 100  # characters, with the line breaks behind it
 _LONGEST_NUMBER = 9  # digits; longer ones are out of any window's range, and int() refuses thousands of digits
 
 
@@ -189,6 +189,18 @@ def _yes_or_no(answer: str) -> bool | None:
     return found.pop() if len(found) == 1 else None
 
 
+def is_mark(text: str) -> bool:
+    """Whether ``text`` is a reasoning's opening or closing mark, and nothing else."""
+    return _MARK.fullmatch(text) is not None
+
+
+def opened_at_end(text: str) -> str:
+    """The opening mark of a reasoning that ends ``text``, white space included; ``""`` where there is none."""
+    end = text[-_LONGEST_MARK:]
+    last = [mark for mark in _MARK.finditer(end) if not end[mark.end() :].strip()]
+    return end[last[0].start() :] if last and not (last[0]["close"] or last[0]["closes"]) else ""
+
+
 def cut_in_reasoning(text: str) -> bool:
     """Whether a text that the token limit cut is a reasoning that a chat template opened out of sight.
 
@@ -285,7 +297,7 @@ def _bracketed(answer: str, several: re.Pattern[str], one: re.Pattern[str], size
             continue
         labels = _as_numbers(one.findall(inner))
         between = _REMARK.sub("", answer[end : bracket.start()])
-        words, line = _has_words(between), "\n" in between.strip()
+        words, line = any(map(str.isalnum, between)), "\n" in between.strip()
         follows = bool(every) and not line and between.rstrip("*_` \t\r\n").endswith(_MORE)
         if follows and not chained:
             chains.append(lists[-1][-1:])
@@ -302,16 +314,12 @@ def _bracketed(answer: str, several: re.Pattern[str], one: re.Pattern[str], size
         prose = prose or words
         every += labels
         end = bracket.end()
-    if not (prose or _has_words(answer[end:])):
+    if not (prose or any(map(str.isalnum, answer[end:]))):
         return every
     chain, listing = _longest(chains, size), _longest(lists, size)
     if _valid(chain, size):
         return chain
     return listing if _valid(listing, size) == _valid(every, size) else every
-
-
-def _has_words(text: str) -> bool:
-    return any(map(str.isalnum, text))
 
 
 def _longest(chains: Sequence[Sequence[str]], size: int) -> Sequence[str]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rearank.engines.chat import opening
+from rearank.engines.chat import decoded, opening
 from rearank.progress import Progress, progress
 from rearank.tracking import read_jsonl
 from rearank.training.base import (
@@ -262,7 +262,7 @@ def greedy(
             answer_ids = ids[:, inputs["input_ids"].shape[1] :]
             for i, tokens in zip(chosen, answer_ids.tolist(), strict=True):
                 ended = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
-                answers[i] = (opened + tokenizer.decode(tokens[:ended], skip_special_tokens=True), ended)
+                answers[i] = (opened + decoded(tokenizer, tokens[:ended]), ended)
             on_batch(len(answers))
     finally:
         model.train(was_training)

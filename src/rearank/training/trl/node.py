@@ -52,7 +52,7 @@ class TrlTrainer(TrlSettings):
 
             check_enough(algorithm, rows)
             steps = algorithm.total_steps(len(rows)) * algorithm.updates
-            reward = PaidBy(job.reward, rows, opening(tokenizer))
+            reward = PaidBy(job.reward, rows, opening(tokenizer), tokenizer)
             last = complete_checkpoint(job.folder / "checkpoints")
             epochs = step_of(last) // (len(rows) // algorithm.prompts_per_step * algorithm.updates) if last else 0
             trainer = PolicyTrainer(

@@ -12,7 +12,7 @@ import torch
 import transfer_queue as tq
 from verl.utils.tensordict_utils import get_tensordict
 
-from rearank.engines.chat import opening
+from rearank.engines.chat import decoded, opening
 from rearank.parsing import ParseStatus
 from rearank.rewards import RewardBreakdown, RewardFunction, score_groups
 from rearank.tracking.names import rollout_name
@@ -109,7 +109,7 @@ def answers_of(batch: Any) -> list[SampledAnswer]:
 
 def text_of(answer: SampledAnswer, tokenizer: Any) -> str:
     """What is read of an answer: the ``<think>`` that the chat template opened for it, and its own text."""
-    return opening(tokenizer) + str(tokenizer.decode(answer.tokens, skip_special_tokens=True))
+    return opening(tokenizer) + decoded(tokenizer, answer.tokens.tolist())
 
 
 def score_together(batch: Any, reward: RewardFunction, rows: Mapping[int, TrainingRow], tokenizer: Any) -> None:
