@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -60,6 +60,9 @@ class Reserved:
 
     exact: tuple[str, ...] = ()
     normalised: tuple[str, ...] = ()
+
+    def __hash__(self) -> int:
+        return hash((len(self.exact), self.exact[:1], self.normalised[:1]))  # it is a key of each passage's cache
 
 
 @dataclass(frozen=True)
@@ -217,25 +220,51 @@ def _folded(character: str) -> str:
 @lru_cache(maxsize=8)
 def _tokens(reserved: Reserved) -> Callable[[str], str]:
     """A function that breaks each of the reserved tokens in a text."""
-    exact = _any_of(reserved.exact, 0)
     spaced = (token.replace("▁", " ") for token in reserved.normalised)
-    folded = _any_of((_view(token)[0] for token in (*reserved.normalised, *spaced)), re.IGNORECASE)
+    exact = _finder(reserved.exact)
+    folded = _finder(_lower(_view(token)[0]) for token in (*reserved.normalised, *spaced))
 
     def defuse(text: str) -> str:
-        if exact is not None:
-            text = exact.sub(lambda match: _apart(match[0]), text)
-        if folded is None:
+        parts, rest = [], 0
+        for start, end in exact(text):
+            parts += [text[rest:start], _apart(text[start:end])]
+            rest = end
+        text = "".join([*parts, text[rest:]])
+        if not reserved.normalised:
             return text
         view, places = _view(text)
-        starts = {places[match.start()] for match in folded.finditer(view)}
+        starts = {places[start] for start, _ in folded(_lower(view))}
         return "".join(_apart(c, c) if place in starts else c for place, c in enumerate(text)) if starts else text
 
     return defuse
 
 
-def _any_of(tokens: Iterable[str], flags: int) -> re.Pattern[str] | None:
-    longest_first = sorted({token for token in tokens if token.strip()}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)), flags) if longest_first else None
+def _lower(view: str) -> str:
+    return "".join(low if len(low := c.lower()) == 1 else c for c in view)
+
+
+def _finder(tokens: Iterable[str]) -> Callable[[str], Iterator[tuple[int, int]]]:
+    """A function that finds where tokens lie, the longest at each place; some tokenizers have thousands."""
+    known = {token for token in tokens if token.strip()}
+    lengths: dict[str, list[int]] = {}
+    for token in sorted(known, key=len, reverse=True):
+        if len(token) not in (some := lengths.setdefault(token[0], [])):
+            some.append(len(token))
+    first = re.compile(f"[{''.join(map(re.escape, lengths))}]" if known else r"(?!)")
+
+    def find(text: str) -> Iterator[tuple[int, int]]:
+        end = 0
+        for match in first.finditer(text):
+            start = match.start()
+            if start < end:
+                continue
+            for length in lengths[match[0]]:
+                if text[start : start + length] in known:
+                    end = start + length
+                    yield start, end
+                    break
+
+    return find
 
 
 def _apart(token: str, alone: str = "") -> str:
