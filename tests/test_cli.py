@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ from rearank.choices import CONF, choose
 from rearank.cli import explain, guarded
 from rearank.config import ConfigError
 from tests.end_to_end.pipeline import ROOT, environment
+
+TINY = ROOT / "src/rearank/training/assets/tiny"
 
 
 def value(argument: str, *before: str) -> Any:
@@ -206,8 +209,9 @@ def test_what_a_user_writes_wrong_is_one_line(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
         assert done.stderr.startswith(said)
         assert "s3cret" not in done.stderr + done.stdout
-    assert run(*common, "model.path=a/b=c", "name=测试").returncode == 0
-    assert "path: a/b=c" in (tmp_path / "测试" / ".hydra" / "config.yaml").read_text()
+    model = shutil.copytree(TINY, tmp_path / "epoch=3-step=100")
+    assert run(*common, f"model.path={model}", "name=测试").returncode == 0
+    assert f"path: {model}" in (tmp_path / "测试" / ".hydra" / "config.yaml").read_text()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "s3cret" in path.read_text(errors="replace")]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rearank.parsing import ParseStatus, parse_ranking, parse_yes_no
+from rearank.parsing import ParseStatus, cut_in_reasoning, opened_at_end, parse_ranking, parse_yes_no
 
 
 def order(text: str, size: int = 3, *, tags: bool = True) -> tuple[tuple[int, ...], str]:
@@ -41,6 +44,27 @@ def order(text: str, size: int = 3, *, tags: bool = True) -> tuple[tuple[int, ..
         ("<think><answer>[3]</answer></think> done", (0, 1, 2), "no_answer_tag"),
         ("<answer>In 1995, 3 of 2 people</answer>", (0, 1, 2), "empty"),
         ("<answer>the order is 3 > 2 > 1.</answer>", (2, 1, 0), "ok"),
+        # Prose before, behind and around the order.
+        ("<answer>2 > 1 > 3 because their grades are 3 > 2 > 1</answer>", (1, 0, 2), "ok"),
+        ("<answer>2 > 1 > 3 because 5 > 3</answer>", (1, 0, 2), "ok"),
+        ("<answer>0.9 > 0.5, so 2 > 3 > 1</answer>", (1, 2, 0), "ok"),
+        ("<answer>In 2020 > 1999 terms: 2 > 1 > 3</answer>", (1, 0, 2), "ok"),
+        ("<answer>[1] is weak. Ranking: [2] > [1] > [3]</answer>", (1, 0, 2), "ok"),
+        ("<answer>[1] is off-topic, so [2] > [3]</answer>", (1, 2, 0), "partial"),
+        ("<answer>[2] > [1] > [3]\nPassage [2] says more than [3] > [1]</answer>", (1, 0, 2), "ok"),
+        ("<answer>Of [1], [2], [3]: [2] > [1] > [3]</answer>", (1, 0, 2), "ok"),
+        ("<answer>Of [1, 2, 3]: [2] > [1] > [3]</answer>", (1, 0, 2), "ok"),
+        ("<answer>[1] is weak. My list: [2], [1], [3]</answer>", (1, 0, 2), "ok"),
+        ("<answer>[3] (best) > [1] > [2]</answer>", (2, 0, 1), "ok"),
+        ("<answer>[3] because of x > [1] > [2]</answer>", (2, 0, 1), "ok"),
+        ("<answer>[3] > [1], [2]</answer>", (2, 0, 1), "ok"),
+        ("<answer>[3 > 1 > 2], as [1] is weak</answer>", (2, 0, 1), "ok"),
+        ("<answer>**[3]** → **[1]** → **[2]**</answer>", (2, 0, 1), "ok"),
+        ("<answer>1. [3]\n2. [1]\n3. [2]</answer>", (2, 0, 1), "ok"),
+        ("<answer>[3]: the best\n[1]: fair\n[2]: off-topic</answer>", (2, 0, 1), "ok"),
+        ("<answer>[3] is best, followed by [1], and [2]</answer>", (2, 0, 1), "ok"),
+        ("<answer>[3]: see [1], [2]\n[1]: fair\n[2]: poor</answer>", (2, 0, 1), "duplicates"),
+        ("<answer>[1] > [2], but then [9] > [8] > [7] > [3]</answer>", (0, 1, 2), "partial"),
     ],
 )
 def test_tagged(text: str, expected: tuple[int, ...], status: str) -> None:
@@ -57,6 +81,89 @@ def test_tagged(text: str, expected: tuple[int, ...], status: str) -> None:
 )
 def test_untagged(text: str, expected: tuple[int, ...], status: str) -> None:
     assert order(text, tags=False) == (expected, status)
+
+
+@pytest.mark.parametrize(
+    "reasoning",
+    [
+        "[THINK]{}[/THINK]",
+        "◁think▷{}◁/think▷",
+        "<thinking>{}</thinking>",
+        "<Thought>{}</Thought>",
+        "<reasoning>{}</reasoning>",
+        "<seed:think>{}</seed:think>",
+        "<longcat_think>{}</longcat_think>",
+        "<|begin_of_thought|>{}<|end_of_thought|>",
+        "<|START_THINKING|>{}<|END_THINKING|>",
+        "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>",
+        "<|inner_prefix|>{}<|inner_suffix|>",
+        "<unused94>thought\n{}<unused95>",
+        "analysisWe see {}assistantfinal",
+        "Here is my thought process: {}Here is my response: ",
+        "{}</think>",
+        "{}[/THINK]",
+        "<think>{} [/THINK] <thinking> </answer></think>",
+    ],
+)
+def test_no_models_reasoning_is_read_as_the_order(reasoning: str) -> None:
+    inside = "[1] is weak, [3] > [1] better"
+    for text, tags in ((f"{reasoning}[2] > [1] > [3]", False), (f"{reasoning}<answer>[2] > [1] > [3]</answer>", True)):
+        parsed = parse_ranking(text.format(inside), 3, tags=tags)
+        assert (parsed.permutation.order, parsed.status) == ((1, 0, 2), ParseStatus.OK)
+        assert parsed.think is not None
+        assert inside in parsed.think
+        assert parsed.tagged is ("</think>" in reasoning)
+    opening = reasoning.partition("{}")[0]
+    if opening and not opening.startswith("Here"):
+        assert order(f"{opening}The format is <answer>[3] > [2] > [1]</answer>. So") == ((0, 1, 2), "unclosed_think")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opened"),
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>\n"),
+        ("[/INST][THINK]", "[THINK]"),
+        ("<|START_THINKING|> ", "<|START_THINKING|> "),
+        ("assistant\n<think>\n\n</think>\n\n", ""),
+        ("use <think> tags\nassistant\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_reasoning_that_a_prompt_opens(prompt: str, opened: str) -> None:
+    assert opened_at_end(prompt) == opened
+
+
+def test_a_mark_of_another_kind_ends_no_reasoning() -> None:
+    assert order("[THINK]<think> [3] > [2] > [1] </think>", tags=False) == ((0, 1, 2), "unclosed_think")
+    assert order("[think] about it: [2] > [1] > [3]", tags=False) == ((0, 1, 2), "unclosed_think")
+    assert order("I think, and reason: [2] > [1] > [3]", tags=False) == ((1, 0, 2), "ok")
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("The format is <answer> [3] > [1] > [2] </answer>. Now passage [1] is about", True),
+        ("Okay, [1] is about ships, [3]", True),
+        ("[1] is about ships", True),
+        ("Passage 1 is about", True),
+        (" ", False),
+        ("<think> [1]", False),
+        ("x </think> <answer> [1]", False),
+        ("<answer> [3] > [1", False),
+        ("[3] > [1", False),
+        ("**Ranking**:\n[3] > [1", False),
+        ("3, 1, 2", False),
+        ('["3", "1"', False),
+        ("[3]\n[1]", False),
+        ("1. [3]\n2. [", False),
+        ("B", False),
+        ("Passage B", False),
+        ("Yes", False),
+        ("no, since", False),
+    ],
+)
+def test_a_cut_text_is_a_reasoning_unless_it_begins_with_an_answer(text: str, cut: bool) -> None:
+    assert cut_in_reasoning(text) is cut
 
 
 @pytest.mark.parametrize(
@@ -102,6 +209,8 @@ def test_the_best_alone(answer: str, expected: tuple[int, ...], status: str) -> 
         ("a passage like this", True, (0, 1), "empty"),
         ("A tie, I think", True, (0, 1), "empty"),
         ("[B] > [A]", False, (1, 0), "ok"),
+        ("[A] is weak: [B] > [A]", False, (1, 0), "ok"),
+        ("B > A, since C > D > E", False, (1, 0), "ok"),
         ("B > A", False, (1, 0), "ok"),
         ("[B]", False, (1, 0), "partial"),
         ("[1]", False, (0, 1), "empty"),
@@ -149,6 +258,10 @@ ALPHABET = st.sampled_from(
         "[2]",
         "[B]",
         "Passage A",
+        "[THINK]",
+        "</thinking>",
+        "◁think▷",
+        "because",
         "yes",
         "no",
         "[0]",
@@ -194,35 +307,76 @@ def test_round_trip(ids: list[int], reasoning: str) -> None:
     assert parsed.think == reasoning
 
 
-@settings(deadline=10_000)
-@given(
-    st.sampled_from(
-        [
-            "[",
-            "1 ",
-            "1>",
-            "<answer>",
-            "</answer>",
-            "<think>",
-            "9",
-            "[1",
-            " ",
-            "1 > ",
-            "A > ",
-            "no",
-            "yes ",
-            "Passage ",
-            "*",
-        ]
-    )
-)
-def test_long_hostile_text_is_read_in_linear_time(piece: str) -> None:
-    # Quadratic matching of these 300,000 characters would take minutes, far past the deadline.
-    text = piece * (300_000 // len(piece))
-    for best, letters in ((False, False), (True, False), (True, True)):
-        parsed = parse_ranking(text, 20, tags=False, best=best, letters=letters)
-        assert len(parsed.permutation) == 20
-    parse_yes_no(text, tags=False)
+PIECES = [
+    *("<think>", "</think>", "<think></think>", "[THINK]", "<thinking>x</thinking>", "<|", "<", "analysisA"),
+    *(
+        "<answer>",
+        "</answer>",
+        "<answer></answer>",
+        "[",
+        "[1",
+        "[1]",
+        "[1] > ",
+        "[1](",
+        "[1] x >",
+        "[1]\n1.",
+        "(",
+        "\n1.",
+    ),
+    *(
+        "1 ",
+        "1>",
+        "9",
+        "1 > ",
+        "1.",
+        " ",
+        "A > ",
+        "no",
+        "yes ",
+        "Passage ",
+        "*",
+        "<aaaaaaaaaaaaaaaaaaaa:",
+        "a:",
+        '"1",',
+    ),
+]
+
+
+def steps(text: str) -> int:
+    """What reading ``text`` costs: characters that are copied, and Python's own steps; it takes no clock."""
+    copied = 0
+
+    class Counting(str):
+        def __getitem__(self, part: Any) -> Counting:
+            nonlocal copied
+            found = str.__getitem__(self, part)
+            copied += len(found)
+            return Counting(found)
+
+    lines = 0
+
+    def count(*_: Any) -> Any:
+        nonlocal lines
+        lines += 1
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        for best, letters in ((False, False), (True, False), (True, True)):
+            for tags in (True, False):
+                assert len(parse_ranking(Counting(text), 20, tags=tags, best=best, letters=letters).permutation) == 20
+        parse_yes_no(Counting(text), tags=False)
+        cut_in_reasoning(Counting(text))
+    finally:
+        sys.settrace(before)
+    return copied + lines
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_the_work_grows_as_the_text_does(piece: str) -> None:
+    small, large = (steps(piece * (length // len(piece))) for length in (4_000, 16_000))
+    assert large < 5 * small + 2_000
 
 
 def test_negative_size_is_refused() -> None:

@@ -99,6 +99,12 @@ def test_format_terms() -> None:
     assert reward(answer([1, 1, 0]), window).format_list == 0
 
 
+def test_another_models_marks_earn_no_tags() -> None:
+    """The order behind them is read, and the form that the prompt asks for is paid for its own tags alone."""
+    got = NdcgReward()("[THINK]x[/THINK]<answer>[2] > [1]</answer>", judged((0, 1)))
+    assert (got.rank, got.format_tags, got.format_list) == (1, 0, 1)
+
+
 def test_multiview_is_gated_by_format() -> None:
     reward, window = MultiviewReward(), judged((0, 1, 2))
     assert reward(answer([2, 1, 0]), window).total == pytest.approx(1.3)

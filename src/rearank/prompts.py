@@ -1,14 +1,15 @@
 """A window -> chat messages. The wording lives in ``conf/prompt``; this file only fills it in, safely.
 
 Passages and queries are untrusted text. Unless ``neutralise`` is off (the released checkpoints' exact input), what
-could close a tag, open a chat turn or forge an identifier is replaced by look-alikes that no template or parser reads.
+could close a tag, open a chat turn or forge an identifier is replaced by look-alikes that no template or parser reads:
+see ``rearank.neutral``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from string import ascii_uppercase
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias, runtime_checkab
 from annotated_types import Ge
 
 from rearank.checks import check_fields
+from rearank.neutral import Reserved, neutralise, reserved_of
 from rearank.types import Message, Passage, Window
 
 Asks: TypeAlias = Literal["ranking", "best", "yes_no"]
@@ -25,35 +27,16 @@ Labels: TypeAlias = Literal["numbers", "letters"]
 WhiteSpace: TypeAlias = Literal["fold", "strip", "keep"]
 """Of passages: one space for each run, or as it is but for both ends, or as it is."""
 
-_TAG = re.compile(r"[<＜](?=[/|｜<＜!\w])")
-_TAG_END = re.compile(r"(?<=[|｜])[>＞]")
-_IDENTIFIER = re.compile(r"[\[［【]\s*([-−]?\d+)\s*[\]］】]")
 _PLAIN_IDENTIFIER = re.compile(r"\[(\d+)\]")
-_LETTER = re.compile(r"[\[［【]\s*([A-Za-z])\s*[\]］】]")
-_INSTRUCTION = re.compile(r"\[(?=\s*/?\s*(?:INST|SYS|SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS)\b)", re.IGNORECASE)
-# Zero-width and bidirectional marks hide text from a person's eye and split words for a tokenizer.
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
-# What neutralise looks for begins or ends with one of these; most passages hold none, and one search is enough.
-_SUSPECT = re.compile(r"[<＜>＞\[［【]|" + _INVISIBLE.pattern)
 _FIELD = re.compile(r"\{(\w+)\}")
-
-
-def neutralise(text: str) -> str:
-    """``text`` without the power to end a tag, open a chat turn or pose as an identifier; idempotent.
-
-    ``<`` before a tag name or ``|`` becomes ``‹``, ``[3]`` becomes ``(3)``, invisible marks go. A reader, and a model,
-    still see the same words.
-    """
-    if not _SUSPECT.search(text):
-        return text
-    text = _INVISIBLE.sub("", text)
-    text = _TAG_END.sub("›", _TAG.sub("‹", text))
-    return _INSTRUCTION.sub("(", _IDENTIFIER.sub(r"(\1)", text))
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """The two calls that truncation by tokens needs; Hugging Face tokenizers have both."""
+    """The two calls that truncation by tokens needs; Hugging Face tokenizers have both.
+
+    What a tokenizer makes special tokens of is neutralised in passages and queries (``rearank.neutral.reserved_of``).
+    """
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
@@ -100,9 +83,21 @@ def _parts(template: str) -> tuple[str, ...]:
 
 # An augmented query shows each of its passages in about ten windows; 4,096 are the passages of forty queries.
 @lru_cache(maxsize=4096)
-def _shown(passage: Passage, form: _Form) -> str:
-    text = form.cut(passage)
-    return neutralise(text) if form.neutralise else text
+def _shown(passage: Passage, form: _Form, reserved: Reserved | None) -> str:
+    return form.safe(form.cut(passage), reserved)
+
+
+@lru_cache(maxsize=64)
+def _label_pattern(template: str, letters: bool) -> re.Pattern[str] | None:
+    """The label as ``template`` writes it, if that isn't in square brackets: ``Passage B:``."""
+    line = next((line for line in template.split("\n") if "{i}" in line), "")
+    before, _, after = line.partition("{i}")
+    before, after = before.rpartition("}")[2].strip(), after.partition("{")[0].strip()
+    if not (before or after) or (before.endswith("[") and after.startswith("]")):
+        return None
+    label = r"[A-Z](?!\w)" if letters else r"\d++"
+    word = r"(?<!\w)" if before[:1].isalnum() else ""
+    return re.compile(rf"{word}{re.escape(before)}\s*+({label})\s*+{re.escape(after)}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -128,12 +123,20 @@ class _Form:
     ftfy: bool = False
     renumber: bool = False
     titled: str = "Title: {title} Content: {text}"
+    passage: str = "[{i}] {passage}"
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.prefill != self.prefill.strip():
             # Templates take it away, and a space alone is no beginning that a tokenizer would make of the whole.
             raise ValueError(f"prefill must not begin or end with white space: {self.prefill!r}")
+
+    @property
+    def wording(self) -> str | None:
+        """The prompt's own words; ``None`` where texts are shown verbatim beside them."""
+        if not self.neutralise:
+            return None
+        return "\n".join(str(getattr(self, one.name)) for one in fields(self) if one.type in ("str", "str | None"))
 
     def _begun(self) -> tuple[Message, ...]:
         return (Message("assistant", self.prefill),) if self.prefill else ()
@@ -149,27 +152,34 @@ class _Form:
             )
         return ascii_uppercase[: len(window)]
 
+    def safe(self, text: str, reserved: Reserved | None) -> str:
+        """``text`` as a prompt may hold it: neutralised where that is asked for."""
+        if not self.neutralise:
+            return text
+        letters = self.labels == "letters"
+        return neutralise(text, reserved, letters=letters, label=_label_pattern(self.passage, letters))
+
     def _passage(self, passage: Passage, tokenizer: Tokenizer | None) -> str:
-        text = self._renumbered(self._read(passage, tokenizer))
-        return _LETTER.sub(r"(\1)", text) if self.neutralise and self.labels == "letters" else text
+        return self._renumbered(self._read(passage, tokenizer))
 
     def _read(self, passage: Passage, tokenizer: Tokenizer | None) -> str:
+        reserved = reserved_of(tokenizer)
         if self.max_tokens is None:
-            return _shown(passage, self)
-        if tokenizer is None:
+            return _shown(passage, self, reserved)
+        if not isinstance(tokenizer, Tokenizer):
             raise ValueError("the prompt's max_tokens needs a tokenizer; use max_characters with this engine")
         text = self.cut(passage)
         tokens = tokenizer.encode(text, add_special_tokens=False)
         if len(tokens) > self.max_tokens:
             text = tokenizer.decode(tokens[: self.max_tokens])
         # Last, so that a cut can't bring a neutralised text back to life.
-        return neutralise(text) if self.neutralise else text
+        return self.safe(text, reserved)
 
     def cut(self, passage: Passage) -> str:
         """The passage's title and text, cut by characters and words."""
-        text = passage.text
+        text = _valid(passage.text)
         if passage.title.strip():
-            text = fill(self.titled, {"title": passage.title, "text": text})
+            text = fill(self.titled, {"title": _valid(passage.title), "text": text})
         text = repaired(text) if self.ftfy else text
         if self.white_space == "fold":
             text = " ".join(text.split())
@@ -181,11 +191,17 @@ class _Form:
     def _renumbered(self, text: str) -> str:
         return _PLAIN_IDENTIFIER.sub(r"(\1)", text) if self.renumber else text
 
-    def _query(self, text: str) -> str:
+    def _query(self, text: str, tokenizer: Tokenizer | None) -> str:
+        text = _valid(text)
         # Theirs is repaired within the whole prompt, after its template's first <: no entity is touched there.
         text = repaired(text, entities=False) if self.ftfy else text
         text = " ".join(text.split()) if self.neutralise else text
-        return self._renumbered(neutralise(text) if self.neutralise else text)
+        return self._renumbered(self.safe(text, reserved_of(tokenizer)))
+
+
+def _valid(text: str) -> str:
+    """``text`` without lone surrogates, which no tokenizer takes, as the library and training rows write it."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True)
@@ -206,7 +222,7 @@ class ChatPrompt(_Form):
 
     def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]:
         """The turns for ``window``: system, opening, acknowledgement, one or two a passage, the request, prefill."""
-        values: dict[str, Any] = {"query": self._query(window.query.text), "num": len(window)}
+        values: dict[str, Any] = {"query": self._query(window.query.text, tokenizer), "num": len(window)}
         messages = [Message("system", fill(self.system, values))] if self.system else []
         messages.append(Message("user", fill(self.opening, values)))
         messages.append(Message("assistant", fill(self.acknowledgement, values)))
@@ -231,7 +247,7 @@ class CompactPrompt(_Form):
 
     def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]:
         """One user message, a line a passage, between ``system`` and ``prefill`` where these aren't empty."""
-        values: dict[str, Any] = {"query": self._query(window.query.text), "num": len(window)}
+        values: dict[str, Any] = {"query": self._query(window.query.text, tokenizer), "num": len(window)}
         lines = [fill(self.opening, values)]
         for i, item in zip(self._labels(window), window.passages, strict=True):
             lines.append(fill(self.passage, {**values, "i": i, "passage": self._passage(item, tokenizer)}))

@@ -10,9 +10,10 @@ import pytest
 from tests.engines.models import CHAT, save_tiny_model
 
 from rearank.engines import EngineError, TransformersNode
-from rearank.engines.chat import SpareTokenizer, load_chat
+from rearank.engines.chat import Chat, SpareTokenizer, decoded, load_chat, opening
 from rearank.engines.transformers import TransformersEngine
 from rearank.parsing import ParseStatus, parse_ranking
+from rearank.ranking import Failure
 from rearank.types import Message, Sampling
 
 # As Qwen3's: off writes an empty reasoning, on (and not said) leaves it to the model.
@@ -66,6 +67,43 @@ def test_a_reasoning_that_the_template_opened_is_part_of_the_answer(tmp_path: Pa
         assert (parsed.status, parsed.permutation.order) == (ParseStatus.OK, (1, 0))
         assert parsed.think is not None
         assert parsed.think.strip() == "[1] is good"
+
+
+def test_special_tokens_that_mark_a_reasoning_are_kept() -> None:
+    """Mistral's are special, and decoding leaves special tokens out."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "</s>", "[THINK]", "[/THINK]", "[INST]", "one", "two"]
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        unk_token="<unk>",
+        eos_token="</s>",
+        additional_special_tokens=["[THINK]", "[/THINK]", "[INST]"],
+        chat_template="{{ messages[0].content }}{% if add_generation_prompt %}[THINK]{% endif %}",
+    )
+    tokens = tokenizer("[THINK] one [/THINK] two [INST] </s>")["input_ids"]
+    assert decoded(tokenizer, tokens) == "[THINK]one[/THINK]two"
+    assert decoded(tokenizer, []) == ""
+    assert opening(tokenizer) == "[THINK]"
+    chat = Chat(tokenizer, frozenset({1}), 64, "refuse", "", "", opened=opening(tokenizer))
+    assert chat.text(tokens[1:]) == "[THINK]one[/THINK]two"
+
+
+def test_a_template_that_quotes_the_text_gives_one_line() -> None:
+    class Refusing:
+        def apply_chat_template(self, turns: list[dict[str, str]], **_: object) -> str:
+            raise ValueError(f"no such text:\n{turns[0]['content']}\nTraceback")
+
+    chat = Chat(Refusing(), frozenset({1}), 64, "refuse", "", "")
+    with pytest.raises(EngineError) as caught:
+        chat.prompt((Message("user", "a\nERROR forged line\n" * 99),), Sampling())
+    assert "refuses this prompt: no such text: a ERROR forged line" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    assert str(Failure("q\nERROR forged", EngineError("a\nb"))) == "query q ERROR forged: EngineError: a b"
 
 
 def test_an_engine_hands_over_what_the_template_opened(tmp_path: Path) -> None:

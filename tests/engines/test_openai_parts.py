@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from rearank.engines.openai.budget import Budget, BudgetError, Prices, Usage
 from rearank.engines.openai.overflow import Request, TooLong, fitted, too_long
-from rearank.engines.openai.replies import is_served_as, read_reply
+from rearank.engines.openai.replies import is_served_as, read_reply, whole_text
 from rearank.engines.openai.retries import Backoff, Kind, Trouble, read_failure, retry_after
+from rearank.parsing import parse_ranking
 from rearank.types import Message
 
 JSON = st.recursive(
@@ -49,6 +50,22 @@ def reply(message: dict[str, Any], reason: str | None = "stop", **more: Any) -> 
 )
 def test_the_text_of_an_answer(message: dict[str, Any], reason: str | None, text: str) -> None:
     assert read_reply(reply(message, reason)).text == text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "prefill", "status"),
+    [
+        ("The format is <answer> [2] > [1] </answer>. Now passage [1] is about", "length", "", "unclosed_think"),
+        ("The format is <answer> [2] > [1] </answer>. Now passage [1] is about", "stop", "", "ok"),
+        ("The format is <answer> [2] > [1] </answer>. Now </think> <answer>[1] > [2]", "length", "", "no_answer_tag"),
+        ("<answer> [2] > [1] </answer> and [1]", "length", "", "ok"),
+        ("[2] > [1] </answer> as it says", "length", "<think> </think> <answer>", "ok"),
+    ],
+)
+def test_a_cut_reasoning_that_a_servers_template_opened(content: str, reason: str, prefill: str, status: str) -> None:
+    text = whole_text(read_reply(reply({"content": content}, reason)), prefill)
+    assert parse_ranking(text, 2).status == status
+    assert text.endswith(prefill + content)
 
 
 def test_usage_of_openai_and_deepseek() -> None:

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rearank.neutral import Reserved, Reserving
 from rearank.prompts import CompactPrompt
-from rearank.training.rows import RowError, read_rows, write_rows
+from rearank.training.rows import RowError, guarded, read_rows, save_rows, write_rows
 from rearank.types import JudgedWindow, Passage, Query, Window
 
 PROMPT = CompactPrompt()
@@ -45,6 +46,19 @@ def test_a_teachers_order_travels_and_is_no_field_of_files_without_one(tmp_path:
     assert read_rows(tmp_path / "plain.parquet")[0].judged.gold is None
     write_rows(tmp_path / "taught.parquet", [plain, replace(taught, gold=(1,))], PROMPT, "here", "train")
     assert [row.judged.gold for row in read_rows(tmp_path / "taught.parquet")] == [None, (1,)]
+
+
+def test_a_trainer_takes_its_models_own_tokens_out_of_the_rows(tmp_path: Path) -> None:
+    tokenizer = Reserving(Reserved(("<table>", "<think>")))
+    window = Window(Query("q", "<table>"), (Passage("a", "a <table> <think>"), Passage("b", "y")))
+    for prompt, shown in (
+        (PROMPT, "Query: \u2039table>\n[1] a \u2039table> \u2039think>\n[2] y\n"),
+        (replace(PROMPT, neutralise=False), "Query: <table>\n[1] a <table> <think>\n[2] y\n"),
+    ):
+        write_rows(tmp_path / "rows.parquet", [JudgedWindow(window, (0, 1))], prompt, "here", "train")
+        save_rows(tmp_path / "again.parquet", guarded(read_rows(tmp_path / "rows.parquet"), tokenizer))
+        (row,) = read_rows(tmp_path / "again.parquet")
+        assert row.prompt[0].content == shown + PROMPT.final.format(num=2)
 
 
 def damage(path: Path, change: Any) -> Path:

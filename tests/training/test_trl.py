@@ -17,6 +17,7 @@ from rearank.augmentation import MultiSample, WindowFilter
 from rearank.data import Source
 from rearank.data.bm25 import Bm25
 from rearank.data.synthetic import SyntheticCollection
+from rearank.engines.chat import opening
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.prompts import CompactPrompt
 from rearank.rewards import AbsoluteReward, NdcgReward, RewardBreakdown, RewardFunction, SeesGroup
@@ -90,6 +91,29 @@ def test_trl_pays_what_the_reward_says(rows: Path, tmp_path: Path) -> None:
     assert paid == [NdcgReward()(text, row.judged).total for text in COMPLETIONS for row in read]
     assert logged["train/reward/total"] == pytest.approx(sum(paid) / len(paid))
     assert sum(logged[f"rollout/parse/{status.value}"] for status in ParseStatus) == pytest.approx(1)
+
+
+CUT = "The format is <answer> [5] > [4] > [3] > [2] > [1] </answer>. Now passage [1] is about"
+
+
+def test_a_reasoning_that_the_template_opened_earns_nothing_until_it_ends(rows: Path) -> None:
+    """The same text as in evaluation: cut while it quotes the format, it is no answer."""
+    model, tokenizer = shipped.load()
+    read = read_rows(rows)
+    tokenizer.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
+    paid = PaidBy(NdcgReward(), read, opening(tokenizer))
+
+    def total(text: str) -> float:
+        (found,) = paid(completions=[[{"content": text}]], row=[0], log_metric=lambda *_: None)
+        return found
+
+    ended = "so </think> <answer> [5] > [4] > [3] > [2] > [1] </answer>"
+    assert total(CUT) == NdcgReward()("<think>" + CUT, read[0].judged).total == NdcgReward()("", read[0].judged).total
+    assert paid.scored[0][2].status is ParseStatus.UNCLOSED_THINK
+    assert total(ended) == NdcgReward()("<think>" + ended, read[0].judged).total
+    (text, length), *_ = greedy(model, tokenizer, [read[0].prompt], 4, 1)
+    assert text.startswith("<think>")
+    assert length <= 4
 
 
 @dataclass(frozen=True, kw_only=True)

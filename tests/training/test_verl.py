@@ -106,6 +106,27 @@ def test_both_trainers_are_paid_the_same(reward: RewardFunction, tmp_path: Path)
     assert len({tuple(score) for score in by_verl}) == 1, "the same keys for every answer, as verl wants them"
 
 
+def test_both_trainers_read_the_reasoning_that_the_template_opened(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    save_rows(tmp_path / "rows.parquet", rows(1))
+    (read,), (record,) = read_rows(tmp_path / "rows.parquet"), pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    order = " > ".join(f"[{i + 1}]" for i in range(len(read.judged.relevance)))
+    text = f"The format is <answer> {order} </answer>. Now passage [1] is about"
+    trl = PaidBy(NdcgReward(), [read], "<think>\n")
+    (paid,) = trl(completions=[[{"content": text}]], row=[0], log_metric=lambda *_: None)
+    score = compute_score(
+        data_source="made",
+        solution_str=text,
+        ground_truth=record["reward_model"]["ground_truth"],
+        extra_info=record["extra_info"],
+        reward=json.dumps(node_of(NdcgReward())),
+        opened="<think>\n",
+    )
+    assert score["score"] == paid
+    assert score["status"] == trl.scored[0][2].status == ParseStatus.UNCLOSED_THINK
+
+
 def test_both_trainers_go_by_a_teachers_order(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

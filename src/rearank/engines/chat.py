@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias
 from rearank.engines.base import EngineError, turns
 from rearank.engines.checkpoint import cannot_load, fingerprint, located
 from rearank.engines.model import Architecture
+from rearank.neutral import reserved_of
+from rearank.parsing import is_mark, opened_at_end
 from rearank.ranking import AbortRunError
 from rearank.types import Message, Sampling
 
@@ -22,9 +24,10 @@ Overflow: TypeAlias = Literal["truncate", "refuse"]
 
 _ANSWER_SHARE = 2  # a prompt is cut so that the answer keeps max_tokens, but never more than 1/2 of the context
 _THINK = "<think>"
-_OPENED = re.compile(r"<think>\s*\Z")
 _CLOSED = re.compile(r"</think>\s*\Z")
+_LONGEST_CAUSE = 300
 _PROBE = (Message("user", "x"),)
+_CUT = " … "  # between what a cut leaves of a text, so that its halves never join to a token, a tag or an identifier
 
 
 class PrefillError(EngineError, AbortRunError):
@@ -73,7 +76,7 @@ class Chat:
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"the model's chat template refuses this prompt: {error}") from error
+            raise EngineError(f"the model's chat template refuses this prompt: {in_one_line(error)}") from error
 
     @property
     def switch(self) -> dict[str, bool]:
@@ -110,7 +113,7 @@ class Chat:
         return self.opened + (prefill.removeprefix(_THINK) if self.opened else prefill)
 
     def text(self, tokens: Sequence[int], messages: Sequence[Message] = ()) -> str:
-        """The text of the answer to ``messages``, special tokens left out.
+        """The text of the answer to ``messages``, special tokens left out but for those that mark a reasoning.
 
         It has what ``messages`` begin it with, so that its tags are complete, and the ``<think>`` that the template
         opened for it: a reasoning cut at the token limit would otherwise read as a reply.
@@ -118,11 +121,16 @@ class Chat:
         _, prefill = split_prefill(messages)
         begun = self.tokenizer(prefill, add_special_tokens=False)["input_ids"] if prefill else []
         # Together, as some tokenizers take the space off whatever comes first.
-        before, whole = (str(self.tokenizer.decode(t, skip_special_tokens=True)) for t in (begun, [*begun, *tokens]))
+        before, whole = (decoded(self.tokenizer, t) for t in (begun, [*begun, *tokens]))
         return self.beginning(prefill) + whole.removeprefix(before)
 
     def _check_prefill(self, rendered: str, prefill: str) -> None:
         """Raises ``PrefillError`` where the answer's beginning doesn't go with the end of a rendered prompt."""
+        if self.opened and not self.opened.startswith(_THINK):
+            raise PrefillError(
+                f"the model's chat template opens {self.opened.strip()} itself, which prompt.prefill={prefill!r} can't "
+                "end; set prompt.prefill=''"
+            )
         if self.opened and not prefill.startswith(_THINK):
             raise PrefillError(
                 f"the model's chat template opens {_THINK} itself, and prompt.prefill={prefill!r} would be a part of "
@@ -173,6 +181,8 @@ class SpareTokenizer:
         self._original = original
         self._copy: Any = None
         self._lock = threading.Lock()
+        self.reserved = reserved_of(original)
+        """What prompts neutralise in passages and queries."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The text's tokens."""
@@ -248,7 +258,7 @@ def load_chat(
         source=source,
         fingerprint=fingerprint(model, config),
         thinking=thinking,
-        opened=_opening(tokenizer, thinking),
+        opened=opening(tokenizer, thinking),
         sizes=_sizes(config, str(model)),
     )
 
@@ -272,13 +282,27 @@ def _has_switch(tokenizer: Any) -> bool:
         return True
 
 
-def _opening(tokenizer: Any, thinking: bool | None) -> str:
-    """The ``<think>`` at the very end of a rendered prompt, white space included; ``""`` where there is none."""
+def opening(tokenizer: Any, thinking: bool | None = None) -> str:
+    """The ``<think>`` at the very end of a rendered prompt, white space included; ``""`` where there is none.
+
+    Whoever reads an answer, engine or trainer, puts it in front: a reasoning that was cut would read as a reply.
+    """
     try:
-        found = _OPENED.search(_rendered(tokenizer, _PROBE, thinking))
+        return opened_at_end(_rendered(tokenizer, _PROBE, thinking))
     except Exception:  # as above
         return ""
-    return found.group() if found is not None else ""
+
+
+def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text of an answer without special tokens, but for those that mark a reasoning (Mistral's ``[THINK]``)."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    marks = {i: token.content for i, token in added.items() if token.special and is_mark(token.content)}
+    parts: list[str] = []
+    start = 0
+    for place in [place for place, token in enumerate(tokens) if token in marks] if marks else ():
+        parts += [tokenizer.decode(tokens[start:place], skip_special_tokens=True), marks[tokens[place]]]
+        start = place + 1
+    return "".join([*parts, tokenizer.decode(tokens[start:], skip_special_tokens=True)])
 
 
 def _sizes(config: Any, model: str) -> Architecture | None:
@@ -305,8 +329,19 @@ def _context(tokenizer: Any, config: Any) -> int:
 
 
 def shorten(text: str, length: int) -> str:
-    """``text`` cut in its middle to ``length`` characters: a prompt says what it wants at its ends."""
+    """``text`` cut in its middle to ``length`` characters: a prompt says what it wants at its ends.
+
+    An ellipsis marks the cut, within the length. Where there is no room for it the end is cut off instead.
+    """
     if len(text) <= length:
         return text
-    tail = length // 2
-    return text[: length - tail] + text[len(text) - tail :]
+    left = length - len(_CUT)
+    if left < 2:
+        return text[:length]
+    tail = left // 2
+    return text[: left - tail] + _CUT + text[len(text) - tail :]
+
+
+def in_one_line(error: Exception) -> str:
+    """What an exception says, for a message that may quote a hostile text: no line breaks, and no more than a line."""
+    return " ".join(str(error).split())[:_LONGEST_CAUSE] or type(error).__name__

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rearank.engines.base import EngineError
-from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, load_chat
+from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, in_one_line, load_chat
 from rearank.engines.checkpoint import cannot_load, dtype_name, known_as
 from rearank.types import Completion, Message, Sampling
 
@@ -182,7 +182,7 @@ class TransformersEngine:
             self._generate(batch, finish)
         except Exception as error:
             for call in batch:  # those already answered keep their answers
-                failure = EngineError(f"generation failed: {type(error).__name__}: {error}")
+                failure = EngineError(f"generation failed: {type(error).__name__}: {in_one_line(error)}")
                 failure.__cause__ = error
                 call.settle(failure)
 

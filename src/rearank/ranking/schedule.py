@@ -22,7 +22,7 @@ class Failure:
     error: Exception
 
     def __str__(self) -> str:
-        return f"query {self.query_id}: {type(self.error).__name__}: {self.error}"
+        return " ".join(f"query {self.query_id}: {type(self.error).__name__}: {self.error}".split())  # one line
 
 
 @runtime_checkable

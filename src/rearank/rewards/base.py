@@ -240,10 +240,10 @@ class Reward(RewardFunction):
     def format_scores(self, parsed: ParsedRanking) -> tuple[float, float]:
         """(tags, list): the paper's two format rewards.
 
-        Tags: a finished reasoning and a finished answer. List: a *complete* permutation written ``[3] > [1] > ...``;
+        Tags: a finished ``<think>`` and a finished answer. List: a *complete* permutation written ``[3] > [1] > ...``;
         the paper asks for the form only, which would pay for an answer of ``[1]`` alone.
         """
-        tags = 1.0 if not self.tags or (parsed.think is not None and parsed.answer is not None) else 0.0
+        tags = 1.0 if not self.tags or (parsed.tagged and parsed.answer is not None) else 0.0
         return tags, 1.0 if parsed.is_canonical else 0.0
 
 

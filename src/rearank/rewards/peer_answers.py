@@ -1,7 +1,9 @@
 """How the peers' own scorers read an answer: tags as written, every run of digits an identifier.
 
 Looser than ``rearank.parsing``, which every other part of this project reads answers with; for the rewards that must
-pay exactly what a peer's code pays.
+pay exactly what a peer's code pays. So other models' reasoning marks, a reasoning that was cut and prose around the
+order are read as the peer reads them, and the breakdown's status and nDCG as evaluation does. The text is the whole
+answer, with the ``<think>`` that a chat template opened for it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Rank-R1's reward as its authors' code pays it (arXiv 2503.06034; ielab/llm-rankers, ``Rank-R1/train_grpo.py``).
 
 ``reward=exact`` reads the answer by ``rearank.parsing``: a list counts by its first passage, and any passage of the
-highest grade is right. Here the answer's text must be the one label and nothing else.
+highest grade is right. Here the answer's text must be the one label and nothing else, by the peer's own reading of
+the tags (``peer_answers``).
 """
 
 from __future__ import annotations

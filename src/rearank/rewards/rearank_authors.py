@@ -1,7 +1,8 @@
 """The reward by which the paper's authors trained: their code's rules, loose ones included.
 
 The authors published (June 2025) an edited verl tree that can't be run as it is; we publish a runnable recipe. This is
-that tree's scorer restated, and ``reward=ndcg`` is ours of the paper's text. Where the two differ:
+that tree's scorer restated, with its own reading of an answer, and ``reward=ndcg`` is ours of the paper's text. Where
+the two differ:
 
 - nothing to gain (best = given) earns 0; ``ndcg`` pays ``degenerate``, 1, for keeping the order;
 - an answer without an order is the given order and earns 0 in the rank term, not ``unparsed``;

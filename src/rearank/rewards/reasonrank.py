@@ -2,7 +2,8 @@
 
 ``reward=multiview`` has the same three terms in this project's reading: graded gain, recall over the window, RBO with
 p = .9, an answer read by ``rearank.parsing``. Here nDCG has binary gain, recall is over all that is relevant to the
-query, RBO has p = 1 (average overlap), and identifiers are digits anywhere in the answer.
+query, RBO has p = 1 (average overlap), and the peer's own reading is kept (``peer_answers``): identifiers are digits
+anywhere in the answer.
 """
 
 from __future__ import annotations

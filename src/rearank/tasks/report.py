@@ -21,6 +21,7 @@ from rearank.data import DataError, JudgedCandidates
 from rearank.engines import CompletionStore, StoreError
 from rearank.evaluation import heading
 from rearank.experiment import Run
+from rearank.neutral import Reserving
 from rearank.progress import progress
 from rearank.report import Report, ReportError, render
 from rearank.report.analyses import analyses
@@ -286,9 +287,9 @@ def _replay(part: Queries, number: int, store_path: Path, full: frozenset[str]) 
 
 
 def _tokenizer(prompt: Any, answers: Mapping[str, Any]) -> Any:
-    """Only for a prompt that cuts by tokens."""
+    """A whole one only for a prompt that cuts by tokens; else what a prompt neutralises of the model's tokens."""
     if getattr(prompt, "max_tokens", None) is None:
-        return None
+        return Reserving.of(answers.get("reserved"))
     from rearank.training.local import load_tokenizer
 
     return load_tokenizer(answers["model"], answers["revision"])

@@ -8,18 +8,20 @@ the grades in window order with the query's ideal ones, and ``gold``, a teacher'
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from rearank.data import PromptedWindow
+from rearank.neutral import reserved_of, without_tokens
 from rearank.prompts import Prompt, Tokenizer
 from rearank.types import JudgedWindow, Message, Passage, Query, Window
 
 ABILITY = "rerank"
 VERSION = "1"
 _VERSION_KEY = b"rearank.rows"
+_WORDING_KEY = b"rearank.wording"
 _ROLES = ("system", "user", "assistant")
 
 
@@ -36,6 +38,8 @@ class TrainingRow:
     split: str
     prompt: tuple[Message, ...]
     judged: JudgedWindow
+    wording: str | None = None
+    """The prompt's own words, where all other text in it was neutralised; ``None`` for a prompt that is verbatim."""
 
 
 def write_rows(
@@ -64,8 +68,15 @@ def write_rows(
     def shown(judged: JudgedWindow) -> tuple[Message, ...]:
         return judged.prompt if isinstance(judged, PromptedWindow) else prompt.render(judged.window, tokenizer)
 
+    def wording(judged: JudgedWindow) -> str | None:
+        return None if isinstance(judged, PromptedWindow) else getattr(prompt, "wording", None)
+
     save_rows(
-        path, [TrainingRow(index, data_source, split, shown(judged), judged) for index, judged in enumerate(windows)]
+        path,
+        [
+            TrainingRow(index, data_source, split, shown(judged), judged, wording(judged))
+            for index, judged in enumerate(windows)
+        ],
     )
 
 
@@ -108,7 +119,7 @@ def save_rows(path: str | Path, rows: Sequence[TrainingRow]) -> None:
             "reward_model": pa.StructArray.from_arrays([style, truth], names=["style", "ground_truth"]),
             "extra_info": extra,
         }
-    ).replace_schema_metadata({_VERSION_KEY: VERSION.encode()})
+    ).replace_schema_metadata({_VERSION_KEY: VERSION.encode(), **_words(rows)})
     scratch = path.with_name(path.name + ".partial")
     pq.write_table(table, scratch, compression="zstd", compression_level=1, use_dictionary=False)
     scratch.replace(path)
@@ -140,9 +151,10 @@ def read_rows(path: str | Path) -> list[TrainingRow]:
     if not table.num_rows:
         raise RowError(f"{path}: no row; loosen augmentation.filter, or give more judged queries")
     rows = []
+    wording = (table.schema.metadata or {}).get(_WORDING_KEY)
     for number, record in enumerate(table.to_pylist()):
         try:
-            rows.append(_row(record))
+            rows.append(replace(_row(record), wording=wording.decode() if wording is not None else None))
         except (KeyError, TypeError, ValueError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
             raise RowError(f"{path}: row {number}: {reason}") from error
@@ -172,6 +184,22 @@ def chats(rows: Sequence[TrainingRow]) -> list[list[dict[str, str]]]:
     return [[asdict(message) for message in row.prompt] for row in rows]
 
 
+def guarded(rows: Sequence[TrainingRow], tokenizer: Any) -> list[TrainingRow]:
+    """The rows, with what their texts hold of the tokenizer's added tokens neutralised; verbatim prompts stay."""
+    reserved = reserved_of(tokenizer)
+    if reserved is None:
+        return list(rows)
+    return [
+        row
+        if row.wording is None
+        else replace(
+            row,
+            prompt=tuple(replace(m, content=without_tokens(m.content, reserved, row.wording)) for m in row.prompt),
+        )
+        for row in rows
+    ]
+
+
 def judged_window(truth: Mapping[str, Any], extra: Mapping[str, Any]) -> JudgedWindow:
     """What an answer to a row is judged by, of its ``ground_truth`` and ``extra_info``; passages carry ids only."""
     passages = tuple(Passage(passage_id, "") for passage_id in extra["passage_ids"])
@@ -192,6 +220,13 @@ def _lists(lists: Sequence[Sequence[Any]], kind: Any) -> Any:
     import pyarrow as pa
 
     return pa.ListArray.from_arrays(_offsets(lists), pa.array([v for values in lists for v in values], kind))
+
+
+def _words(rows: Sequence[TrainingRow]) -> dict[bytes, bytes]:
+    """The wording as a file's metadata: rows of a file have one prompt."""
+    wordings = {row.wording for row in rows}
+    wording = wordings.pop() if len(wordings) == 1 else None
+    return {} if wording is None else {_WORDING_KEY: wording.encode()}
 
 
 def _valid(text: str) -> str:

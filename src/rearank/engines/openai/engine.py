@@ -22,7 +22,7 @@ from rearank.engines.home import EngineAtHome
 from rearank.engines.openai.budget import Budget, BudgetError, Usage
 from rearank.engines.openai.overflow import Request, fitted, tokens_of
 from rearank.engines.openai.refusals import SETTINGS, Refusals
-from rearank.engines.openai.replies import Reply, is_served_as, read_reply, reread
+from rearank.engines.openai.replies import Reply, is_served_as, read_reply, reread, whole_text
 from rearank.engines.openai.retries import Backoff, Kind, Trouble
 from rearank.engines.openai.server import Server
 from rearank.engines.openai.settings import OpenAISettings
@@ -148,7 +148,7 @@ class OpenAIEngine(EngineAtHome):
             usage = self._counted(reply.usage or Usage(), request, reply.text)
             self._look_at(request, reply)
             return Completion(
-                text=prefill + reply.text,  # a server says what it added
+                text=whole_text(reply, prefill),  # a server says what it added
                 prompt_tokens=usage.prompt,
                 completion_tokens=usage.completion,
                 finish=reply.finish,

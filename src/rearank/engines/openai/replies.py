@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rearank.engines.openai.budget import Usage
 from rearank.engines.openai.overflow import Request
 from rearank.engines.openai.retries import Kind, Trouble, read_failure
+from rearank.parsing import cut_in_reasoning
 
 _SNAPSHOT = re.compile(r"[-@:]v?\d[\d.-]*")
 _CUT = {"length", "max_tokens"}
@@ -98,6 +99,16 @@ def _failure_inside(error: Any, usage: Usage | None, key_variable: str | None, r
     trouble = read_failure(status, {}, json.dumps({"error": error}), key_variable, request)
     trouble.usage = usage
     return trouble
+
+
+def whole_text(reply: Reply, prefill: str) -> str:
+    """The answer with what the request began it with, and the ``<think>`` that the server's template opened for it.
+
+    A server doesn't say that its template opened one. A text that was cut before a reasoning ended, and that doesn't
+    begin with an answer, is read as such a reasoning, as engines that see the template read it.
+    """
+    opened = reply.finish == "length" and not prefill and cut_in_reasoning(reply.text)
+    return ("<think>\n" if opened else prefill) + reply.text
 
 
 def is_served_as(asked: str, answered: str | None, accepted: str | None) -> bool:

@@ -17,6 +17,7 @@ from rearank.engines.chat import Chat
 from rearank.engines.session import Session
 from rearank.engines.template import example, refusal
 from rearank.evaluation import trec_order
+from rearank.neutral import reserved_of
 from rearank.progress import progress
 from rearank.prompts import Prompt
 from rearank.ranking import Failure
@@ -98,12 +99,14 @@ class Measuring:
             engine = node.create(system.model, revision=system.revision, judgements=qrels, thinking=model.thinking)
         _check_template(engine, self.parts.prompt)
         recording = RecordingEngine(engine, self.store)
+        reserved = reserved_of(getattr(engine, "tokenizer", None))
         # With these an answer is found again in the store, without a model: task=report shows every window so.
         write_json(
             place / ENGINE,
             {
                 **{"model": system.model, "revision": system.revision, "identity": dict(recording.identity)},
                 "samplings": [asdict(sampling) for sampling in system.samplings],
+                "reserved": asdict(reserved) if reserved is not None else None,
             },
         )
         work = [item.candidates.top(benchmark.depth) for item in judged if item.candidates.passages]

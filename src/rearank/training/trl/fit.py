@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rearank.engines.chat import decoded, opening
 from rearank.progress import Progress, progress
 from rearank.rewards import score
 from rearank.tracking import read_jsonl
@@ -35,7 +36,7 @@ from rearank.training.local import (
     quiet,
     step_of,
 )
-from rearank.training.rows import TrainingRow
+from rearank.training.rows import TrainingRow, guarded
 from rearank.training.trl.settings import TrlSettings
 
 _log = logging.getLogger(__name__)
@@ -111,11 +112,11 @@ def fit(
 
 def _rows(job: TrainingJob, tokenizer: Any) -> tuple[Sequence[TrainingRow], Sequence[TrainingRow]]:
     """Training and validation rows that leave an answer room in the model's context."""
+    both = [("training", guarded(job.train, tokenizer)), ("validation", guarded(job.validation, tokenizer))]
     if (context := context_of(job)) is None:
         check_template(tokenizer, (*job.train[:1], *job.validation[:1]))
-        return job.train, job.validation
+        return both[0][1], both[1][1]
     most, limit = context - job.max_tokens, f"the model's context of {context} less an answer (model.max_tokens)"
-    both = (("training", job.train), ("validation", job.validation))
     train, validation = (rows_that_fit(tokenizer, rows, what, most, limit) for what, rows in both)
     return train, validation
 
@@ -241,13 +242,17 @@ def greedy(
     batch: int,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[tuple[str, int]]:
-    """The model's greedy answers and their lengths in tokens, computed in batches of like length."""
+    """The model's greedy answers and their lengths in tokens, computed in batches of like length.
+
+    An answer has the ``<think>`` that the chat template opened for it.
+    """
     import torch
 
     texts = [
         tokenizer.apply_chat_template([asdict(m) for m in prompt], tokenize=False, add_generation_prompt=True)
         for prompt in prompts
     ]
+    opened = opening(tokenizer)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     answers: dict[int, tuple[str, int]] = {}
     was_training = model.training
@@ -275,7 +280,7 @@ def greedy(
             answer_ids = ids[:, inputs["input_ids"].shape[1] :]
             for i, tokens in zip(chosen, answer_ids.tolist(), strict=True):
                 ended = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
-                answers[i] = (tokenizer.decode(tokens[:ended], skip_special_tokens=True), ended)
+                answers[i] = (opened + decoded(tokenizer, tokens[:ended]), ended)
             on_batch(len(answers))
     finally:
         model.train(was_training)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rearank.algorithms import PolicyGradient
+from rearank.engines.chat import opening
 from rearank.training.base import ROLLOUT_COLUMNS, TrainingJob, TrainingResult, check_enough, check_reward, rollout_line
 from rearank.training.local import complete_checkpoint, device_settings, lora_config, memory_used, step_of
 from rearank.training.rows import TrainingRow, chats
@@ -56,7 +57,7 @@ class TrlTrainer(TrlSettings):
                 job, tokenizer, rows, algorithm.answers_per_update, reference=algorithm.kl > 0
             )
             steps = algorithm.total_steps(len(rows)) * algorithm.updates
-            reward = PaidBy(job.reward, rows)
+            reward = PaidBy(job.reward, rows, opening(tokenizer), tokenizer)
             last = complete_checkpoint(job.folder / "checkpoints")
             epochs = step_of(last) // (len(rows) // algorithm.prompts_per_step * algorithm.updates) if last else 0
             trainer = PolicyTrainer(

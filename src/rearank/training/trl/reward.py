@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from rearank.engines.chat import decoded
 from rearank.rewards import RewardBreakdown, RewardFunction, score_groups
 from rearank.tracking.names import rollout_name
 from rearank.training.base import describe
@@ -17,13 +18,30 @@ class PaidBy:
 
     __name__ = "rearank"
 
-    def __init__(self, reward: RewardFunction, rows: Sequence[TrainingRow]) -> None:
-        self._reward, self._rows = reward, rows
+    def __init__(
+        self, reward: RewardFunction, rows: Sequence[TrainingRow], opened: str = "", tokenizer: Any = None
+    ) -> None:
+        """``opened``: the ``<think>`` with which the chat template begins each answer (``engines.chat.opening``).
+
+        ``tokenizer`` makes the text of an answer's tokens, as TRL leaves out the special ones that mark a reasoning.
+        """
+        self._reward, self._rows, self._opened, self._tokenizer = reward, rows, opened, tokenizer
         self.scored: list[tuple[TrainingRow, str, RewardBreakdown]] = []
 
-    def __call__(self, *, completions: Sequence[Any], row: Sequence[int], log_metric: Any, **_: Any) -> list[float]:
+    def __call__(
+        self,
+        *,
+        completions: Sequence[Any],
+        row: Sequence[int],
+        log_metric: Any,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **_: Any,
+    ) -> list[float]:
         rows = [self._rows[number] for number in row]
-        texts = [completion[0]["content"] for completion in completions]
+        if self._tokenizer is not None and completion_ids is not None:
+            texts = [self._opened + decoded(self._tokenizer, tokens) for tokens in completion_ids]
+        else:
+            texts = [self._opened + completion[0]["content"] for completion in completions]
         began = time.perf_counter()
         answers = [(text, one.judged) for text, one in zip(texts, rows, strict=True)]
         breakdowns = score_groups(self._reward, answers, row)

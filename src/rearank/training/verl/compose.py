@@ -289,6 +289,7 @@ def _run(trainer: VerlSettings, weights: Weights, files: Files, steps: int) -> d
         "reward.custom_reward_function.path": REWARD_PATH,
         "reward.custom_reward_function.name": FUNCTION,
         "+reward.custom_reward_function.reward_kwargs.reward": weights.reward,
+        "+reward.custom_reward_function.reward_kwargs.opened": weights.opened,
     }
 
 

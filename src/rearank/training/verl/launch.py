@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rearank.algorithms import PolicyGradient
 from rearank.config import node_of
+from rearank.engines.chat import opening
 from rearank.progress import Progress, progress
 from rearank.rewards import SeesGroup
 from rearank.tracking import read_jsonl
@@ -29,7 +30,7 @@ from rearank.training.base import (
 from rearank.training.guard import Watchdog
 from rearank.training.lengths import context_of, rows_that_fit
 from rearank.training.local import complete_checkpoint, load_tokenizer, step_of
-from rearank.training.rows import TrainingRow, chats, save_rows
+from rearank.training.rows import TrainingRow, chats, guarded, save_rows
 from rearank.training.sft import Sft
 from rearank.training.verl.compose import ppo_config, sft_config
 from rearank.training.verl.events import Outcome
@@ -61,7 +62,8 @@ def train(trainer: VerlSettings, job: TrainingJob, algorithm: PolicyGradient) ->
     if files.validation is not None:
         save_rows(files.validation, held_out)
     steps = algorithm.total_steps(len(rows))
-    config = ppo_config(trainer, algorithm, _weights(job, lengths), files, steps)
+    weights = replace(_weights(job, lengths), opened=opening(load_tokenizer(job.model, job.revision)))
+    config = ppo_config(trainer, algorithm, weights, files, steps)
     return _run(trainer, job, _Plan("train", config, files, "actor", steps))
 
 
@@ -104,13 +106,13 @@ def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: boo
 
 
 def _rows(job: TrainingJob, lengths: Lengths) -> tuple[list[TrainingRow], list[TrainingRow]]:
-    """Training and validation rows that fit; measured with the model's own tokenizer."""
+    """Training and validation rows that fit; measured with the model's own tokenizer, its tokens neutralised."""
     if (context := context_of(job)) is not None and lengths.total > context:
         raise TrainingError(too_long(lengths, context))
     with progress(f"loading the tokenizer of {job.model}"):
         tokenizer = load_tokenizer(job.model, job.revision)
     limit = f"trainer.max_prompt_tokens ({lengths.prompt})"
-    both = (("training", job.train), ("validation", job.validation))
+    both = (("training", guarded(job.train, tokenizer)), ("validation", guarded(job.validation, tokenizer)))
     remedy = "raise trainer.max_prompt_tokens, or "
     train, held_out = (rows_that_fit(tokenizer, rows, what, lengths.prompt, limit, remedy) for what, rows in both)
     return train, held_out

@@ -27,6 +27,7 @@ def compute_score(
     ground_truth: Mapping[str, Any],
     extra_info: Mapping[str, Any],
     reward: str,
+    opened: str = "",
     **_: Any,
 ) -> dict[str, Any]:
     """Score one answer.
@@ -37,6 +38,7 @@ def compute_score(
         ground_truth: the row's ``reward_model.ground_truth``.
         extra_info: the row's.
         reward: the reward's config node as JSON.
+        opened: the ``<think>`` with which the chat template begins each answer.
 
     Returns:
         ``score`` (the total), then the breakdown under its own names, ``status`` as a string, and ``seconds``.
@@ -47,7 +49,7 @@ def compute_score(
     began = time.perf_counter()
     row = extra_info.get("index")
     judged = judged_window(ground_truth, extra_info)
-    scores = scores_of(score(reward_of(reward), solution_str, judged, None if row is None else int(row)))
+    scores = scores_of(score(reward_of(reward), opened + solution_str, judged, None if row is None else int(row)))
     return {**scores, "seconds": time.perf_counter() - began}
 
 

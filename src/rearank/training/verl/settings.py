@@ -247,6 +247,8 @@ class Weights:
     name: str = "rearank"
     largest: int = 0
     """Parameters of the largest weight, as far as it is known: the embedding."""
+    opened: str = ""
+    """The ``<think>`` with which the chat template begins each answer, if it does."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 import transfer_queue as tq
 from verl.utils.tensordict_utils import get_tensordict
 
+from rearank.engines.chat import decoded, opening
 from rearank.parsing import ParseStatus
 from rearank.rewards import RewardBreakdown, RewardFunction, score_groups
 from rearank.tracking.names import rollout_name
@@ -106,10 +107,15 @@ def answers_of(batch: Any) -> list[SampledAnswer]:
     return list(map(SampledAnswer, tags, uids, rows, data["responses"].unbind(), column(data, "extra_fields"), prompts))
 
 
+def text_of(answer: SampledAnswer, tokenizer: Any) -> str:
+    """What is read of an answer: the ``<think>`` that the chat template opened for it, and its own text."""
+    return opening(tokenizer) + decoded(tokenizer, answer.tokens.tolist())
+
+
 def score_together(batch: Any, reward: RewardFunction, rows: Mapping[int, TrainingRow], tokenizer: Any) -> None:
     """Score the answers of each group anew, all at once, in verl's queue: for a reward that looks at its group."""
     answers = answers_of(batch)
-    texts = [tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
+    texts = [text_of(answer, tokenizer) for answer in answers]
     judged = [rows[answer.row].judged for answer in answers]
     found = score_groups(reward, list(zip(texts, judged, strict=True)), [answer.group for answer in answers])
     totals, extras = [], []

@@ -31,6 +31,7 @@ from rearank.training.verl.step import (
     column,
     figures_of,
     score_together,
+    text_of,
     token_means,
 )
 
@@ -271,7 +272,7 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
         self._shown_answers = [
             rollout_line(
                 self._rows[answer.row],
-                self.tokenizer.decode(answer.tokens, skip_special_tokens=True),
+                text_of(answer, self.tokenizer),
                 answer.breakdown,
             )
             for answer in chosen
