@@ -86,6 +86,6 @@ def _fields(target: str) -> Mapping[str, dataclasses.Field[Any]]:
     place, _, name = current(target).rpartition(".")
     try:
         cls = getattr(import_module(place), name)
-    except (ImportError, AttributeError, ValueError):
+    except (ImportError, AttributeError, ValueError, TypeError):
         return {}
     return {field.name: field for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 from annotated_types import Ge, Interval
 
@@ -16,11 +17,14 @@ from rearank.checks import check_fields
 from rearank.engines.model import Architecture, Model
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.rewards import RewardBreakdown, RewardFunction
-from rearank.runs.layout import write_json
+from rearank.runs.layout import RESULT, SEAL, write_json
+from rearank.runs.seal import DamagedFileError, damaged, differing, read_checked, seal, write_checked
 from rearank.tracking import Trackers, transcript
+from rearank.tracking.jsonl import ARTEFACTS
 from rearank.training.rows import TrainingRow
 from rearank.training.sft import Sft
 
+_log = logging.getLogger(__name__)
 _COMPONENTS = ("total", "rank", "format_tags", "format_list")
 
 
@@ -169,40 +173,86 @@ def rollout_line(row: TrainingRow, completion: str, breakdown: RewardBreakdown) 
 
 @dataclass
 class Best:
-    """The best checkpoint so far, kept in a file so that a resumed run goes on comparing."""
+    """The best checkpoint so far, kept in a file so that a resumed run goes on comparing.
+
+    ``files``: name -> digest of each of its files.
+    """
 
     path: Path
     step: int = -1
     ndcg: float | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Best:
-        """What the file says, or a fresh one."""
-        if path.is_file():
-            stored: Mapping[str, Any] = json.loads(path.read_text())
-            return cls(path, stored["step"], stored["ndcg"])
-        return cls(path)
+        """What the file says, or a fresh one.
+
+        Raises:
+            TrainingError: naming a damaged file, this one or one of the checkpoint's.
+        """
+        try:
+            stored = read_checked(path)
+            best = cls(path) if stored is None else cls(path, stored["step"], stored["ndcg"], stored.get("files", {}))
+        except (DamagedFileError, KeyError) as error:
+            message = f"{path}: no {error} in it" if isinstance(error, KeyError) else str(error)
+            raise TrainingError(f"{message}; {way_out(path.parent)}") from error
+        place = path.with_name(f"best-{best.step}")
+        if found := differing(place if place.is_dir() else path.with_name("model"), best.files):
+            raise TrainingError(f"{found[0]}; {way_out(path.parent)}")
+        return best
 
     def beaten_by(self, ndcg: float) -> bool:
         """Strictly better: of equal ones the earliest stays."""
         return self.ndcg is None or ndcg > self.ndcg + 1e-12
 
-    def update(self, step: int, ndcg: float | None) -> None:
+    def update(self, step: int, ndcg: float | None, files: Mapping[str, str]) -> None:
         """Remember, on disk."""
-        self.step, self.ndcg = step, ndcg
-        write_json(self.path, {"step": step, "ndcg": ndcg})
+        self.step, self.ndcg, self.files = step, ndcg, files
+        write_checked(self.path, {"step": step, "ndcg": ndcg, "files": dict(files)})
+
+
+def way_out(folder: Path) -> str:
+    """What to do about a damaged file of a training."""
+    return f"put the file back, or move {folder} away to have it trained again"
 
 
 def result_of(folder: Path) -> TrainingResult | None:
-    """The result a finished training left in ``folder``."""
-    path = folder / "result.json"
+    """The result a finished training left in ``folder``; raises ``TrainingError`` for a damaged one."""
+    path = folder / RESULT
     if not path.is_file():
         return None
-    stored = TrainingResult(**json.loads(path.read_text()))
-    return replace(stored, model=str(folder / stored.model))
+    try:
+        stored = TrainingResult(**json.loads(path.read_bytes()))
+        return replace(stored, model=str(folder / stored.model))
+    except (ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{path}: is not what a finished training writes ({error}); remove it and run the same command again: "
+            "training goes on from its last checkpoint"
+        ) from error
+
+
+def check_whole(folder: Path, cache: Path | None = None) -> None:
+    """Whether a finished training is as it was left: result, model and curves.
+
+    Args:
+        folder: of the training.
+        cache: a folder in which digests of large files are kept.
+
+    Raises:
+        TrainingError: naming the first file that isn't; curves may be gone.
+    """
+    for line in damaged(folder, cache):
+        if not line.endswith(".jsonl: is missing"):
+            gone = " or remove it to go on without its curves," if ".jsonl: " in line else ""
+            raise TrainingError(f"{line};{gone} {way_out(folder)}")
+        _log.warning("%s; the result goes on without it", line)
 
 
 def write_result(folder: Path, result: TrainingResult) -> TrainingResult:
-    """Mark ``folder`` as finished."""
-    write_json(folder / "result.json", asdict(replace(result, model=Path(result.model).name)))
+    """Mark ``folder`` as finished; its files are sealed."""
+    model = Path(result.model).name
+    (folder / SEAL).unlink(missing_ok=True)  # of a result that is gone
+    write_json(folder / RESULT, asdict(replace(result, model=model)))
+    curves = (path.name for path in sorted(folder.glob("*.jsonl")) if path.name != ARTEFACTS)
+    seal(folder, (RESULT, model, *curves) if (folder / model).exists() else (RESULT, *curves))
     return result

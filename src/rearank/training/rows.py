@@ -129,18 +129,22 @@ def read_rows(path: str | Path) -> list[TrainingRow]:
         raise FileNotFoundError(f"{path}: no training rows here; run task=prepare first")
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise RowError(f"{path}: not a parquet file ({error}); run task=prepare again") from error
+        records = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        cause = str(error).partition("\n")[0]
+        raise RowError(
+            f"{path}: not a parquet file, or a damaged one ({cause}); run task=prepare rerun=true"
+        ) from error
     missing = {"data_source", "prompt", "reward_model", "extra_info"} - set(table.column_names)
     if missing:
         raise RowError(f"{path}: no column {', '.join(sorted(missing))}; rows come from task=prepare")
     version = (table.schema.metadata or {}).get(_VERSION_KEY, VERSION.encode()).decode()
     if version != VERSION:
-        raise RowError(f"{path}: rows of version {version}, this rearank reads {VERSION}; run task=prepare again")
+        raise RowError(f"{path}: rows of version {version}, this rearank reads {VERSION}; run task=prepare rerun=true")
     if not table.num_rows:
         raise RowError(f"{path}: no row; loosen augmentation.filter, or give more judged queries")
     rows = []
-    for number, record in enumerate(table.to_pylist()):
+    for number, record in enumerate(records):
         try:
             rows.append(_row(record))
         except (KeyError, TypeError, ValueError) as error:
