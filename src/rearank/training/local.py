@@ -118,7 +118,7 @@ def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | N
     """
     found = _by_step(folder, pattern)
     whole = [step for step, path in found.items() if (path / _COMPLETE).is_file()]
-    while whole and (lines := _damage(found[whole[-1]])):
+    while whole and (lines := damage_of(found[whole[-1]])):
         _log.warning("%s; the checkpoint is removed, and training goes on from the one before", lines[0])
         whole.pop()
     last = max(whole, default=-1)
@@ -128,10 +128,10 @@ def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | N
     return found.get(last)
 
 
-def _damage(checkpoint: Path) -> list[str]:
-    """A line for each damaged file of a marked checkpoint; none where the mark lists no digests."""
+def damage_of(checkpoint: Path) -> list[str]:
+    """A line for each damaged file of a checkpoint; none where no mark lists its digests."""
     mark = checkpoint / _COMPLETE
-    if not mark.stat().st_size:
+    if not mark.is_file() or not mark.stat().st_size:
         return []
     try:
         return differing(checkpoint, (read_checked(mark) or {}).get("files", {}))

@@ -153,6 +153,8 @@ class _Watch:
                 f"{log.path}: was changed after step {step}; put the file back, or remove it to go on without the "
                 "curves of the steps before"
             )
+        if not log.path.is_file():
+            _log.warning("%s: is missing: the curves begin after step %d", log.path, step)
         self.stopped = self.dog.replay(read_jsonl(log.path))
         _log.info("continued from step %d", step)
         self.shown.advance(step)
