@@ -18,6 +18,7 @@ from rearank.data.trec import write_run
 from rearank.evaluation import bootstrap_interval
 from rearank.runs import CONTENT, code_of, files_of
 from rearank.runs.layout import METRICS, RUN, write_json
+from rearank.runs.seal import seal
 from rearank.runs.stage import Stage
 from rearank.tasks.evaluate.published import PublishedRow
 
@@ -112,8 +113,9 @@ def keep(
         measure: {query: fmean(sample[measure][query] for sample in scored) for query in scored[0][measure]}
         for measure in benchmark.measures
     }
-    for number, ranked in enumerate(runs):
-        write_run(place / (RUN if len(runs) == 1 else f"run-{number}.trec"), ranked, f"rearank-{place.name}")
+    names = [RUN] if len(runs) == 1 else [f"run-{number}.trec" for number in range(len(runs))]
+    for name, ranked in zip(names, runs, strict=True):
+        write_run(place / name, ranked, f"rearank-{place.name}")
     counts = dict(figures or {})
     cost, failed = counts.get("cost", 0.0), int(counts.get("failed", 0))
     found = SystemScores(place.name, label, role, per_query, row, published, cost, failed)
@@ -131,4 +133,5 @@ def keep(
             "per_query": per_query,
         },
     )
+    seal(place, [METRICS, *names])
     return found
