@@ -173,7 +173,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rearank.tasks.train.draw_curves", lambda *_: [])  # would take most of the time
+        # Each would take most of the time.
+        patch.setattr("rearank.tasks.train.draw_curves", lambda *_: [])
+        patch.setattr("rearank.experiment.commit", lambda: None)
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(fit, "publish_best", stop)
             with pytest.raises(KeyboardInterrupt):
