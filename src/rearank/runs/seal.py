@@ -51,14 +51,14 @@ def state_of(folder: Path, cache: Path | None = None) -> dict[str, str]:
     return dict(zip(names, digests_of([folder / name for name in names], cache), strict=True))
 
 
-def seal(folder: Path, names: Iterable[str]) -> None:
-    """List these files, and all below these folders, as they are now, in ``sealed.json``."""
+def seal(folder: Path, names: Iterable[str], **about: Any) -> None:
+    """List these files, and all below these folders, as they are now, in ``sealed.json``; ``about`` is kept beside."""
     found: dict[str, str] = {}
     for name in names:
         path = folder / name
         inside = state_of(path) if path.is_dir() else {"": digests_of([path])[0]}
         found |= {str(Path(name) / one): digest for one, digest in inside.items()}
-    write_checked(folder / SEAL, {_FILES: found})
+    write_checked(folder / SEAL, {**about, _FILES: found})
 
 
 def damaged(folder: Path, cache: Path | None = None) -> list[str]:

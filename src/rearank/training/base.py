@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from annotated_types import Ge, Interval
 
@@ -18,7 +18,7 @@ from rearank.engines.model import Architecture, Model
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.rewards import RewardBreakdown, RewardFunction
 from rearank.runs.layout import RESULT, SEAL, write_json
-from rearank.runs.seal import DamagedFileError, damaged, differing, read_checked, seal, write_checked
+from rearank.runs.seal import damaged, read_checked, seal
 from rearank.tracking import Trackers, transcript
 from rearank.tracking.jsonl import ARTEFACTS
 from rearank.training.rows import TrainingRow
@@ -173,15 +173,11 @@ def rollout_line(row: TrainingRow, completion: str, breakdown: RewardBreakdown) 
 
 @dataclass
 class Best:
-    """The best checkpoint so far, kept in a file so that a resumed run goes on comparing.
-
-    ``files``: name -> digest of each of its files.
-    """
+    """The best checkpoint so far, kept in a file so that a resumed run goes on comparing."""
 
     path: Path
     step: int = -1
     ndcg: float | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Best:
@@ -190,25 +186,35 @@ class Best:
         Raises:
             TrainingError: naming a damaged file, this one or one of the checkpoint's.
         """
+        if not path.is_file():
+            return cls(path)
         try:
-            stored = read_checked(path)
-            best = cls(path) if stored is None else cls(path, stored["step"], stored["ndcg"], stored.get("files", {}))
-        except (DamagedFileError, KeyError) as error:
-            message = f"{path}: no {error} in it" if isinstance(error, KeyError) else str(error)
-            raise TrainingError(f"{message}; {way_out(path.parent)}") from error
+            stored = json.loads(path.read_bytes())
+            best = cls(path, int(stored["step"]), stored["ndcg"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"{path}: can't be parsed ({error!r}); {way_out(path.parent)}") from error
         place = path.with_name(f"best-{best.step}")
-        if found := differing(place if place.is_dir() else path.with_name("model"), best.files):
+        place = place if place.is_dir() else path.with_name("model")
+        found = damaged(place) or ([] if place.is_dir() else [f"{path}: names step {best.step}, which isn't kept"])
+        if not found and (read_checked(place / SEAL) or {}).get("best", best.as_json) != best.as_json:
+            found = [f"{path}: was changed after it was written"]
+        if found:
             raise TrainingError(f"{found[0]}; {way_out(path.parent)}")
         return best
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """As the file has it."""
+        return {"step": self.step, "ndcg": self.ndcg}
 
     def beaten_by(self, ndcg: float) -> bool:
         """Strictly better: of equal ones the earliest stays."""
         return self.ndcg is None or ndcg > self.ndcg + 1e-12
 
-    def update(self, step: int, ndcg: float | None, files: Mapping[str, str]) -> None:
+    def update(self, step: int, ndcg: float | None) -> None:
         """Remember, on disk."""
-        self.step, self.ndcg, self.files = step, ndcg, files
-        write_checked(self.path, {"step": step, "ndcg": ndcg, "files": dict(files)})
+        self.step, self.ndcg = step, ndcg
+        write_json(self.path, self.as_json)
 
 
 def way_out(folder: Path) -> str:

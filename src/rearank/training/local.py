@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rearank.runs.content import digests_of
-from rearank.runs.seal import DamagedFileError, differing, read_checked, state_of, write_checked
+from rearank.runs.layout import SEAL
+from rearank.runs.seal import DamagedFileError, differing, read_checked, seal, state_of, write_checked
 from rearank.training.base import Best, Lora, TrainingError, TrainingJob
 
 _log = logging.getLogger(__name__)
@@ -167,9 +168,9 @@ def keep_best(trainer: Any, tokenizer: Any, folder: Path, step: int, ndcg: float
         shutil.rmtree(path, ignore_errors=True)
     trainer.model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
-    files = state_of(scratch)
+    seal(scratch, sorted(path.name for path in scratch.iterdir()), best={"step": step, "ndcg": ndcg})
     scratch.replace(place)
-    best.update(step, ndcg, files)
+    best.update(step, ndcg)
     for path in folder.glob("best-*"):
         if path != place:
             shutil.rmtree(path)
@@ -182,6 +183,7 @@ def publish_best(job: TrainingJob, lora: Lora | None, best: Best) -> Path:
         if kept.is_dir():
             shutil.rmtree(model, ignore_errors=True)
             kept.replace(model)
+            (model / SEAL).unlink(missing_ok=True)
         return model
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
