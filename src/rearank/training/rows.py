@@ -140,7 +140,7 @@ def read_rows(path: str | Path) -> list[TrainingRow]:
         raise RowError(f"{path}: no column {', '.join(sorted(missing))}; rows come from task=prepare")
     version = (table.schema.metadata or {}).get(_VERSION_KEY, VERSION.encode()).decode()
     if version != VERSION:
-        raise RowError(f"{path}: rows of version {version}, this rearank reads {VERSION}; run task=prepare rerun=true")
+        raise RowError(f"{path}: rows of version {version}, this rearank reads {VERSION}; run task=prepare again")
     if not table.num_rows:
         raise RowError(f"{path}: no row; loosen augmentation.filter, or give more judged queries")
     rows = []
