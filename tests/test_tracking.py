@@ -241,3 +241,19 @@ def test_an_offline_run_read_back_says_what_the_jsonl_says(tmp_path: Path, monke
     kinds = {one.type: one for one in found.artefacts}
     assert kinds["dataset"].manifest.contents[0].local_path, "its file is kept, to be sent"
     assert kinds["model"].manifest.contents[0].ref == (tmp_path / "rows").as_uri(), "where it is, not what"
+
+
+def test_a_damaged_line_is_named_and_a_last_one_cut_short_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = JsonlTracker(tmp_path, "train")
+    for step in range(4):
+        tracker.log({"x": step}, step)
+    whole = tracker.path.read_bytes().splitlines(keepends=True)
+    tracker.path.write_bytes(b"".join([whole[0], b'{"step": \xff}\n', b"[1]\n", whole[3], b'{"step": 4, "x']))
+    assert [line["step"] for line in read_jsonl(tracker.path)] == [0, 3]
+    lines = [f"{tracker.path}, line {number}: can't be parsed and is left out" for number in (2, 3)]
+    assert caplog.messages == lines
+    tracker.path.write_bytes(whole[0].replace(b"step", b"stfp") + whole[1])
+    tracker.rewind(2)
+    assert read_jsonl(tracker.path) == [{"step": 1, "x": 1}]

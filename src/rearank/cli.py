@@ -25,7 +25,7 @@ from rearank.choices import CONF
 from rearank.config import ConfigError
 from rearank.experiment import DECIDED_BY, Run, make_run
 from rearank.runs.environment import environment
-from rearank.runs.layout import COMMANDS, ENVIRONMENT, write_json
+from rearank.runs.layout import COMMANDS, ENVIRONMENT, read_json, write_json, write_text
 from rearank.runs.reader import score_of
 from rearank.runs.stage import locked, warn_of_old_version
 from rearank.tasks.preflight import preflight
@@ -96,9 +96,9 @@ def _write_down(config: DictConfig, run: Run) -> None:
     folder = run.folder / ".hydra"
     folder.mkdir(exist_ok=True)
     for name, node in (("config", config), ("hydra", hydra), ("overrides", hydra.hydra.overrides.task)):
-        (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(node), encoding="utf-8")
+        write_text(folder / f"{name}.yaml", OmegaConf.to_yaml(node))
     here = {**environment(), "seed": run.experiment.seed}
-    if not (run.folder / ENVIRONMENT).is_file():
+    if not read_json(run.folder / ENVIRONMENT):
         write_json(run.folder / ENVIRONMENT, here)
     line = {key: here[key] for key in ("time", "command", "commit")} | {"task": run.choices.get("task")}
     with (run.folder / COMMANDS).open("a", encoding="utf-8") as file:

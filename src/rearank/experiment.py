@@ -165,6 +165,7 @@ class Run:
             self.files(*keys),
             self.experiment.accept_changed_code,
             self.experiment.rerun,
+            self.cache,
         )
 
     def code(self, *keys: str) -> dict[str, str]:

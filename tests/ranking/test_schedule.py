@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
-from rearank.ranking import AbortRunError, Failure, SlidingWindow, rerank_all
+from rearank.ranking import AbortRunError, Failure, Ranker, SelfConsistency, SlidingWindow, rerank_all
 from rearank.types import Candidates, Passage, Permutation, Query, Ranking, Window
 
 
@@ -31,6 +32,13 @@ class Reverse:
         await asyncio.sleep(0.02 if window.query.id == "0" else 0)
         self.now -= 1
         return Permutation(tuple(reversed(range(len(window)))))
+
+
+class Drawn(Reverse):
+    """Its answers can be drawn again."""
+
+    def resampled(self, number: int) -> Drawn:
+        return self
 
 
 def test_every_query_at_once_and_results_as_given() -> None:
@@ -79,6 +87,40 @@ def test_a_failed_call_fails_its_query_alone() -> None:
         assert failure in done
         assert isinstance(results["0"], Ranking)
         assert isinstance(results["2"], Ranking)
+
+
+@pytest.mark.parametrize(
+    ("returned", "cause"),
+    [
+        (Ranking("0", ("d4", "d3", "d2")), "of 5 it returned 3, and lacks d0, d1"),
+        (Ranking("0", ("d0", "d1", "d2", "d3", "d4", "d1")), "of 5 it returned 6, and repeats or adds d1"),
+        (
+            Ranking("0", ("d0", "d1", "d2", "d3", "else")),
+            "of 5 it returned 5, and lacks d4 and repeats or adds else",
+        ),
+        (Ranking("other", ("d0", "d1", "d2", "d3", "d4")), "the ranking of another query, 'other'"),
+        (["d0", "d1", "d2", "d3", "d4"], "returned list and not a Ranking"),
+        (None, "returned NoneType and not a Ranking"),
+    ],
+)
+def test_a_result_that_is_not_every_candidate_once_fails_its_query(returned: Any, cause: str) -> None:
+    class Own:
+        def calls(self, n: int) -> int:
+            return 1
+
+        chain = calls
+
+        async def rerank(self, query: Query, candidates: Sequence[Passage], ranker: Ranker) -> Ranking:
+            result: Ranking = returned if query.id == "0" else Ranking(query.id, tuple(p.id for p in candidates))
+            return result
+
+    for strategy in (Own(), SelfConsistency(Own(), samples=2)):
+        results = asyncio.run(rerank_all(candidates(2), strategy, lambda _: Drawn()))
+        failure = results["0"]
+        assert isinstance(failure, Failure)
+        assert str(failure).startswith("query 0: StrategyError: Own.rerank ")
+        assert cause in str(failure)
+        assert results["1"] == Ranking("1", ("d0", "d1", "d2", "d3", "d4"), unparsed=2)
 
 
 def test_a_ranker_that_cannot_be_made_fails_its_query() -> None:

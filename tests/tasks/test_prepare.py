@@ -179,3 +179,27 @@ def test_a_model_is_trained_on_held_rows(place: Path, held: list[Row]) -> None:
     assert train_model(run, prepare_rows(run)).steps == 1
     curves = [json.loads(line) for line in (run.folder / "training" / "train.jsonl").read_text().splitlines()]
     assert [line["train/reward/total"] <= 1 for line in curves if "train/reward/total" in line] == [True]
+
+
+def test_damaged_rows_are_prepared_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """``read_rows`` once asked for ``task=prepare`` again, which did nothing: its summary was there."""
+    run = made(tmp_path, *SMALL)
+    folder = prepare_rows(run).folder
+    files = {name: (folder / name).read_bytes() for name in (TRAIN_ROWS, VALIDATION_ROWS, "summary.json")}
+    for name, content in files.items():
+        (folder / name).write_bytes(content[: len(content) // 2])
+        prepare_rows(run)
+        assert f"{folder / name}: was changed after it was written; the rows are prepared again" in caplog.text
+        assert {name: (folder / name).read_bytes() for name in files} == files
+    (folder / "sealed.json").unlink()  # as an earlier version left it
+    caplog.clear()
+    prepare_rows(run)
+    assert caplog.text == ""
+    (folder / VALIDATION_ROWS).unlink()
+    prepare_rows(run)
+    assert f"{folder / VALIDATION_ROWS}: is missing; the rows are prepared again" in caplog.text
+    (folder / "sealed.json").unlink()
+    (folder / "summary.json").write_text('{"trai')
+    prepare_rows(run)
+    assert f"{folder / 'summary.json'}: can't be parsed; the rows are prepared again" in caplog.text
+    assert {name: (folder / name).read_bytes() for name in files} == files

@@ -10,8 +10,10 @@ from tests.tasks.runs import made
 
 from rearank.experiment import Run
 from rearank.tasks.evaluate import System, systems
+from rearank.tasks.evaluate.systems import CheckpointError, checkpoint_of
 from rearank.tasks.pipeline import PipelineTask, evaluating, started_from, training_stage
-from rearank.training.base import TrainingResult, result_of, write_result
+from rearank.training.base import TrainingError, TrainingResult, result_of, write_result
+from rearank.training.local import seal_checkpoint
 
 SMALL = ("experiment=quickstart", "tracking=none", "evaluation.samples=0")
 
@@ -88,6 +90,37 @@ def test_rl_that_starts_from_a_fine_tuned_checkpoint_depends_on_it(
     with caplog.at_level(logging.WARNING):
         names(run)
     assert "was trained with other settings than this command's: model.path" in caplog.text
+
+
+def test_damaged_weights_are_not_measured(tmp_path: Path) -> None:
+    run = made(tmp_path, *SMALL)
+    model = run.folder / "training" / "model"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    trained(run, "training")
+    assert names(run) == ["base", "trained"]
+    (model / "model.safetensors").write_bytes(b"weighty")
+    message = f"{model}/model.safetensors: was changed after it was written; .*move {model.parent} away"
+    with pytest.raises(TrainingError, match=message):
+        names(run)
+
+
+def test_a_damaged_checkpoint_is_not_measured(tmp_path: Path) -> None:
+    place = tmp_path / "checkpoints" / "checkpoint-2"
+    place.mkdir(parents=True)
+    (place / "config.json").write_text("{}")
+    seal_checkpoint(place, tmp_path / "train.jsonl")
+    assert checkpoint_of(tmp_path, 2) == place
+    (place / "config.json").write_text("{ }")
+    with pytest.raises(CheckpointError, match=r"checkpoint-2/config\.json: was changed .* evaluation\.steps"):
+        checkpoint_of(tmp_path, 2)
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    for text in ("", '{"model": "mo', "[]", '{"model": "model", "stepz": 1}'):
+        (tmp_path / "result.json").write_text(text)
+        with pytest.raises(TrainingError, match=r"result\.json: is not what a finished training writes .* remove it"):
+            result_of(tmp_path)
 
 
 def test_methods_are_named() -> None:

@@ -98,3 +98,21 @@ def test_files_that_are_no_rows(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["x"]}), tmp_path / "odd.parquet")
     with pytest.raises(RowError, match="no column data_source"):
         read_rows(tmp_path / "odd.parquet")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    write_rows(path, windows() * 50, PROMPT, "here", "train")
+    whole = path.read_bytes()
+    refused = []
+    for place in range(0, len(whole), 41):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            read_rows(path)
+        except RowError as error:
+            refused.append(str(error))
+    assert len(refused) > len(whole) / 41 / 2
+    assert all(line.startswith(f"{path}: ") and "\n" not in line for line in refused)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RowError, match=r"or a damaged one .*; run task=prepare rerun=true"):
+        read_rows(path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from rearank.types import Passage, Permutation, Query, Ranking, Window
 
 T = TypeVar("T")
+_SHOWN = 3  # ids in an error
 
 Reads: TypeAlias = Literal["ranking", "best", "yes_no"]
 """The least a strategy needs of an answer: the whole order, its first place alone, or a score of one passage."""
@@ -16,6 +18,10 @@ Reads: TypeAlias = Literal["ranking", "best", "yes_no"]
 
 class AbortRunError(Exception):
     """Stops every query, not one: to go on would only pay for answers that can't be kept (a full disk, for example)."""
+
+
+class StrategyError(ValueError):
+    """A strategy's result that is no ranking of what it was given; the message names the class."""
 
 
 @runtime_checkable
@@ -91,3 +97,19 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 def ranking(query: Query, passages: Iterable[Passage], calls: int) -> Ranking:
     """The result of a strategy: the ids of ``passages``, best first."""
     return Ranking(query.id, tuple(passage.id for passage in passages), calls)
+
+
+def check_ranking(result: Ranking, query: Query, candidates: Sequence[Passage], strategy: Strategy) -> None:
+    """Raises ``StrategyError`` unless ``result`` is of this query and holds every candidate once."""
+    name = f"{type(strategy).__name__}.rerank"
+    if not isinstance(result, Ranking):
+        raise StrategyError(f"{name} returned {type(result).__name__} and not a Ranking")
+    if result.query_id != query.id:
+        raise StrategyError(f"{name} returned the ranking of another query, {result.query_id!r}")
+    given, returned = Counter(passage.id for passage in candidates), Counter(result.passage_ids)
+    wrong = {"lacks": given - returned, "repeats or adds": returned - given}
+    if found := [f"{what} {', '.join(map(str, list(ids)[:_SHOWN]))}" for what, ids in wrong.items() if ids]:
+        raise StrategyError(
+            f"{name} must return every candidate once: of {given.total()} it returned {returned.total()}, and "
+            f"{' and '.join(found)}"
+        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
-from rearank.ranking.base import AbortRunError, Planned, Ranker, Resamples, Scorer, Strategy
+from rearank.ranking.base import AbortRunError, Planned, Ranker, Resamples, Scorer, Strategy, check_ranking
 from rearank.types import Candidates, Permutation, Ranking, Window
 
 
@@ -56,7 +56,7 @@ async def rerank_all(
 
     Returns:
         A ranking or a failure for each query, in the order given. A call that raises fails its query with that cause;
-        it never means "keep the order".
+        it never means "keep the order". So does a strategy whose result isn't every candidate once (``StrategyError``).
 
     Raises:
         ValueError: for a query id that occurs twice, or a limit below 1.
@@ -96,6 +96,7 @@ async def _rerank_one(
         planned = strategy.calls(len(item.passages)) if isinstance(strategy, Planned) else 0
         gated = ranker if gate is None else _Gated(ranker, _Turns(gate, planned))
         ranking = await strategy.rerank(item.query, item.passages, gated)
+        check_ranking(ranking, item.query, item.passages, strategy)
     except AbortRunError:
         raise
     except Exception as error:

@@ -15,7 +15,17 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from rearank.checks import check_fields
-from rearank.ranking.base import Planned, Ranker, Reads, Resamples, SaysWhatItReads, Strategy, ranking, together
+from rearank.ranking.base import (
+    Planned,
+    Ranker,
+    Reads,
+    Resamples,
+    SaysWhatItReads,
+    Strategy,
+    check_ranking,
+    ranking,
+    together,
+)
 from rearank.types import Passage, Query, Ranking
 
 
@@ -64,6 +74,7 @@ class SelfConsistency:
 
         Raises:
             TypeError: for a ranker that can't draw again.
+            StrategyError: where the strategy's own result isn't every candidate once.
             ValueError: from a ranker whose answers are not drawn at all (temperature 0).
         """
         if not isinstance(ranker, Resamples):
@@ -76,6 +87,7 @@ class SelfConsistency:
         # Fractions, so that equal sums are equal whichever sample put a passage where.
         points = {passage.id: Fraction(0) for passage in candidates}
         for sample in drawn:
+            check_ranking(sample, query, candidates, self.strategy)
             for rank, passage_id in enumerate(sample.passage_ids, start=1):
                 points[passage_id] += self._points(rank, len(candidates))
         merged = sorted(candidates, key=lambda passage: -points[passage.id])

@@ -2,7 +2,8 @@
 
 ``layout`` the name of every file · ``identity`` the code behind a result · ``content`` data and models by what they
 hold · ``declared`` which fields of the config matter · ``stage`` go on, or move aside · ``environment`` versions and
-commit · ``reader`` the only one of output folders · ``sweeps`` a sweep's jobs · ``seeds`` the only pooling over seeds ·
+commit · ``reader`` the only one of output folders · ``seal`` what was damaged
+since · ``sweeps`` a sweep's jobs · ``seeds`` the only pooling over seeds ·
 ``sharing`` what jobs make alike.
 
 Whether a stage goes on or is moved aside is decided in ``Stage.open``: it compares the stage's ``settings.json`` with

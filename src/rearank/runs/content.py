@@ -37,6 +37,14 @@ def files_of(cache: Path | None = None, **used: object) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def digests_of(paths: Sequence[Path], cache: Path | None = None) -> list[str]:
+    """16 hexadecimal digits for each file; ``cache`` as for ``files_of``."""
+    remembered = _Remembered(cache)
+    found = remembered.digests(paths)
+    remembered.keep()
+    return found
+
+
 def sha256_of(*paths: Path) -> list[str]:
     """64 hexadecimal digits for each file."""
     with reading(*paths) as blocks:

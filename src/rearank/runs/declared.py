@@ -108,6 +108,6 @@ def _fields_of(target: str) -> Mapping[str, dataclasses.Field[Any]]:
     place, _, name = target.rpartition(".")
     try:
         cls = getattr(import_module(place), name)
-    except (ImportError, AttributeError, ValueError):
+    except (ImportError, AttributeError, ValueError, TypeError):
         return {}
     return {field.name: field for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}

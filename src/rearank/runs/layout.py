@@ -21,6 +21,8 @@ ANALYSED = "analysis.json"
 RUN, PARTIAL_RUN, QUERIES = "run.trec", "run.partial.trec", "queries.json"
 COST, TRACES, COMMANDS = "cost.jsonl", "traces.jsonl", "commands.jsonl"
 TRAIN_ROWS, VALIDATION_ROWS = "train.parquet", "validation.parquet"
+SEAL = "sealed.json"
+"""The files of a finished stage as they were left."""
 STORE, PAGE = "completions.sqlite", "report.html"
 JOB, SWEEP, FAILURE, SHARED = "job.json", "sweep.json", "failure.txt", "shared"
 """Of a sweep: how a job ended, what is swept, a failed job's traceback, and what jobs share."""
@@ -43,9 +45,14 @@ def free_name(path: Path) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """The file appears whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(json.dumps(value, indent=2) + "\n")
+    scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
 
 

@@ -34,6 +34,7 @@ from rearank.runs.layout import (
     read_json,
     set_aside,
 )
+from rearank.runs.seal import damaged
 from rearank.tracking import read_jsonl
 
 FIRST, SYSTEM, IDEAL = "first stage", "system", "ideal"
@@ -248,6 +249,8 @@ def by_benchmark(systems: Sequence[Evaluated]) -> dict[str, list[Evaluated]]:
 
 
 def _read_system(place: Path) -> Evaluated:
+    if found := damaged(place):
+        raise FolderError(f"{found[0]}; evaluate again")
     content = read_json(place / METRICS)
     try:
         measures = content.get("measures", list(content["per_query"]))
@@ -287,7 +290,13 @@ def _parts(summary: Mapping[str, Any], benchmarks: Collection[str]) -> Mapping[s
 
 def _overrides(path: Path) -> tuple[str, ...]:
     """Hydra's list of what was given on the command line."""
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        found = yaml.safe_load(path.read_bytes()) if path.is_file() else None
+    except yaml.YAMLError as error:
+        cause = str(error).partition("\n")[0]
+        raise FolderError(
+            f"{path}: can't be parsed ({cause}); run the folder's command again, which writes it"
+        ) from error
     return tuple(str(one) for one in found) if isinstance(found, list) else ()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rearank.runs.declared import mattering
+from rearank.runs.seal import damaged
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -37,7 +38,7 @@ def shared(store: Path | None, identity: Mapping[str, Any], folder: Path, files:
     place.mkdir(parents=True, exist_ok=True)
     with (place / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second job waits for what the first one makes, and then has it
-        if (place / files[-1]).is_file():
+        if (place / files[-1]).is_file() and not damaged(place):
             _link(place, folder, files)
             yield True
             return

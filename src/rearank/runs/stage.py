@@ -17,12 +17,17 @@ from rearank.runs.declared import differences, mattering
 from rearank.runs.environment import environment
 from rearank.runs.identity import decides_nothing
 from rearank.runs.layout import ENVIRONMENT, SETTINGS, free_name, read_json, write_json
+from rearank.runs.seal import damaged
 
 CODE, FILES = "code", "files"
 _ACCEPTED, _CODE_OF = "code_accepted", "code of "
 _DIGESTS = {CODE: _CODE_OF, FILES: "content of "}
 _SHOWN = 5
 _log = logging.getLogger(__name__)
+
+
+class StageError(ValueError):
+    """A stage's folder of which nothing says what it was made with; the message names the file and the way out."""
 
 
 class FolderInUseError(RuntimeError):
@@ -40,6 +45,7 @@ class Stage:
         files: digests of the data and models that it is made from (``rearank.runs.files_of``).
         accept_changed_code: go on with what was made before the code alone changed; the former digests are kept.
         rerun: make the result again, whatever is there.
+        cache: a folder in which digests of large files are kept.
     """
 
     folder: Path
@@ -48,6 +54,7 @@ class Stage:
     files: Mapping[str, str] = field(default_factory=dict)
     accept_changed_code: bool = False
     rerun: bool = False
+    cache: Path | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -58,19 +65,26 @@ class Stage:
 
     def changed(self) -> str:
         """How this differs from what the folder was made with; empty if it doesn't, or nothing is there."""
-        return _listed(_changed(read_json(self.folder / SETTINGS), self.identity))
+        return _listed(_changed(self._stored(), self.identity))
 
     def open(self) -> Path:
         """The folder, holding what this identity made so far, or nothing.
 
         What others made there is moved aside (``<folder>.1``, ``.2``...), never overwritten. ``environment.json`` says
         with what versions and command the stage began; later commands don't change it.
+
+        Raises:
+            StageError: where there are results, and no settings that say what they were made with.
         """
-        old, new = read_json(self.folder / SETTINGS), self.identity
-        changed = _changed(old, new)
-        if self.rerun and old:
+        old, new = {}, self.identity
+        if self.rerun and self._holds_results():
             self._move_aside("rerun=true")
-        elif changed and self.accept_changed_code and all(line.startswith(_CODE_OF) for line in changed):
+        else:
+            old = self._stored()
+            if not old and self._holds_results():
+                raise StageError(_unknown(self.folder, "is missing"))
+        changed = _changed(old, new)
+        if changed and self.accept_changed_code and all(line.startswith(_CODE_OF) for line in changed):
             _log.warning("%s goes on although its code has changed (%s)", self.folder, _listed(changed))
             new[_ACCEPTED] = [*old.get(_ACCEPTED, []), old[CODE]]
         elif changed:
@@ -78,7 +92,7 @@ class Stage:
         elif _ACCEPTED in old:
             new[_ACCEPTED] = old[_ACCEPTED]
         write_json(self.folder / SETTINGS, new)
-        if not (self.folder / ENVIRONMENT).is_file():
+        if not read_json(self.folder / ENVIRONMENT):
             write_json(self.folder / ENVIRONMENT, environment())
         return self.folder
 
@@ -91,7 +105,25 @@ class Stage:
             {**self.files, **files},
             self.accept_changed_code,
             self.rerun,
+            self.cache,
         )
+
+    def damage(self) -> list[str]:
+        """A line for each file of the finished result that is missing or has changed since."""
+        return damaged(self.folder, self.cache)
+
+    def _stored(self) -> dict[str, Any]:
+        """What ``settings.json`` says; empty where there is none."""
+        path = self.folder / SETTINGS
+        if not path.is_file():
+            return {}
+        if not (found := read_json(path)):
+            raise StageError(_unknown(self.folder, "can't be parsed"))
+        return found
+
+    def _holds_results(self) -> bool:
+        """Whether anything was made here: scraps of a write that was cut off are no result."""
+        return any(path.suffix != ".partial" and path.name != ENVIRONMENT for path in self.folder.glob("*"))
 
     def _move_aside(self, why: str) -> None:
         aside = free_name(self.folder)
@@ -113,6 +145,13 @@ def warn_of_old_version(folder: Path) -> None:
             "%s: %s%s: made by a version of rearank that kept no digests of code and data: taken as unchanged "
             "(rerun=true makes them again)", folder, names, more,
         )  # fmt: skip
+
+
+def _unknown(folder: Path, what: str) -> str:
+    return (
+        f"{folder / SETTINGS}: {what}, so nothing says what the results beside it were made with; put the file back, "
+        f"or move {folder} away to have them made again"
+    )
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

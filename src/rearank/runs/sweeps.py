@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rearank.runs.layout import JOB, SWEEP
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,17 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
-        """What ``sweep.json`` says; an empty one where there is none."""
-        try:
-            stored = json.loads((folder / SWEEP).read_text())
-        except (OSError, ValueError):
+        """What ``sweep.json`` says; an empty one where there is none, and, with a warning, for a damaged one."""
+        path = folder / SWEEP
+        if not path.is_file():
             return cls(folder)
-        return cls(folder, stored["swept"], stored["overrides"])
+        try:
+            stored = json.loads(path.read_bytes())
+            swept = {str(key): list(map(str, values)) for key, values in stored["swept"].items()}
+            return cls(folder, swept, list(stored["overrides"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            _log.warning("%s: is not what a sweep writes (%r); the sweep's command writes it again", path, error)
+            return cls(folder)
 
     def jobs(self) -> list[Job]:
         """Every job that was ever started here, in the order of the command line."""
@@ -55,14 +63,18 @@ class Job:
 
     @classmethod
     def read(cls, folder: Path) -> Job:
-        """Raises ``ValueError`` for a file that isn't ours."""
-        stored = json.loads((folder / JOB).read_text())
-        status, cause = stored["status"], stored.get("cause", "")
+        """A damaged file counts as a job that was stopped."""
+        try:
+            stored = json.loads((folder / JOB).read_bytes())
+            status, cause = stored["status"], stored.get("cause", "")
+            choices, fixed = dict(stored["choices"]), list(stored["fixed"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return cls(folder, "stopped", {}, (), f"{folder / JOB}: is not what a job writes ({error!r})")
         if status == "running":
             with at_work(folder) as free:
                 if free:
                     status, cause = "stopped", "it ended without a word: killed, out of memory, or interrupted"
-        return cls(folder, status, stored["choices"], stored["fixed"], cause, stored.get("seconds", 0.0))
+        return cls(folder, status, choices, fixed, cause, stored.get("seconds", 0.0))
 
     @property
     def failed(self) -> bool:
@@ -71,6 +83,8 @@ class Job:
     @property
     def command(self) -> str:
         """What runs this job alone, in its place."""
+        if not self.fixed and not self.choices:
+            return "the sweep's own command does it again"
         words = [*self.fixed, *(f"{key}={value}" for key, value in self.choices.items())]
         return " ".join(["python run.py -m", *map(shlex.quote, words)])
 

@@ -186,7 +186,7 @@ def evaluating(run: Run, tuned: TrainingResult | None = None) -> Evaluating:
     chosen = run.experiment
     parts = Parts(chosen.model, chosen.prompt, chosen.strategy, chosen.engine)
     changed = training_stage(started_from(run, tuned)).changed()
-    trained = Trained(run.folder, run.choices.get("algorithm", "trained"), changed)
+    trained = Trained(run.folder, run.choices.get("algorithm", "trained"), changed, run.cache)
     overlap = chosen.prepare.overlap
     return Evaluating(parts, trained, chosen.benchmark, chosen.evaluation, chosen.seed, run.choices, overlap)
 

@@ -18,7 +18,8 @@ from rearank.data.overlap import JudgedQuery, normalised, unnumbered
 from rearank.moved import attributes_of
 from rearank.progress import counted, progress
 from rearank.prompts import Prompt, Tokenizer
-from rearank.runs.layout import SUMMARY, TRAIN_ROWS, VALIDATION_ROWS, write_json
+from rearank.runs.layout import SEAL, SUMMARY, TRAIN_ROWS, VALIDATION_ROWS, read_json, write_json
+from rearank.runs.seal import seal
 from rearank.runs.sharing import fingerprint, shared
 from rearank.runs.stage import Stage
 from rearank.sections import Preparation
@@ -33,6 +34,7 @@ __getattr__ = attributes_of(__name__)
 Dataset: TypeAlias = JudgedSource | HoldsRows
 Queries: TypeAlias = dict[str, JudgedCandidates | list[PromptedWindow]]
 """By id: candidates to draw windows from, or windows as a dataset holds them."""
+_MADE = (TRAIN_ROWS, VALIDATION_ROWS, SUMMARY)
 _log = logging.getLogger(__name__)
 
 
@@ -112,9 +114,11 @@ def prepare(how: Preparing, stage: Stage, trackers: RunTrackers, store: Path | N
     folder = stage.open()
     rows = Rows(folder, how.dataset.name, stage.identity)
     if (folder / SUMMARY).is_file():
-        _log.info("prepared rows found in %s", folder)
-        return rows
-    with shared(store, stage.identity, folder, (TRAIN_ROWS, VALIDATION_ROWS, SUMMARY)) as there:
+        if not (found := _damage(stage)):
+            _log.info("prepared rows found in %s", folder)
+            return rows
+        _log.warning("%s; the rows are prepared again", "; ".join(found))
+    with shared(store, stage.identity, folder, (*_MADE, SEAL)) as there:
         if there:
             _log.info("%s: the rows that another job of the sweep prepared", folder)
         else:
@@ -126,6 +130,14 @@ def prepare(how: Preparing, stage: Stage, trackers: RunTrackers, store: Path | N
                 tracker.log({f"data/{name}": count for name, count in counts.items()}, 0)
                 tracker.artefact(rows.artefact())
     return rows
+
+
+def _damage(stage: Stage) -> list[str]:
+    """A line for each file that can't be gone on from; an earlier version listed no digests."""
+    missing = [f"{path}: is missing" for name in _MADE if not (path := stage.folder / name).is_file()]
+    if not missing and not read_json(stage.folder / SUMMARY):
+        missing = [f"{stage.folder / SUMMARY}: can't be parsed"]
+    return stage.damage() or missing
 
 
 def _write(how: Preparing, folder: Path) -> dict[str, Any]:
@@ -164,6 +176,7 @@ def _write(how: Preparing, folder: Path) -> dict[str, Any]:
         "dropped": dict(dropped),
     }
     write_json(folder / SUMMARY, summary)
+    seal(folder, _MADE)
     _log.info("%s: %s", folder, json.dumps(summary))
     return summary
 

@@ -18,7 +18,7 @@ from rearank.tasks.prepare import Rows
 from rearank.tasks.training_figures import draw_curves
 from rearank.tracking import Artefact
 from rearank.tracking.run_trackers import RunTrackers
-from rearank.training.base import Trainer, TrainingJob, TrainingResult, result_of
+from rearank.training.base import Trainer, TrainingJob, TrainingResult, check_whole, result_of
 from rearank.training.sft import Sft
 
 __getattr__ = attributes_of(__name__)
@@ -44,21 +44,29 @@ class Trained:
         folder: of the run.
         algorithm: the option's name, by which tables call the checkpoint.
         changed: how the training's settings differ from this command's; empty where they don't.
+        cache: a folder in which digests of large files are kept.
     """
 
     folder: Path
     algorithm: str
     changed: str = ""
+    cache: Path | None = None
 
     @property
     def tuned(self) -> TrainingResult | None:
         """By fine-tuning."""
-        return result_of(self.folder / SFT)
+        return self._whole(self.folder / SFT)
 
     @property
     def result(self) -> TrainingResult | None:
         """By reinforcement."""
-        return result_of(self.folder / TRAINING)
+        return self._whole(self.folder / TRAINING)
+
+    def _whole(self, folder: Path) -> TrainingResult | None:
+        """Raises ``TrainingError`` where a file of it is damaged."""
+        if (found := result_of(folder)) is not None:
+            check_whole(folder, self.cache)
+        return found
 
     @property
     def training(self) -> Path:
@@ -92,6 +100,7 @@ def _stage(
 ) -> TrainingResult:
     folder, model = stage.open(), start.model
     if (finished := result_of(folder)) is not None:
+        check_whole(folder, stage.cache)
         _log.info("a finished %s found in %s: %s", folder.name, folder, json.dumps(vars(finished)))
         return finished
     with trackers.open(folder, job) as tracker:

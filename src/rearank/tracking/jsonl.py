@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from rearank.tracking.base import Artefact, Tracker
 from rearank.tracking.names import RENAMED, undocumented
 
 ARTEFACTS = "artefacts.jsonl"
+_log = logging.getLogger(__name__)
 _HASHED = 64 * 2**20  # bytes of a file that is hashed: a checkpoint's weights would take minutes
 
 
@@ -53,7 +55,7 @@ class JsonlTracker:
     def rewind(self, step: int) -> None:
         """Remove what was logged after ``step``: a resumed run logs it again."""
         for path in self.path.parent.glob(f"{self.path.stem}*.jsonl"):
-            kept = [line for line in read_jsonl(path) if line["step"] <= step]
+            kept = [line for line in read_jsonl(path) if isinstance(line.get("step"), int) and line["step"] <= step]
             scratch = path.with_suffix(".partial")
             scratch.write_text("".join(json.dumps(line) + "\n" for line in kept))
             scratch.replace(path)
@@ -63,13 +65,18 @@ class JsonlTracker:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Every line, names of earlier versions as they are now; a last line cut short by a kill is left out."""
+    """Every line, names of earlier versions as they are now.
+
+    A last line cut short by a kill is left out, and so, with a warning that names it, is any other damaged one.
+    """
     lines = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    *whole, last = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    for number, line in enumerate([*whole, last] if last else whole, 1):
         try:
             lines.append({RENAMED.get(name, name): value for name, value in json.loads(line).items()})
-        except json.JSONDecodeError:
-            break
+        except (ValueError, AttributeError):
+            if number <= len(whole):
+                _log.warning("%s, line %d: can't be parsed and is left out", path, number)
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,11 +17,14 @@ from rearank.checks import check_fields
 from rearank.engines.model import Architecture, Model
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.rewards import RewardBreakdown, RewardFunction
-from rearank.runs.layout import RESULT, write_json
+from rearank.runs.layout import RESULT, SEAL, write_json
+from rearank.runs.seal import damaged, read_checked, seal
 from rearank.tracking import Trackers, transcript
+from rearank.tracking.jsonl import ARTEFACTS
 from rearank.training.rows import TrainingRow
 from rearank.training.sft import Sft
 
+_log = logging.getLogger(__name__)
 _COMPONENTS = ("total", "rank", "format_tags", "format_list")
 
 
@@ -177,11 +181,31 @@ class Best:
 
     @classmethod
     def load(cls, path: Path) -> Best:
-        """What the file says, or a fresh one."""
-        if path.is_file():
-            stored: Mapping[str, Any] = json.loads(path.read_text())
-            return cls(path, stored["step"], stored["ndcg"])
-        return cls(path)
+        """What the file says, or a fresh one.
+
+        Raises:
+            TrainingError: naming a damaged file, this one or one of the checkpoint's.
+        """
+        if not path.is_file():
+            return cls(path)
+        try:
+            stored = json.loads(path.read_bytes())
+            best = cls(path, int(stored["step"]), stored["ndcg"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"{path}: can't be parsed ({error!r}); {way_out(path.parent)}") from error
+        place = path.with_name(f"best-{best.step}")
+        place = place if place.is_dir() else path.with_name("model")
+        found = damaged(place) or ([] if place.is_dir() else [f"{path}: names step {best.step}, which isn't kept"])
+        if not found and (read_checked(place / SEAL) or {}).get("best", best.as_json) != best.as_json:
+            found = [f"{path}: was changed after it was written"]
+        if found:
+            raise TrainingError(f"{found[0]}; {way_out(path.parent)}")
+        return best
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """As the file has it."""
+        return {"step": self.step, "ndcg": self.ndcg}
 
     def beaten_by(self, ndcg: float) -> bool:
         """Strictly better: of equal ones the earliest stays."""
@@ -190,19 +214,51 @@ class Best:
     def update(self, step: int, ndcg: float | None) -> None:
         """Remember, on disk."""
         self.step, self.ndcg = step, ndcg
-        write_json(self.path, {"step": step, "ndcg": ndcg})
+        write_json(self.path, self.as_json)
+
+
+def way_out(folder: Path) -> str:
+    """What to do about a damaged file of a training."""
+    return f"put the file back, or move {folder} away to have it trained again"
 
 
 def result_of(folder: Path) -> TrainingResult | None:
-    """The result a finished training left in ``folder``."""
+    """The result a finished training left in ``folder``; raises ``TrainingError`` for a damaged one."""
     path = folder / RESULT
     if not path.is_file():
         return None
-    stored = TrainingResult(**json.loads(path.read_text()))
-    return replace(stored, model=str(folder / stored.model))
+    try:
+        stored = TrainingResult(**json.loads(path.read_bytes()))
+        return replace(stored, model=str(folder / stored.model))
+    except (ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{path}: is not what a finished training writes ({error}); remove it and run the same command again: "
+            "training goes on from its last checkpoint"
+        ) from error
+
+
+def check_whole(folder: Path, cache: Path | None = None) -> None:
+    """Whether a finished training is as it was left: result, model and curves.
+
+    Args:
+        folder: of the training.
+        cache: a folder in which digests of large files are kept.
+
+    Raises:
+        TrainingError: naming the first file that isn't; curves may be gone.
+    """
+    for line in damaged(folder, cache):
+        if not line.endswith(".jsonl: is missing"):
+            gone = " or remove it to go on without its curves," if ".jsonl: " in line else ""
+            raise TrainingError(f"{line};{gone} {way_out(folder)}")
+        _log.warning("%s; the result goes on without it", line)
 
 
 def write_result(folder: Path, result: TrainingResult) -> TrainingResult:
-    """Mark ``folder`` as finished."""
-    write_json(folder / RESULT, asdict(replace(result, model=Path(result.model).name)))
+    """Mark ``folder`` as finished; its files are sealed."""
+    model = Path(result.model).name
+    (folder / SEAL).unlink(missing_ok=True)  # of a result that is gone
+    write_json(folder / RESULT, asdict(replace(result, model=model)))
+    curves = (path.name for path in sorted(folder.glob("*.jsonl")) if path.name != ARTEFACTS)
+    seal(folder, (RESULT, model, *curves) if (folder / model).exists() else (RESULT, *curves))
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Collection, Sequence
@@ -9,8 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rearank.runs.content import digests_of
+from rearank.runs.layout import SEAL
+from rearank.runs.seal import DamagedFileError, differing, read_checked, seal, state_of, write_checked
 from rearank.training.base import Best, Lora, TrainingError, TrainingJob
 
+_log = logging.getLogger(__name__)
 _COMPLETE = "complete"
 _WEIGHTS = "weights"
 
@@ -91,23 +96,53 @@ def is_complete(checkpoint: Path) -> bool:
     return (checkpoint / _COMPLETE).is_file()
 
 
+def seal_checkpoint(checkpoint: Path, log: Path) -> None:
+    """``mark_complete`` with the digests of its files, and of the ``log`` up to its step.
+
+    For trainers whose checkpoints are written by this process alone, and are small enough to be read again.
+    """
+    log_now = digests_of([log])[0] if log.is_file() else ""
+    write_checked(checkpoint / _COMPLETE, {"files": state_of(checkpoint), "log": log_now})
+
+
+def logged_alike(checkpoint: Path, log: Path) -> bool:
+    """Whether ``log``, without what came later, is as the checkpoint found it; true where that isn't known."""
+    mark = checkpoint / _COMPLETE
+    known = (read_checked(mark) or {}).get("log") if mark.stat().st_size else None
+    return known is None or not log.is_file() or digests_of([log])[0] == known
+
+
 def step_of(checkpoint: Path) -> int:
     """The step in its name: N of ``checkpoint-N`` and of ``global_step_N``."""
     return int(re.split("[-_]", checkpoint.name)[-1])
 
 
 def complete_checkpoint(folder: Path, pattern: str = "checkpoint-*") -> Path | None:
-    """The latest checkpoint to go on from. Those that were cut short, and all after it, are removed.
+    """The latest checkpoint to go on from. Those that were cut short or damaged, and all after it, are removed.
 
     Folders are named by ``pattern`` and step.
     """
     found = _by_step(folder, pattern)
     whole = [step for step, path in found.items() if is_complete(path)]
+    while whole and (lines := damage_of(found[whole[-1]])):
+        _log.warning("%s; the checkpoint is removed, and training goes on from the one before", lines[0])
+        whole.pop()
     last = max(whole, default=-1)
     for step, path in found.items():
         if step not in whole and not (step < last and (path / _WEIGHTS).is_file()):
             shutil.rmtree(path)
     return found.get(last)
+
+
+def damage_of(checkpoint: Path) -> list[str]:
+    """A line for each damaged file of a checkpoint; none where no mark lists its digests."""
+    mark = checkpoint / _COMPLETE
+    if not mark.is_file() or not mark.stat().st_size:
+        return []
+    try:
+        return differing(checkpoint, (read_checked(mark) or {}).get("files", {}))
+    except DamagedFileError as error:
+        return [str(error)]
 
 
 def prune(folder: Path, pattern: str, keep: int, best: Collection[int]) -> None:
@@ -138,6 +173,7 @@ def keep_best(trainer: Any, tokenizer: Any, folder: Path, step: int, ndcg: float
         shutil.rmtree(path, ignore_errors=True)
     trainer.model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
+    seal(scratch, sorted(path.name for path in scratch.iterdir()), best={"step": step, "ndcg": ndcg})
     scratch.replace(place)
     best.update(step, ndcg)
     for path in folder.glob("best-*"):
@@ -152,11 +188,16 @@ def publish_best(job: TrainingJob, lora: Lora | None, best: Best) -> Path:
         if kept.is_dir():
             shutil.rmtree(model, ignore_errors=True)
             kept.replace(model)
+            (model / SEAL).unlink(missing_ok=True)
         return model
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    scratch = job.folder / "model.partial"
+    for path in (scratch, model):
+        shutil.rmtree(path, ignore_errors=True)
     base = AutoModelForCausalLM.from_pretrained(job.model, revision=job.revision, dtype="auto")
-    PeftModel.from_pretrained(base, kept).merge_and_unload().save_pretrained(model)
-    AutoTokenizer.from_pretrained(kept).save_pretrained(model)
+    PeftModel.from_pretrained(base, kept).merge_and_unload().save_pretrained(scratch)
+    AutoTokenizer.from_pretrained(kept).save_pretrained(scratch)
+    scratch.replace(model)
     return model

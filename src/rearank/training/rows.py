@@ -140,8 +140,12 @@ def read_rows(path: str | Path) -> list[TrainingRow]:
         raise FileNotFoundError(f"{path}: no training rows here; run task=prepare first")
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise RowError(f"{path}: not a parquet file ({error}); run task=prepare again") from error
+        records = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        cause = str(error).partition("\n")[0]
+        raise RowError(
+            f"{path}: not a parquet file, or a damaged one ({cause}); run task=prepare rerun=true"
+        ) from error
     missing = {"data_source", "prompt", "reward_model", "extra_info"} - set(table.column_names)
     if missing:
         raise RowError(f"{path}: no column {', '.join(sorted(missing))}; rows come from task=prepare")
@@ -152,7 +156,7 @@ def read_rows(path: str | Path) -> list[TrainingRow]:
         raise RowError(f"{path}: no row; loosen augmentation.filter, or give more judged queries")
     rows = []
     wording = (table.schema.metadata or {}).get(_WORDING_KEY)
-    for number, record in enumerate(table.to_pylist()):
+    for number, record in enumerate(records):
         try:
             rows.append(replace(_row(record), wording=wording.decode() if wording is not None else None))
         except (KeyError, TypeError, ValueError) as error:

@@ -21,6 +21,7 @@ from rearank.evaluation import JUDGED, bootstrap_interval
 from rearank.runs import CONTENT, code_of, files_of
 from rearank.runs.layout import METRICS, RUN, write_json
 from rearank.runs.reader import marked
+from rearank.runs.seal import seal
 from rearank.runs.stage import Stage
 from rearank.tasks.evaluate.published import PublishedRow
 
@@ -139,8 +140,9 @@ def keep(
     scored = [benchmark.score(ranked, (*benchmark.measures, JUDGED)) for ranked in runs]
     per_query = {measure: _over_samples([one[measure] for one in scored]) for measure in benchmark.measures}
     judged = _over_samples([one[JUDGED] for one in scored]) if any(any(ranked.values()) for ranked in runs) else {}
-    for number, ranked in enumerate(runs):
-        write_run(place / (RUN if len(runs) == 1 else f"run-{number}.trec"), ranked, f"rearank-{place.name}")
+    names = [RUN] if len(runs) == 1 else [f"run-{number}.trec" for number in range(len(runs))]
+    for name, ranked in zip(names, runs, strict=True):
+        write_run(place / name, ranked, f"rearank-{place.name}")
     counts = dict(figures or {})
     cost, failed = counts.get("cost", 0.0), int(counts.get("failed", 0))
     calls = int(counts.get("calls", 0))
@@ -166,6 +168,7 @@ def keep(
             "judged_per_query": {JUDGED: judged},
         },
     )
+    seal(place, [METRICS, *names])
     return found
 
 

@@ -14,13 +14,14 @@ from rearank.reranker.setup import Parts
 from rearank.runs.reader import ON_ITS_WAY, TUNED
 from rearank.sections import Evaluation
 from rearank.tasks.train import Trained
+from rearank.training.local import damage_of
 from rearank.types import Sampling
 
 _log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that was not kept."""
+    """A checkpoint that was not kept, or is damaged."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def checkpoint_of(training: Path, step: int) -> Path:
     """The weights after ``step`` steps.
 
     Raises:
-        CheckpointError: where the training kept none.
+        CheckpointError: where the training kept none, or a file of it is damaged.
     """
     kept = {
         int(path.name.rpartition("-")[2]): path
@@ -106,6 +107,8 @@ def checkpoint_of(training: Path, step: int) -> Path:
             f"evaluation.steps: {training} has no checkpoint of step {step}, {there}; train with trainer=trl and "
             f"trainer.save_every and trainer.keep so that this step is kept, or name another one"
         )
+    if found := damage_of(kept[step]):
+        raise CheckpointError(f"{found[0]}; put the file back, or name another step in evaluation.steps")
     return kept[step]
 
 

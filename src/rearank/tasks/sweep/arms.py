@@ -59,7 +59,7 @@ class Row:
 def arms_of_jobs(jobs: Sequence[Job]) -> list[SweepArm]:
     """Of the finished jobs, in their order. What all jobs share is no part of a name, unless nothing else is."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.choices if key not in _NO_CHOICE))
-    varied = [key for key in keys if len({job.choices.get(key) for job in jobs}) > 1] or keys
+    varied = [key for key in keys if len({job.choices.get(key) for job in jobs if job.choices}) > 1] or keys
     by_label: dict[str, list[Job]] = {}
     for job in (job for job in jobs if job.status == "finished"):
         label = ", ".join(_named(key, job.choices[key]) for key in varied if key in job.choices)

@@ -23,6 +23,7 @@ from rearank.training.base import (
     describe,
     note_of,
     result_of,
+    way_out,
     write_result,
 )
 from rearank.training.guard import Watchdog
@@ -31,9 +32,10 @@ from rearank.training.local import (
     complete_checkpoint,
     keep_best,
     load_tokenizer,
-    mark_complete,
+    logged_alike,
     publish_best,
     quiet,
+    seal_checkpoint,
     step_of,
 )
 from rearank.training.rows import TrainingRow, guarded
@@ -76,6 +78,9 @@ def fit(
     """
     if (finished := result_of(job.folder)) is not None:
         return finished
+    path = job.folder / "best.json"
+    last = complete_checkpoint(job.folder / "checkpoints")
+    best = Best(path) if last is None else Best.load(path)
     with progress("loading torch, transformers and trl"):
         import torch
         import trl  # noqa: F401  # its first import takes seconds: here they are shown
@@ -86,17 +91,20 @@ def fit(
     with progress(f"loading the tokenizer of {job.model}"):
         tokenizer = load_tokenizer(job.model, job.revision)
     train, validation = _rows(job, tokenizer)
+    if last is not None and validation and best.step < 0:
+        raise TrainingError(f"{path}: is missing, and says which step was best; {way_out(job.folder)}")
     with progress(f"loading {job.model}"):
         made = make(tokenizer, train)
-    best = Best.load(job.folder / "best.json")
-    last = complete_checkpoint(job.folder / "checkpoints")
     with progress(what, made.steps, "steps") as shown:
         watch = _Watch(job, settings, made, tokenizer, validation, best, shown)
         if last is not None:
-            watch.continue_from(step_of(last))
-        _attach(made, watch)
-        made.trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
-    done = made.trainer.state.global_step // made.updates
+            watch.continue_from(last)
+        if last is not None and (watch.done >= made.steps or watch.stopped):
+            made.trainer._load_from_checkpoint(str(last))  # all steps are done, and TRL would do one more
+        else:
+            _attach(made, watch)
+            made.trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
+    done = watch.done
     if watch.stopped:
         _log.warning("%s stopped at step %d: %s", what, done, watch.stopped)
     elif done != made.steps:
@@ -138,10 +146,22 @@ class _Watch:
     def __post_init__(self) -> None:
         self.dog = Watchdog(self.settings.guard)
 
-    def continue_from(self, step: int) -> None:
-        """A checkpoint of ``step`` is resumed: what was logged after it will be logged again."""
-        self.job.tracker.jsonl.rewind(step)
-        self.dog.replay(read_jsonl(self.job.tracker.jsonl.path))
+    def continue_from(self, checkpoint: Path) -> None:
+        """What was logged after the checkpoint's step will be logged again.
+
+        Raises:
+            TrainingError: where what was logged before it is damaged.
+        """
+        step, log = step_of(checkpoint), self.job.tracker.jsonl
+        log.rewind(step)
+        if not logged_alike(checkpoint, log.path):
+            raise TrainingError(
+                f"{log.path}: was changed after step {step}; put the file back, or remove it to go on without the "
+                "curves of the steps before"
+            )
+        if not log.path.is_file():
+            _log.warning("%s: is missing: the curves begin after step %d", log.path, step)
+        self.stopped = self.dog.replay(read_jsonl(log.path))
         _log.info("continued from step %d", step)
         self.shown.advance(step)
         self.done = step
@@ -228,7 +248,7 @@ def _attach(made: Made, watch: _Watch) -> None:
             folder, step = Path(args.output_dir), state.global_step // made.updates
             place = folder / f"checkpoint-{step}"
             (folder / f"checkpoint-{state.global_step}").rename(place)
-            mark_complete(place)
+            seal_checkpoint(place, watch.job.tracker.jsonl.path)
 
     made.trainer.remove_callback(PrinterCallback)
     made.trainer.add_callback(Callback())
