@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from tests.tasks.runs import made
 
+import rearank.training
 from rearank.data import opening
 from rearank.experiment import Run
 from rearank.tasks.preflight import PreflightError, preflight
+
+TINY = Path(rearank.training.__file__).parent / "assets" / "tiny"
 
 
 @pytest.fixture
@@ -91,3 +95,26 @@ def test_a_benchmark_that_is_missing_among_others_is_a_warning(
     message = problems(made(tmp_path, *given, "benchmark=dl19"))
     assert "ir_datasets 'msmarco-passage/trec-dl-2019/judged' isn't on this machine" in message
     assert "the network can't be reached" in message
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+            "{% for m in messages %}{{ m.content }}{% endfor %}",
+            "refuses the system role (System role not supported): set prompt.system=''",
+        ),
+        ("{% for m in messages %}{{ m.role + m.content }}{% endfor %}", ""),
+    ],
+)
+def test_the_models_own_template_is_tried(template: str, problem: str, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    model = Path(shutil.copytree(TINY, tmp_path / "model"))
+    (model / "chat_template.jinja").write_text(template)
+    given = ("experiment=quickstart", "tracking=none", "prompt=rearank", "model.prompt=null", f"model.path={model}")
+    run = made(tmp_path, *given)
+    if problem:
+        assert problem in problems(run)
+    else:
+        preflight(run)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
 
 from rearank.prompts import Prompt, Tokenizer
+from rearank.runs.layout import read_json
 from rearank.types import Message, Passage, Query, Window
 
 _SYSTEM = "the system role"
@@ -79,3 +84,43 @@ def _alternating(messages: Sequence[Message]) -> list[Message]:
             found.append(Message("assistant" if message.role == "user" else "user", "Yes."))
         found.append(message)
     return found
+
+
+def own_template(folder: Path) -> Callable[[Sequence[Message]], object] | None:
+    """Renders messages by the template in a model's folder, as transformers does; ``None`` where it can't be tried.
+
+    Without transformers: a template is a file, and jinja2 renders it within milliseconds.
+    """
+    settings = read_json(folder / "tokenizer_config.json")
+    file = folder / "chat_template.jinja"
+    text = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    if isinstance(text, list):  # several under names
+        text = next((one.get("template") for one in text if one.get("name") == "default"), None)
+    if not isinstance(text, str) or find_spec("jinja2") is None:
+        return None
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now(UTC).strftime(form))
+    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+    tokens = {name: _token(settings.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    try:
+        template = environment.from_string(text)
+    except TemplateError:  # with what only transformers knows (generation blocks): it has the last word
+        return None
+
+    def render(messages: Sequence[Message]) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return template.render(messages=turns, add_generation_prompt=True, tools=None, documents=None, **tokens)
+
+    return render
+
+
+def _token(value: object) -> str:
+    return str(value.get("content", "")) if isinstance(value, dict) else str(value or "")

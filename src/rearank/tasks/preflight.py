@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from rearank.choices import as_trained
 from rearank.data import HoldsRows
 from rearank.data.opening import opened
-from rearank.engines import NoEngine, OpenAINode
+from rearank.engines import NoEngine, OpenAINode, ScriptedNode
 from rearank.engines.base import SplitsModels
+from rearank.engines.template import example, own_template, refusal
 from rearank.experiment import Run
 from rearank.ranking import misfits
 from rearank.runs.layout import SUMMARY
@@ -63,6 +65,7 @@ def preflight(run: Run) -> None:
         warnings += doubts
     found += _misfits(run)
     found += _prefill_misfits(run)
+    found += _refused_by_template(run)
     found += _wording_misfits(run)
     found += _splits(run)
     if "algorithm" in experiment.task.needs:
@@ -135,6 +138,22 @@ def _prefill_misfits(run: Run) -> list[str]:
     if "engine" in experiment.task.needs and isinstance(experiment.engine, OpenAINode):
         found += experiment.engine.prefill_misfits(prefill)
     return found
+
+
+def _refused_by_template(run: Run) -> list[str]:
+    """A prompt that the model's own chat template can't render, where the model lies in a folder here."""
+    experiment, needs = run.experiment, run.experiment.task.needs
+    asked = "engine" in needs and not isinstance(experiment.engine, NoEngine | ScriptedNode | OpenAINode)
+    folder = Path(experiment.model.location)
+    if "model" not in needs or not (asked or "trainer" in needs) or not folder.is_dir():
+        return []
+    if (render := own_template(folder)) is None:
+        return []
+    prompt: Any = experiment.prompt
+    if getattr(prompt, "max_tokens", None) is not None:  # a cut changes no turns, and there is no tokenizer yet
+        prompt = replace(prompt, max_tokens=None)
+    why = refusal(render, example(prompt))
+    return [f"model.path={experiment.model.path}: {why}"] if why is not None else []
 
 
 def _wording_misfits(run: Run) -> list[str]:
