@@ -9,6 +9,7 @@ import re
 from collections.abc import Hashable
 from dataclasses import fields
 from functools import cache
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
@@ -28,6 +29,15 @@ def check_variable(field: str, name: str | None) -> None:
 def shown_variable(name: str) -> str:
     """An environment variable's name for a message; one that looks like a key in the wrong place is not repeated."""
     return name if _PLAIN_NAME.fullmatch(name) else "(not shown: it may be a key)"
+
+
+def missing_packages(extra: str, *packages: str) -> list[str]:
+    """A line for each of ``packages`` that isn't installed; rearank's ``extra`` brings them."""
+    return [
+        f"the package {name} is missing; install rearank's extra {extra}: pip install -e '.[{extra}]'"
+        for name in packages
+        if find_spec(name.replace("-", "_")) is None
+    ]
 
 
 def check_fields(one: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from rearank.report import Report
 from rearank.rewards import RewardFunction
 from rearank.runs import INCIDENTAL, code_of, files_of
 from rearank.runs.environment import commit
+from rearank.runs.identity import modules_alone
 from rearank.runs.layout import SHARED
 from rearank.runs.stage import Stage
 from rearank.sections import Compare, Evaluation, Preparation
@@ -123,7 +124,7 @@ DECIDED_BY = (
 class Run:
     """An experiment under way: its object, its plain config, the options chosen, and its folder.
 
-    Only the command and the pipeline know it; everything below takes what it needs by name.
+    The command, the pipeline and the tasks know it; the steps that they call take what they need by name.
     """
 
     experiment: Experiment
@@ -156,12 +157,15 @@ class Run:
         config = {**self.config, "choices": choices, "commit": commit()}
         return RunTrackers(self.experiment.tracking, title, group, config)
 
-    def stage(self, name: str, *keys: str, **more: Any) -> Stage:
-        """The stage that works in the folder ``name`` and depends on these keys of the config, and on ``more``."""
+    def stage(self, name: str, *keys: str, modules: Sequence[str] = (), **more: Any) -> Stage:
+        """The stage that works in the folder ``name`` and depends on these keys of the config, and on ``more``.
+
+        ``modules``: of our own that decide its result, besides the classes chosen.
+        """
         return Stage(
             self.folder / name,
             {**{key: self.config[key] for key in keys}, **more},
-            self.code(*keys),
+            self.code(*keys) | modules_alone(*modules),
             self.files(*keys),
             self.experiment.accept_changed_code,
             self.experiment.rerun,

@@ -49,7 +49,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, build: str | None, gpu: bool) ->
         assert build is not None
         return build
 
-    monkeypatch.setattr("rearank.engines.nodes.find_spec", lambda name: None if build is NEITHER else object())
+    for place in ("rearank.engines.nodes.find_spec", "rearank.checks.find_spec"):
+        monkeypatch.setattr(place, lambda name: None if build is NEITHER else object())
     monkeypatch.setattr("rearank.engines.vllm.arguments.version", version)
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if gpu else None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rearank.serving import Serving, ServingError, limits
+from rearank.serving import Serving, ServingError
 from rearank.serving.server import address_of, bind
 
 
@@ -45,7 +45,7 @@ def test_preflight_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
         assert pasted not in missing
     monkeypatch.setenv("TEST_SERVE_KEY", "k")
     assert Serving(key_variable="TEST_SERVE_KEY").preflight() == []
-    monkeypatch.setattr(limits, "find_spec", lambda name: None)
+    monkeypatch.setattr("rearank.checks.find_spec", lambda name: None)
     assert [line.split()[2] for line in Serving().preflight()] == ["fastapi", "uvicorn"]
     assert "pip install -e '.[serve]'" in Serving().preflight()[0]
 

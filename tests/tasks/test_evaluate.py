@@ -20,7 +20,7 @@ from rearank.experiment import Run
 from rearank.runs.reader import SYSTEM
 from rearank.sections import Compare
 from rearank.tasks.compare import compare_runs
-from rearank.tasks.evaluate.scores import Places, keep
+from rearank.tasks.evaluate.scores import Places, score_and_write
 from rearank.tasks.pipeline import evaluate_models
 
 MEASURES = "evaluation.measures=[ndcg_cut_10,map,recall_20,recip_rank,P_10]"
@@ -153,7 +153,7 @@ def test_a_sample_that_lacks_a_query_left_out_of_others(place: Path) -> None:
     }
     (place / "samples").mkdir()
     few = {one: best[one] for one in others}
-    found = keep(place / "samples", benchmark, [few, best], label="two", role=SYSTEM)
+    found = score_and_write(place / "samples", benchmark, [few, best], label="two", role=SYSTEM)
     assert set(found.values) == {query, *others}
     assert found.mean == 1.0
 

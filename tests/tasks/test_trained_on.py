@@ -18,7 +18,7 @@ from rearank.runs.reader import read_systems
 from rearank.sections import Compare, Preparation
 from rearank.tasks.compare import compare_runs
 from rearank.tasks.overlap import OverlapError
-from rearank.tasks.pipeline import evaluate_models, keep_apart, prepare_rows
+from rearank.tasks.pipeline import evaluate_models, prepare_rows, refuse_measured_queries
 from rearank.training.base import TrainingResult, write_result
 from rearank.training.rows import read_rows
 
@@ -72,7 +72,7 @@ def test_a_split_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> Non
 def test_queries_of_the_benchmark_are_refused(folder: Path, tmp_path: Path) -> None:
     run = run_of(folder, tmp_path, "prepare.validation_windows=0")
     with pytest.raises(OverlapError, match=r"4 of 12 training queries are also in local_beir.*prepare\.overlap=drop"):
-        keep_apart(run, prepare_rows(run))
+        refuse_measured_queries(run, prepare_rows(run))
 
 
 def test_or_dropped(folder: Path, tmp_path: Path) -> None:
@@ -80,13 +80,13 @@ def test_or_dropped(folder: Path, tmp_path: Path) -> None:
     rows = prepare_rows(run)
     assert trained_on(rows.folder / TRAIN_ROWS) == {f"train{n}#{n % 2}" for n in range(8)}
     assert json.loads((rows.folder / "summary.json").read_text())["queries_dropped_as_measured"] == 4
-    keep_apart(run, rows)
+    refuse_measured_queries(run, rows)
 
 
 def test_or_allowed_with_a_warning(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = run_of(folder, tmp_path, "prepare.validation_windows=0", "prepare.overlap=allow")
     with caplog.at_level(logging.WARNING):
-        keep_apart(run, prepare_rows(run))
+        refuse_measured_queries(run, prepare_rows(run))
     assert "4 of 12 training queries are also in local_beir" in caplog.text
 
 

@@ -29,7 +29,7 @@ from rearank.training.rows import read_rows, write_rows
 from rearank.training.sft import Sft, ideal_answer
 from rearank.training.trl import TrlTrainer
 from rearank.training.trl.fit import greedy
-from rearank.training.trl.reward import PaidBy
+from rearank.training.trl.reward import TrlReward
 from rearank.types import JudgedWindow, Passage, Query, Window
 
 torch = pytest.importorskip("torch")
@@ -81,7 +81,7 @@ COMPLETIONS = [
 
 def test_trl_pays_what_the_reward_says(rows: Path, tmp_path: Path) -> None:
     read, logged = read_rows(rows), {}
-    paid = PaidBy(NdcgReward(), read)(
+    paid = TrlReward(NdcgReward(), read)(
         completions=[[{"role": "assistant", "content": text}] for text in COMPLETIONS for _ in read],
         row=[row.index for _ in COMPLETIONS for row in read],
         log_metric=logged.__setitem__,
@@ -101,7 +101,7 @@ def test_a_reasoning_that_the_template_opened_earns_nothing_until_it_ends(rows: 
     model, tokenizer = shipped.load()
     read = read_rows(rows)
     tokenizer.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
-    paid = PaidBy(NdcgReward(), read, opening(tokenizer))
+    paid = TrlReward(NdcgReward(), read, opening(tokenizer))
 
     def total(text: str) -> float:
         (found,) = paid(completions=[[{"content": text}]], row=[0], log_metric=lambda *_: None)
@@ -130,7 +130,7 @@ class Novel(NdcgReward):
 def test_a_reward_sees_its_group(rows: Path) -> None:
     read = read_rows(rows)
     asked = [(0, "a"), (1, "a"), (0, "b"), (0, "a"), (1, "b")]  # groups need not lie together
-    paid = PaidBy(Novel(), read)
+    paid = TrlReward(Novel(), read)
     found = paid(
         completions=[[{"role": "assistant", "content": text}] for _, text in asked],
         row=[number for number, _ in asked],

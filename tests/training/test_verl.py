@@ -23,7 +23,7 @@ from rearank.rewards.multiview import MultiviewReward
 from rearank.tracking import NoTracking
 from rearank.training.base import Lora, TrainingError, TrainingForecast, TrainingJob
 from rearank.training.rows import RowError, TrainingRow, read_rows, save_rows
-from rearank.training.trl.reward import PaidBy
+from rearank.training.trl.reward import TrlReward
 from rearank.training.verl import Cluster, VerlTrainer
 from rearank.training.verl.preflight import examine, examine_lengths, settled
 from rearank.training.verl.reward import compute_score
@@ -80,7 +80,7 @@ def test_both_trainers_are_paid_the_same(reward: RewardFunction, tmp_path: Path)
     records = pq.read_table(tmp_path / "rows.parquet").to_pylist()
     rng = random.Random(3)
     asked = [(rng.randrange(50), completion(rng, 20)) for _ in range(500)]
-    trl = PaidBy(reward, read)
+    trl = TrlReward(reward, read)
     paid_by_trl = trl(
         completions=[[{"role": "assistant", "content": text}] for _, text in asked],
         row=[index for index, _ in asked],
@@ -113,7 +113,7 @@ def test_both_trainers_read_the_reasoning_that_the_template_opened(tmp_path: Pat
     (read,), (record,) = read_rows(tmp_path / "rows.parquet"), pq.read_table(tmp_path / "rows.parquet").to_pylist()
     order = " > ".join(f"[{i + 1}]" for i in range(len(read.judged.relevance)))
     text = f"The format is <answer> {order} </answer>. Now passage [1] is about"
-    trl = PaidBy(NdcgReward(), [read], "<think>\n")
+    trl = TrlReward(NdcgReward(), [read], "<think>\n")
     (paid,) = trl(completions=[[{"content": text}]], row=[0], log_metric=lambda *_: None)
     score = compute_score(
         data_source="made",

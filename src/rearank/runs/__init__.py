@@ -21,8 +21,8 @@ evaluation/    model, prompt, strategy, engine, evaluation,         (made again 
 analysis       analyse and what evaluation depends on               analysis.json
 =============  ===================================================  ============================================
 
-Besides: the code of the classes chosen for these keys where users change it (``experiment.DECIDED_BY``), and the
-content of the files and models that they name.
+Besides: the code of the classes chosen for these keys where users change it (``experiment.DECIDED_BY``), the modules
+that decide a result whatever is chosen (``tasks.pipeline``), and the content of the files and models that are named.
 """
 
 from rearank.runs.content import CONTENT, files_of

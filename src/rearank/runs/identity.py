@@ -49,6 +49,12 @@ def code_of(*used: object) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def modules_alone(*names: str) -> dict[str, str]:
+    """Digests of these modules without what they import, as ``code_of`` gives them."""
+    sources = {name: _source(name) for name in names}
+    return {name: NO_SOURCE if source is None else source.digest for name, source in sources.items()}
+
+
 def _modules(one: object) -> Iterator[str]:
     """Of the classes that an object and its parts belong to; of plain values none."""
     if isinstance(one, Mapping):

@@ -1,8 +1,9 @@
 """What a run's folder holds: the names that more than one module uses, and how a file appears whole or not at all.
 
 To keep a file of your own in a stage's folder, write it where the stage does its work: ``tasks.prepare._write`` (and
-name it in ``prepare``'s ``shared(...)``, so that a sweep's jobs get it), ``tasks.train``, ``tasks.evaluate.scores``. A
-stage that was finished before is not done again for it: set ``rerun=true`` once.
+name it in ``_MADE`` there, so that a sweep's jobs get it), ``tasks.train._run_training``,
+``tasks.evaluate.scores.score_and_write``. A training that was finished before is not done again for it: set
+``rerun=true`` once.
 """
 
 from __future__ import annotations

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Interval
 
-from rearank.checks import check_fields, check_variable, shown_variable
+from rearank.checks import check_fields, check_variable, missing_packages, shown_variable
 
 Positive = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0)]
@@ -80,11 +79,7 @@ class Serving:
 
     def preflight(self) -> list[str]:
         """Missing packages; a variable that should hold the key and doesn't."""
-        missing = [
-            f"the package {name} is missing; install rearank's extra serve: pip install -e '.[serve]'"
-            for name in ("fastapi", "uvicorn")
-            if find_spec(name) is None
-        ]
+        missing = missing_packages("serve", "fastapi", "uvicorn")
         if self.key_variable is not None and not self.key:
             missing.append(
                 f"serve.key_variable={shown_variable(self.key_variable)}: this environment variable is not set; put "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, ClassVar
 
+from rearank.checks import missing_packages
 from rearank.experiment import Run
 from rearank.runs.layout import write_json
 from rearank.tracking import WandbTracking
@@ -46,8 +46,8 @@ class DashboardTask:
         tracking = run.experiment.tracking
         if not isinstance(tracking, WandbTracking):
             raise DashboardError("task=dashboard is about W&B's runs: set tracking=wandb")
-        if find_spec("wandb_workspaces") is None:
-            raise DashboardError("the package wandb-workspaces is missing; pip install -e '.[dashboard]'")
+        if lacking := missing_packages("dashboard", "wandb-workspaces"):
+            raise DashboardError(lacking[0])
         if run.choices and self.by not in run.choices:
             groups = sorted(name for name in run.choices if "/" not in name and "@" not in name)
             raise DashboardError(f"task.by={self.by} is no group of the config; there are {', '.join(groups)}")

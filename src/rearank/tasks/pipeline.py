@@ -1,8 +1,7 @@
 """The system in one picture: rows, training, evaluation, report.
 
 Each step takes what it needs and returns what it made; its stage says where it works and what its result depends on,
-and picks up what it finds done. The tasks here are parts of the pipeline. Besides the command, nothing below this file
-knows the whole run.
+and picks up what it finds done. The tasks here are parts of the pipeline; no step that they call knows the whole run.
 """
 
 from __future__ import annotations
@@ -27,6 +26,12 @@ from rearank.training.rows import VERSION
 
 _TRAINS: tuple[str, ...] = ("dataset", "model", "trainer", "algorithm", "tracking")
 _MEASURES: tuple[str, ...] = ("benchmark", "model", "engine", "tracking")
+_MAKES_ROWS = ("rearank.tasks.prepare", "rearank.training.rows")
+_READS_ANSWERS = (
+    *("rearank.parsing", "rearank.engines.ranker", "rearank.engines.session", "rearank.ranking.schedule"),
+    "rearank.evaluation.scoring",
+)
+"""Modules that decide a result whatever is chosen."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class PipelineTask:
     def run(self, run: Run) -> None:
         """Rows, training, evaluation, report."""
         rows = prepare_rows(run)
-        keep_apart(run, rows)
+        refuse_measured_queries(run, rows)
         tuned = fine_tune_model(run, rows) if self.method != "rl" else None
         if self.method != "sft":
             train_model(run, rows, tuned)
@@ -142,11 +147,11 @@ def evaluate_models(run: Run, tuned: TrainingResult | None = None) -> dict[str, 
     keys = ("model", "prompt", "strategy", "engine", "evaluation", "retriever", "seed")
     # A system's own weights count where it is measured, and no other's.
     # This stage is never opened itself: the folder of each system inside it is one that depends on this and more.
-    stage = replace(run.stage(EVALUATION, *keys), files=run.files("retriever"))
+    stage = replace(run.stage(EVALUATION, *keys, modules=_READS_ANSWERS), files=run.files("retriever"))
     return evaluate(evaluating(run, tuned), stage, run.cache, run.trackers)
 
 
-def keep_apart(run: Run, rows: Rows) -> None:
+def refuse_measured_queries(run: Run, rows: Rows) -> None:
     """Raises ``OverlapError`` where rows to train on and the benchmarks share queries, before anything is trained."""
     measured = measured_queries(run.experiment.benchmark.benchmarks, missing="skip")
     refuse_overlap(training_queries(rows.folder.parent), measured, run.experiment.prepare.overlap)
@@ -156,7 +161,8 @@ def analyse_models(run: Run) -> dict[str, Any]:
     """What the same systems write."""
     keys = ("analyse", "model", "prompt", "strategy", "engine", "benchmark", "retriever", "seed")
     measured = {key: run.config["evaluation"][key] for key in ("depth", "measures")}
-    return analyse(evaluating(run), run.experiment.analyse, run.stage(ANALYSIS, *keys, evaluation=measured))
+    stage = run.stage(ANALYSIS, *keys, modules=_READS_ANSWERS, evaluation=measured)
+    return analyse(evaluating(run), run.experiment.analyse, stage)
 
 
 def preparing(run: Run) -> Preparing:
@@ -193,7 +199,8 @@ def evaluating(run: Run, tuned: TrainingResult | None = None) -> Evaluating:
 
 def rows_stage(run: Run) -> Stage:
     """What the rows depend on."""
-    return run.stage(PREPARED, *_rows_depend_on(run), "prepare", "seed", version=VERSION, **_without(run))
+    keys = (*_rows_depend_on(run), "prepare", "seed")
+    return run.stage(PREPARED, *keys, modules=_MAKES_ROWS, version=VERSION, **_without(run))
 
 
 def training_stage(run: Run) -> Stage:
@@ -211,7 +218,8 @@ def started_from(run: Run, tuned: TrainingResult | None) -> Run:
 
 
 def _stage_after_rows(run: Run, name: str, *keys: str) -> Stage:
-    return run.stage(name, *_rows_depend_on(run), "prepare", "seed", *keys, version=VERSION, **_without(run))
+    keys = (*_rows_depend_on(run), "prepare", "seed", *keys)
+    return run.stage(name, *keys, modules=_MAKES_ROWS, version=VERSION, **_without(run))
 
 
 def _without(run: Run) -> dict[str, Any]:

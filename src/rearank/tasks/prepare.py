@@ -29,7 +29,7 @@ from rearank.tracking.run_trackers import RunTrackers
 from rearank.training.rows import RowError, TrainingRow, read_rows, write_rows
 from rearank.types import JudgedWindow
 
-__getattr__ = attributes_of(__name__)
+__getattr__ = attributes_of(__name__)  # old names of what has moved
 
 Dataset: TypeAlias = JudgedSource | HoldsRows
 Queries: TypeAlias = dict[str, JudgedCandidates | list[PromptedWindow]]
@@ -103,7 +103,7 @@ def prepare(how: Preparing, stage: Stage, trackers: RunTrackers, store: Path | N
     """The rows: made now, or found as the same identity made them before.
 
     Args:
-        how: they are made.
+        how: how the rows are made.
         stage: where, and what they depend on.
         trackers: get the counts.
         store: a folder in which a sweep's jobs share equal rows.

@@ -21,7 +21,7 @@ from rearank.tracking.run_trackers import RunTrackers
 from rearank.training.base import Trainer, TrainingJob, TrainingResult, check_whole, result_of
 from rearank.training.sft import Sft
 
-__getattr__ = attributes_of(__name__)
+__getattr__ = attributes_of(__name__)  # old names of what has moved
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def train(
     start: Start, algorithm: PolicyGradient, trainer: Trainer, stage: Stage, trackers: RunTrackers
 ) -> TrainingResult:
     """Train by reinforcement, continue, or return what a finished training of the same identity left."""
-    return _stage(start, stage, trackers, "train", lambda job: trainer.train(job, algorithm))
+    return _run_training(start, stage, trackers, "train", lambda job: trainer.train(job, algorithm))
 
 
 def fine_tune(
@@ -92,10 +92,10 @@ def fine_tune(
 
     ``tags``: whether the prompt asks for ``<think>`` and ``<answer>``.
     """
-    return _stage(start, stage, trackers, "sft", lambda job: trainer.fine_tune(job, sft, tags=tags))
+    return _run_training(start, stage, trackers, "sft", lambda job: trainer.fine_tune(job, sft, tags=tags))
 
 
-def _stage(
+def _run_training(
     start: Start, stage: Stage, trackers: RunTrackers, job: str, work: Callable[[TrainingJob], TrainingResult]
 ) -> TrainingResult:
     folder, model = stage.open(), start.model

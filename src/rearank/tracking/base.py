@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from rearank.moved import attributes_of
 
-__getattr__ = attributes_of(__name__)
+__getattr__ = attributes_of(__name__)  # old names of what has moved
 
 Kind = Literal["dataset", "model", "run", "report"]
 

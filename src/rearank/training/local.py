@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Collection, Sequence
-from importlib.util import find_spec
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from rearank.training.base import Best, Lora, TrainingError, TrainingJob
 _log = logging.getLogger(__name__)
 _COMPLETE = "complete"
 _WEIGHTS = "weights"
-
-
-def missing_packages(what: str, names: Sequence[str]) -> list[str]:
-    """One line for each package that isn't installed."""
-    return [
-        f"{what}: the package {name} is missing; pip install -e '.[train]'" for name in names if find_spec(name) is None
-    ]
 
 
 def quiet() -> None:

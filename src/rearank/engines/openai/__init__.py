@@ -7,4 +7,4 @@
 
 from rearank.moved import attributes_of
 
-__getattr__ = attributes_of(__name__)
+__getattr__ = attributes_of(__name__)  # old names of what has moved

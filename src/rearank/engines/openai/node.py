@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 
-from rearank.checks import shown_variable
+from rearank.checks import missing_packages, shown_variable
 from rearank.engines.base import Engine
 from rearank.engines.nodes import CreatesEngine, EngineRequest
 from rearank.engines.openai.settings import OpenAISettings
@@ -18,11 +17,7 @@ class OpenAINode(OpenAISettings, CreatesEngine):
 
     def preflight(self) -> list[str]:
         """The package; the key, as the node names it. The server itself is asked by ``examine_server``."""
-        missing = []
-        if find_spec("openai") is None:
-            missing.append(
-                "engine=openai: the package openai is missing; install rearank's extra api: pip install -e '.[api]'"
-            )
+        missing = [f"engine=openai: {line}" for line in missing_packages("api", "openai")]
         key = os.environ.get(self.variable or "", "").strip()
         if self.variable is not None and not key:
             missing.append(f"engine=openai needs a key: set the environment variable {shown_variable(self.variable)}")

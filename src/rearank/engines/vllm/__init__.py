@@ -6,4 +6,4 @@ over GPUs, and how many windows fit · ``processes`` none outlives this program.
 
 from rearank.moved import attributes_of
 
-__getattr__ = attributes_of(__name__)
+__getattr__ = attributes_of(__name__)  # old names of what has moved

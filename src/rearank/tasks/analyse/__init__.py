@@ -7,6 +7,6 @@ of it.
 from rearank.moved import attributes_of
 from rearank.tasks.analyse.analysis import AnalysisError, analyse
 
-__getattr__ = attributes_of(__name__)
+__getattr__ = attributes_of(__name__)  # old names of what has moved
 
 __all__ = ["AnalysisError", "analyse"]

@@ -9,6 +9,6 @@ from rearank.moved import attributes_of
 from rearank.tasks.evaluate.evaluation import Evaluating, EvaluationError, evaluate, settled
 from rearank.tasks.evaluate.systems import CheckpointError, System, systems
 
-__getattr__ = attributes_of(__name__)
+__getattr__ = attributes_of(__name__)  # old names of what has moved
 
 __all__ = ["CheckpointError", "Evaluating", "EvaluationError", "System", "evaluate", "settled", "systems"]

@@ -85,7 +85,7 @@ def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) 
     the tables and the summary of what was measured before it.
 
     Args:
-        how: to evaluate.
+        how: what is measured, on what.
         stage: where, and what every system's result depends on.
         cache: of digests of large files.
         trackers: get means, tables of queries, and the runs.
@@ -99,7 +99,7 @@ def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) 
     stopped: Exception | None = None
     store = CompletionStore(folder / STORE)
     found = systems(how.parts, how.settings, how.seed, how.trained)
-    _keep_apart(found, benchmarks, how.overlap)
+    _refuse_trained_on(found, benchmarks, how.overlap)
     _move_stale_aside(stage.folder, {one.name for one in found}, how.trained.algorithm)
     measuring = Measuring(how.parts, found, how.settings, Places(stage, cache), store, how.chosen)
     try:
@@ -140,7 +140,7 @@ def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) 
     return summary
 
 
-def _keep_apart(found: Sequence[System], benchmarks: Sequence[Benchmark], overlap: Rule) -> None:
+def _refuse_trained_on(found: Sequence[System], benchmarks: Sequence[Benchmark], overlap: Rule) -> None:
     """Raises ``OverlapError`` where a system that lies in a run's folder was trained on a benchmark's queries."""
     places = dict.fromkeys(Path(one.model).resolve() for one in found if Path(one.model).is_dir())
     for training in filter(None, map(training_queries, places)):

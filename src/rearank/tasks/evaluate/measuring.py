@@ -27,7 +27,7 @@ from rearank.runs.reader import FIRST, IDEAL, SYSTEM
 from rearank.sections import Evaluation
 from rearank.tasks.evaluate.published import first_stage_row, published_first_stage, published_system
 from rearank.tasks.evaluate.reranking import MANY, Pass, PassResult, UnreadLimit
-from rearank.tasks.evaluate.scores import Places, SystemScores, SystemWeights, keep
+from rearank.tasks.evaluate.scores import Places, SystemScores, SystemWeights, score_and_write
 from rearank.tasks.evaluate.systems import System
 from rearank.types import Ranking
 
@@ -72,7 +72,7 @@ class Measuring:
             {item.candidates.query.id: item.candidates.query.text for item in judged},
         )
         name = type(benchmark.retriever).__name__.lower()
-        yield keep(
+        yield score_and_write(
             self.places.open(benchmark, name),
             benchmark,
             [{item.candidates.query.id: _first_order(item, self.settings.ties) for item in judged}],
@@ -87,7 +87,7 @@ class Measuring:
             limit.check(f"{benchmark.name}, {system.label}", scores.unread, scores.calls)
         ideal = {item.candidates.query.id: _ideal_order(item, benchmark.depth) for item in judged}
         place = self.places.open(benchmark, "ideal")
-        yield keep(place, benchmark, [ideal], label="ideal order of the candidates", role=IDEAL)
+        yield score_and_write(place, benchmark, [ideal], label="ideal order of the candidates", role=IDEAL)
 
     def _system(self, benchmark: Benchmark, judged: Sequence[JudgedCandidates], system: System) -> SystemScores:
         place = self.places.open(benchmark, system.name, SystemWeights(system.model))
@@ -125,7 +125,7 @@ class Measuring:
                 "%s: %s; their windows stayed as given, the texts are in completions.sqlite",
                 *(what, describe_unread(causes, calls)),
             )
-        return keep(
+        return score_and_write(
             place,
             benchmark,
             [_rankings(outcome, judged, benchmark.depth) for outcome in outcomes],

@@ -112,7 +112,7 @@ class Places:
         return self.stage.part(place, {"benchmark": node_of(benchmark)}, code_of(benchmark), files).open()
 
 
-def keep(
+def score_and_write(
     place: Path,
     benchmark: Benchmark,
     runs: Sequence[Mapping[str, Sequence[str]]],

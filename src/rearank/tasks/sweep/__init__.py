@@ -6,4 +6,4 @@ from inside · ``arms`` what the finished ones tried · ``collect`` their table 
 
 from rearank.moved import attributes_of
 
-__getattr__ = attributes_of(__name__)
+__getattr__ = attributes_of(__name__)  # old names of what has moved

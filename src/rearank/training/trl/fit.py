@@ -45,11 +45,11 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Made:
+class BuiltTrainer:
     """A trainer of TRL's, ready to run.
 
     ``figures`` turns its log of a step into ours (empty for a log that isn't a step's); ``validated`` gets each
-    step at which the model is validated; ``updates`` of the optimiser (what TRL counts) make one of ``steps``.
+    step at which the model is validated; ``updates_per_step``: of the optimiser, which is what TRL counts.
     ``samples``: the model learns from its own answers; ``compares``: each with the others of its group.
     """
 
@@ -57,13 +57,13 @@ class Made:
     steps: int
     figures: Callable[[Mapping[str, Any]], dict[str, float]]
     validated: Callable[[int], None] = lambda step: None
-    updates: int = 1
+    updates_per_step: int = 1
     samples: bool = False
     compares: bool = False
 
 
 def fit(
-    job: TrainingJob, settings: TrlSettings, what: str, make: Callable[[Any, Sequence[TrainingRow]], Made]
+    job: TrainingJob, settings: TrlSettings, what: str, make: Callable[[Any, Sequence[TrainingRow]], BuiltTrainer]
 ) -> TrainingResult:
     """Train, or go on from the last checkpoint in ``job.folder``, or return what a finished run left there.
 
@@ -135,7 +135,7 @@ class _Watch:
 
     job: TrainingJob
     settings: TrlSettings
-    made: Made
+    made: BuiltTrainer
     tokenizer: Any
     validation: Sequence[TrainingRow]
     best: Best
@@ -222,7 +222,7 @@ class _Watch:
             keep_best(self.made.trainer, self.tokenizer, self.job.folder, step, ndcg, self.best)
 
 
-def _attach(made: Made, watch: _Watch) -> None:
+def _attach(made: BuiltTrainer, watch: _Watch) -> None:
     """TRL's callback protocol around ``watch``; a checkpoint is named by its step, and marked, once it is whole.
 
     TRL's own printing of each log is taken out.
@@ -231,21 +231,21 @@ def _attach(made: Made, watch: _Watch) -> None:
 
     class Callback(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.begin(state.global_step // made.updates)
+            watch.begin(state.global_step // made.updates_per_step)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            step, more = divmod(state.global_step, made.updates)
+            step, more = divmod(state.global_step, made.updates_per_step)
             if more:
                 return
             watch.step_end(step, made.steps)
             control.should_training_stop |= watch.stopped is not None
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            watch.log(dict(logs or {}), state.global_step // made.updates)
+            watch.log(dict(logs or {}), state.global_step // made.updates_per_step)
             control.should_training_stop |= watch.stopped is not None
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            folder, step = Path(args.output_dir), state.global_step // made.updates
+            folder, step = Path(args.output_dir), state.global_step // made.updates_per_step
             place = folder / f"checkpoint-{step}"
             (folder / f"checkpoint-{state.global_step}").rename(place)
             seal_checkpoint(place, watch.job.tracker.jsonl.path)

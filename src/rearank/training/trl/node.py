@@ -17,9 +17,9 @@ from rearank.training.local import complete_checkpoint, device_settings, lora_co
 from rearank.training.rows import TrainingRow, chats
 from rearank.training.sft import Sft
 from rearank.training.targets import ending, target_tokens
-from rearank.training.trl.fit import Made, fit
+from rearank.training.trl.fit import BuiltTrainer, fit
 from rearank.training.trl.passes import micro_batch
-from rearank.training.trl.reward import PaidBy
+from rearank.training.trl.reward import TrlReward
 from rearank.training.trl.settings import TrlSettings
 
 # TRL's names -> ours, which are the same for every trainer.
@@ -49,7 +49,7 @@ class TrlTrainer(TrlSettings):
         self.check(algorithm)
         check_reward(algorithm, job.reward)
 
-        def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> Made:
+        def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> BuiltTrainer:
             from rearank.training.trl.policy import PolicyTrainer
 
             check_enough(algorithm, rows)
@@ -57,7 +57,7 @@ class TrlTrainer(TrlSettings):
                 job, tokenizer, rows, algorithm.answers_per_update, reference=algorithm.kl > 0
             )
             steps = algorithm.total_steps(len(rows)) * algorithm.updates
-            reward = PaidBy(job.reward, rows, opening(tokenizer), tokenizer)
+            reward = TrlReward(job.reward, rows, opening(tokenizer), tokenizer)
             last = complete_checkpoint(job.folder / "checkpoints")
             epochs = step_of(last) // (len(rows) // algorithm.prompts_per_step * algorithm.updates) if last else 0
             trainer = PolicyTrainer(
@@ -80,14 +80,16 @@ class TrlTrainer(TrlSettings):
                     job.tracker.table("rollouts", ROLLOUT_COLUMNS, [rollout_line(*one) for one in shown], step)
 
             compares = algorithm.advantage not in ("batch", "critic")
-            return Made(trainer, steps, figures, validated, algorithm.minibatches, samples=True, compares=compares)
+            return BuiltTrainer(
+                trainer, steps, figures, validated, algorithm.minibatches, samples=True, compares=compares
+            )
 
         return fit(job, self, "training", make)
 
     def fine_tune(self, job: TrainingJob, sft: Sft, *, tags: bool = True) -> TrainingResult:
         """On the rows' ideal answers, with TRL's SFTTrainer; see ``Trainer``."""
 
-        def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> Made:
+        def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> BuiltTrainer:
             import trl
 
             steps = sft.total_steps(len(rows))
@@ -108,7 +110,7 @@ class TrlTrainer(TrlSettings):
                 processing_class=tokenizer,
                 peft_config=lora_config(self.lora) if self.lora else None,
             )
-            return Made(fitter, steps, _sft_figures)
+            return BuiltTrainer(fitter, steps, _sft_figures)
 
         return fit(job, self, "fine-tuning", make)
 

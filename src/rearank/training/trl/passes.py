@@ -13,8 +13,8 @@ from typing import Any
 from rearank.engines.model import Architecture
 from rearank.training.base import Lora, TrainingJob
 from rearank.training.footprint import GIB
+from rearank.training.machine_memory import memory_bytes
 from rearank.training.rows import TrainingRow, chats
-from rearank.training.verl.machine import memory_bytes
 
 _LOGITS = 13
 """Copies of an answer's logits at the peak of a pass. Measured on a CPU in float32: 52 bytes a token and word."""

@@ -13,26 +13,25 @@ from trl.trainer.utils import split_tensor_dict
 from rearank.algorithms import PolicyGradient
 from rearank.rewards import NotFiniteError
 from rearank.training.local import is_complete
-from rearank.training.trl.reward import PaidBy
+from rearank.training.trl.reward import TrlReward
 
 _ROUNDING = 1e-6
 
 
 class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's trainer, but for four things.
+    """TRL's trainer with four changes.
 
-    Advantages are ours: ``algorithm.advantages`` of the rewards. Where TRL's own differ by rounding alone, TRL's digits
-    are kept, so that a run repeats what an earlier version of rearank made.
-    TRL deals the answers of a step out to its minibatches at random: here they stay as they were sampled, so that each
-    takes whole groups. And it begins again with the first epoch's order of the windows in a run that goes on: here the
-    orders of the epochs before are drawn first.
-    Where a reward isn't finite the step before is saved, and the run goes on from there once the reward is mended.
+    1. Advantages are ours: ``algorithm.advantages`` of the rewards. Where TRL's own differ by rounding alone, TRL's
+       digits are kept, so that a run repeats what an earlier version of rearank made.
+    2. Minibatches take whole groups, in the order in which they were sampled; TRL shuffles answers among them.
+    3. A run that goes on continues with the order of windows of its own epoch; TRL begins again with the first's.
+    4. Where a reward isn't finite the step before is saved, and the run goes on from there once the reward is mended.
     """
 
     _buffered_inputs: Any
     control: Any
 
-    def __init__(self, algorithm: PolicyGradient, reward: PaidBy, epochs: int, **settings: Any) -> None:
+    def __init__(self, algorithm: PolicyGradient, reward: TrlReward, epochs: int, **settings: Any) -> None:
         """``epochs``: how many were over when the run was stopped; ``settings``: TRL's."""
         self._algorithm, self._reward, self._epochs = algorithm, reward, epochs
         super().__init__(reward_funcs=reward, **settings)

@@ -13,7 +13,7 @@ from rearank.training.base import describe
 from rearank.training.rows import TrainingRow
 
 
-class PaidBy:
+class TrlReward:
     """Scores a step's answers; keeps them for the advantages, the curves and the table of rollouts."""
 
     __name__ = "rearank"

@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from rearank.algorithms import PolicyGradient
-from rearank.checks import check_fields
+from rearank.checks import check_fields, missing_packages
 from rearank.runs import INCIDENTAL
 from rearank.training.base import Lora, TrainingError
 from rearank.training.guard import Guard
-from rearank.training.local import missing_packages
 
 # What TRL has no setting for, and what to do about it.
 _OTHERS = "use trainer=verl, or an algorithm without a value model (algorithm=grpo)"
@@ -64,7 +63,8 @@ class TrlSettings:
 
     def preflight(self) -> list[str]:
         """Missing packages."""
-        return missing_packages("trainer=trl", ["torch", "transformers", "trl", *(["peft"] if self.lora else [])])
+        packages = ("torch", "transformers", "trl", *(("peft",) if self.lora else ()))
+        return [f"trainer=trl: {line}" for line in missing_packages("train", *packages)]
 
     def check(self, algorithm: PolicyGradient) -> None:
         """Whether TRL can run it and the batch divides; raises ``TrainingError`` naming the keys."""

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rearank.engines.vllm.capacity import ask_gpus, gpus_seen
+from rearank.training.machine_memory import contents, memory_bytes
 from rearank.training.verl.settings import VerlSettings
 
 HERE = "trainer=trl trains on one machine"
@@ -218,7 +219,7 @@ def _cores(trainer: VerlSettings) -> list[str]:
 def cores() -> int:
     """That this process may use: of its affinity and its control group."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _said(Path("/sys/fs/cgroup/cpu.max")).partition(" ")
+    quota, _, period = contents(Path("/sys/fs/cgroup/cpu.max")).partition(" ")
     return max(1, min(allowed, int(quota) // int(period))) if quota.isdecimal() else allowed
 
 
@@ -245,19 +246,3 @@ def _shared_memory(folder: Path = Path("/dev/shm")) -> list[str]:
         f"{folder} has {free / _GIB:.1f} GiB free and Ray's objects want {wanted / _GIB:.1f}: it will be slow, and "
         "NCCL may fail; Docker: --shm-size=16g, Kubernetes: an emptyDir with medium: Memory"
     ]
-
-
-def memory_bytes(what: str) -> int | None:
-    """A line of ``/proc/meminfo``, or the control group's limit where that is less; ``None`` where there is neither."""
-    match = re.search(rf"^{what}:\s+(\d+) kB", _said(Path("/proc/meminfo")), re.MULTILINE)
-    if match is None:
-        return None
-    limit = _said(Path("/sys/fs/cgroup/memory.max"))
-    return min([int(match.group(1)) * 1024, *([int(limit)] if limit.isdecimal() else [])])
-
-
-def _said(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

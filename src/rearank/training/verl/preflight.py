@@ -20,6 +20,7 @@ from rearank.algorithms import PolicyGradient
 from rearank.engines.model import Architecture
 from rearank.engines.vllm.capacity import gpus_seen
 from rearank.training.base import TrainingError, TrainingForecast, result_of
+from rearank.training.machine_memory import memory_bytes
 from rearank.training.memory import GPU_GIB, MemoryPlan, Workload, describe, estimate, recommend
 from rearank.training.verl import machine
 from rearank.training.verl.compose import ppo_config
@@ -218,5 +219,5 @@ def _size(folder: Path) -> int:
 
 def host_gib() -> float | None:
     """Memory of this machine; ``None`` where its system doesn't say."""
-    total = machine.memory_bytes("MemTotal")
+    total = memory_bytes("MemTotal")
     return None if total is None else total / _GIB
