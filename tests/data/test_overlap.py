@@ -20,6 +20,8 @@ def judged(query_id: str, text: str, *relevant: str) -> JudgedQuery:
         ("What is BM25?", "what is bm25"),
         ("  vitamin-D   deficiency ", "Vitamin D deficiency"),
         ("ﬁne‑tuning", "fine-tuning"),
+        ("source co\u00adde", "source code"),
+        ("source\u200b code", "source code"),
         ("???", "???"),
     ],
 )

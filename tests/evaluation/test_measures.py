@@ -154,3 +154,9 @@ def test_trec_order_is_trec_evals(scored: dict[str, float]) -> None:
         )
         ours = score({"q": trec_order(scored.items())}, {"q": grades}, ["ndcg"])
         assert ours["ndcg"]["q"] == pytest.approx(theirs["q"]["ndcg"], abs=1e-12)
+
+
+def test_a_grade_that_nothing_has_is_refused() -> None:
+    with pytest.raises(ScoreError, match=r"P\(rel=3\)@5: no passage has a grade of 3 or more, the highest is 2"):
+        score({"q": ["a"]}, {"q": {"a": 2}}, ("P(rel=3)@5",))
+    assert score({"q": ["a"]}, {"q": {"a": 2}}, ("P(rel=2)@5",)) == {"P(rel=2)@5": {"q": 0.2}}

@@ -19,7 +19,7 @@ from rearank.evaluation import paired_test
 from rearank.experiment import Run
 from rearank.sections import Compare
 from rearank.tasks.compare import compare_runs
-from rearank.tasks.compare_inputs import CompareError
+from rearank.tasks.compare_inputs import CompareError, gather
 from rearank.tasks.pipeline import evaluate_models
 
 JUDGED = 12
@@ -253,3 +253,13 @@ def test_a_folder_with_values_that_are_none_is_named(runs: Path, tmp_path: Path)
     (place / "metrics.json").write_text(json.dumps(content))
     with pytest.raises(CompareError, match=rf"metrics\.json: is not what task=evaluate writes .*{query}.*nan"):
         compared(tmp_path, [tmp_path / "odd", runs / "random/run"])
+
+
+def test_a_run_of_another_collections_passages_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "qrels").write_text("q1 0 d1 1\nq1 0 d2 0\n")
+    (tmp_path / "a.trec").write_text("q1 Q0 d1 1 2.5 t\n")
+    (tmp_path / "b.trec").write_text("q1 Q0 x1 1 2.5 t\n")
+    runs = (f"a={tmp_path}/a.trec", f"b={tmp_path}/b.trec")
+    settings = Compare(runs=runs, qrels=str(tmp_path / "qrels"))
+    with pytest.raises(CompareError, match=r"b\.trec: none of the passages that it ranks is judged"):
+        gather(settings, made(tmp_path, *SMALL).experiment.benchmark)

@@ -19,6 +19,7 @@ from rearank.sections import Compare, Preparation
 from rearank.tasks.compare import compare_runs
 from rearank.tasks.overlap import OverlapError
 from rearank.tasks.pipeline import evaluate_models, prepare_rows, refuse_measured_queries
+from rearank.tasks.preflight import PreflightError, preflight
 from rearank.training.base import TrainingResult, write_result
 from rearank.training.rows import read_rows
 
@@ -167,3 +168,15 @@ def test_windows_of_one_query_are_held_out_together(tmp_path: Path) -> None:
         assert sides[0]
         assert sides[1]
         assert not sides[0] & sides[1]
+
+
+def test_preflight_finds_it_before_any_row_is_made(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match=r"4 of 12 training queries are also in local_beir"):
+        preflight(run_of(folder, tmp_path))
+    preflight(run_of(folder, tmp_path, "prepare.overlap=allow"))
+
+
+def test_where_all_is_dropped_the_cause_is_named(folder: Path, tmp_path: Path) -> None:
+    same = ("benchmark.collection.split=train", "prepare.overlap=drop", "prepare.validation_windows=0")
+    with pytest.raises(ValueError, match=r"leaves no training query, as all 12 are also in local_beir"):
+        prepare_rows(run_of(folder, tmp_path, *same))

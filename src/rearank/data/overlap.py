@@ -53,7 +53,8 @@ def overlaps(training: Iterable[JudgedQuery], others: Sequence[JudgedQuery]) -> 
 
 def normalised(text: str) -> str:
     """Lower case and compatibility form, without punctuation (``C#`` and ``C++`` stay what they are)."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    seen = "".join(c for c in text if unicodedata.category(c) != "Cf")  # without soft hyphens and joiners
+    folded = unicodedata.normalize("NFKC", seen).casefold()
     kept = "".join(" " if unicodedata.category(c)[0] in "PZC" and c != "#" else c for c in folded)
     return " ".join(kept.split()) or " ".join(folded.split())
 

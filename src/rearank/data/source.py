@@ -171,14 +171,14 @@ class Source:
             for qid, query in queries.items()
         }
         coverage = coverage_of(self.name, self.collection, topics, qrels, lists)
-        if line := coverage.line(self.on_empty == "keep"):
-            _log.warning("%s: %s", self.name, line)
         empty = [qid for qid in queries if not lists[qid].passages]
         if empty and self.on_empty == "error":
             raise DataError(
                 f"{self.name}: {len(empty)} of {len(queries)} judged queries have no candidate, the first is "
-                f"{empty[0]!r}; give a run that covers them, or set on_empty=skip or on_empty=keep"
+                f"{empty[0]!r}; give a run that covers them, or set dataset.on_empty=skip to leave them out"
             )
+        if line := coverage.line(self.on_empty == "keep"):
+            _log.warning("%s: %s", self.name, line)
         kept = [qid for qid in queries if lists[qid].passages or self.on_empty == "keep"]
         return Covered(tuple(JudgedCandidates(lists[qid], dict(qrels[qid])) for qid in kept), coverage)
 

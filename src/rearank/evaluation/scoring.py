@@ -97,7 +97,13 @@ def _by_trec_eval(
     import pytrec_eval
 
     asked: dict[int, set[str]] = {}
+    highest = max(grade for grades in judged.values() for grade in grades.values())
     for measure in measures:
+        if measure.relevant_from is not None and measure.relevant_from > highest:
+            raise ScoreError(
+                f"{measure.name}: no passage has a grade of {measure.relevant_from} or more, the highest is {highest}: "
+                "every run would score 0; name a lower one"
+            )
         if measure.trec:
             asked.setdefault(measure.relevant_from or relevant_from, set()).add(measure.trec)
     scores = {q: {p: float(len(its) - rank) for rank, p in enumerate(its)} for q, its in ranked.items()}

@@ -199,6 +199,11 @@ class _Judge:
                 f"{path}: none of its {len(ranked)} queries is judged in {self.source}; give the judgements of the "
                 "same queries (compare.qrels=... or benchmark=...)"
             )
+        if not any(passage in self.grades.get(query, ()) for query, found in ranked.items() for passage in found):
+            raise CompareError(
+                f"{path}: none of the passages that it ranks is judged in {self.source}, so that every measure would "
+                "be 0; are they ids of another collection?"
+            )
         if self.benchmark is not None:
             return self.benchmark.score(ranked, measures)
         return score(ranked, self.grades, measures or self.measures, self.missing, self.relevant_from)

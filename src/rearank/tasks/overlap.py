@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 from rearank.data import DataError
 from rearank.data.benchmark import Benchmark
 from rearank.data.overlap import JudgedQuery, normalised, overlaps
+from rearank.data.source import Source, split_judgements
 from rearank.runs.layout import PREPARED, TRAIN_ROWS
 from rearank.types import Query
 
@@ -61,13 +62,17 @@ def refuse_overlap(
 
 
 def measured_queries(
-    benchmarks: Iterable[Benchmark], *, missing: Literal["raise", "skip"] = "raise"
+    benchmarks: Iterable[Benchmark | Source], *, missing: Literal["raise", "skip"] = "raise"
 ) -> dict[str, list[JudgedQuery]]:
-    """Benchmark -> its judged queries. ``missing``: what happens to one whose data isn't here."""
+    """Benchmark, or source of a dataset -> its judged queries.
+
+    ``missing``: what happens to one whose data isn't here.
+    """
     found = {}
     for benchmark in benchmarks:
         try:
-            queries, grades = benchmark.collection.queries(), benchmark.judgements.grades
+            queries = benchmark.collection.queries()
+            grades = split_judgements(benchmark.collection.qrels(), benchmark.own_passage).grades
         except DataError:
             if missing == "raise":
                 raise

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rearank.choices import as_trained
-from rearank.data import HoldsRows
+from rearank.data import DataError, HoldsRows
+from rearank.data.irds import Irds
 from rearank.data.opening import opened
 from rearank.engines import NoEngine, OpenAINode, ScriptedNode
 from rearank.engines.base import SplitsModels
@@ -16,6 +17,7 @@ from rearank.engines.template import example, own_template, refusal
 from rearank.experiment import Run
 from rearank.ranking import misfits
 from rearank.runs.layout import SUMMARY
+from rearank.tasks.overlap import OverlapError, measured_queries, refuse_overlap
 from rearank.tasks.pipeline import PrepareTask, rows_stage
 from rearank.tasks.prepare import Rows
 from rearank.training.base import ChecksAlgorithm, Examines, TrainingError
@@ -63,6 +65,7 @@ def preflight(run: Run) -> None:
         problems, doubts = experiment.engine.examine_server(experiment.model.path)
         found += problems
         warnings += doubts
+    found += _measured(run)
     found += _misfits(run)
     found += _prefill_misfits(run)
     found += _refused_by_template(run)
@@ -95,6 +98,23 @@ def _opened(run: Run) -> tuple[list[str], list[str]]:
         left_out = key == "benchmark" and not all(lines)
         (warnings if left_out else problems).extend(line for found in lines for line in found)
     return problems, warnings
+
+
+def _measured(run: Run) -> list[str]:
+    """Training queries that the benchmarks have, too: found before rows are made of them."""
+    experiment, needs = run.experiment, run.experiment.task.needs
+    if experiment.prepare.overlap != "error" or not {"dataset", "benchmark"} <= set(needs):
+        return []
+    local = [one for one in _leaves(experiment.dataset) if not isinstance(one.collection, Irds)]
+    benchmarks = [one for one in _leaves(experiment.benchmark) if not isinstance(one.collection, Irds)]
+    try:
+        training = [query for queries in measured_queries(local).values() for query in queries]
+        refuse_overlap(training, measured_queries(benchmarks), "error")
+    except OverlapError as error:
+        return [str(error)]
+    except DataError:  # which is reported where the data is opened
+        return []
+    return []
 
 
 def _leaves(node: Any) -> Iterator[Any]:

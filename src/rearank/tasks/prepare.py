@@ -153,6 +153,11 @@ def _write(how: Preparing, folder: Path) -> dict[str, Any]:
         judged = {query: item for query, item in judged.items() if query not in held_out}
     shared_with = refuse_overlap([_judged_query(item) for item in judged.values()], elsewhere, settings.overlap)
     judged = _drawn(how, {query: item for query, item in judged.items() if query not in shared_with})
+    if shared_with and not judged:
+        raise DataError(
+            f"dataset {how.dataset.name}: prepare.overlap=drop leaves no training query, as all {len(shared_with)} are "
+            f"also in {', '.join(elsewhere)}; choose another split or benchmark, or set prepare.overlap=allow"
+        )
     train, dropped = _augment(how.augmentation, judged, "training windows")
     dropped.update(left_out)
     if not train:
