@@ -29,7 +29,7 @@ class Tournament:
     over ``tournaments``, which run at once; equal points keep the given order. The first tournament shows each group
     in its given order, the others in a random one (fixed by ``seed``, the query's id and the tournament's number), so
     that what a model owes to the order it reads in averages out. With a perfect ranker the best ``keep`` come out in
-    order.
+    order, unless some are equally good: then each wins some tournaments, and another one may have more points.
 
     A stage of ``m`` passages takes ``g(m) = ceil(m / size)`` calls at once and leaves the sum of ``min(keep, group)``
     over its groups, whose sizes differ by 1 at most. Calls a query: ``tournaments`` times the sum of ``g`` over the
