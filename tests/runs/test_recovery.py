@@ -21,7 +21,7 @@ from tests.tasks.runs import made
 
 from rearank.cli import explain
 from rearank.experiment import Run
-from rearank.runs.layout import set_aside
+from rearank.runs.layout import misplaced, set_aside
 from rearank.runs.stage import locked, warn_of_old_version
 from rearank.tasks.pipeline import prepare_rows, train_model
 from rearank.training.local import complete_checkpoint
@@ -47,6 +47,8 @@ NUMBERS = (
     ),
     *("summary.json", "evaluation/*/*/metrics.json", "evaluation/*/*/run*.trec", "evaluation/*/table.*"),
 )
+_SYSTEM = re.compile("evaluation/[^/]+/[^/]+/")
+"""What is measured again whatever is damaged in it."""
 CLOCKS = {"train/seconds", "rollout/reward_seconds"}
 
 
@@ -88,7 +90,26 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-DAMAGES = (cut, flip, other_digit, remove)
+def empty(path: Path) -> None:
+    write(path, b"")
+
+
+def other_shape(path: Path) -> None:
+    """Of a JSON file: an object whose values are of other kinds."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        content = None
+    if isinstance(content, dict):
+        write(path, json.dumps({k: 3 if isinstance(v, dict | list) else [v] for k, v in content.items()}).encode())
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = (cut, flip, other_digit, remove, empty, other_shape, folder)
 
 
 @dataclass(frozen=True)
@@ -117,6 +138,8 @@ class Folder:
         damaged = self.put_back() / name
         damage(damaged)
         said = command(self.run, self.work)
+        if said is not None and _SYSTEM.match(name):
+            return f"not made again: {said}"
         if said is not None:
             return "" if str(damaged) in said and "\n" not in said else said
         now = facts(self.run.folder)
@@ -127,6 +150,8 @@ class Folder:
 
 def command(run: Run, work: Callable[[Run], object]) -> str | None:
     """What it ended with, as a user is told; ``None`` where it went on to its end."""
+    if found := misplaced(run.folder):
+        return found[0]
     try:
         with locked(run.folder):
             warn_of_old_version(run.folder)
@@ -202,6 +227,7 @@ def wrongs(folder: Folder, names: list[str], caplog: pytest.LogCaptureFixture) -
 def test_a_finished_run(folders: tuple[Folder, Folder], caplog: pytest.LogCaptureFixture) -> None:
     names = folders[0].names("training/checkpoints/checkpoint-1/")
     assert {"prepared/train.parquet", "training/result.json", "training/model/model.safetensors"} < set(names)
+    assert {f"evaluation/synthetic/grpo/{name}" for name in ("run.trec", "metrics.json", "sealed.json")} < set(names)
     assert wrongs(folders[0], names, caplog) == {}
 
 
