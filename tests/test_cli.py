@@ -215,6 +215,26 @@ def test_what_a_user_writes_wrong_is_one_line(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "s3cret" in path.read_text(errors="replace")]
 
 
+@pytest.mark.slow
+def test_a_folder_or_a_broken_link_in_a_files_place_is_one_line(tmp_path: Path) -> None:
+    """Logging opens the first, before any code of ours runs; the others appear under another name first."""
+    folder = tmp_path / "quickstart"
+    common = ("experiment=quickstart", "task=preflight", "tracking=none", f"paths.outputs={tmp_path}")
+    for name in ("run.log", ".hydra/config.yaml"):
+        place = folder / name
+        place.mkdir(parents=True)
+        done = run(*common)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert done.stderr.startswith(f"rearank: {place}: Is a directory; this is a folder, and a file is needed there")
+        place.rmdir()
+    place = folder / "run.log"
+    place.unlink()
+    place.symlink_to(place)
+    done = run(*common)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "this is a link that leads to itself; move it away" in done.stderr
+
+
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["run.py"])
 

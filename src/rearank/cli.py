@@ -188,8 +188,11 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return _explain_name(str(error.filename or ""), overrides)
+    if isinstance(error, ValueError) and isinstance(error.__cause__, OSError):  # logging's, of a file of its own
+        return explain(error.__cause__, overrides, conf)
     if isinstance(error, OSError) and error.errno in _REMEDIES:
-        place = f"{error.filename}: " if error.filename else ""
+        named = error.filename2 or error.filename  # the second is the file that was to appear
+        place = f"{named}: " if named else ""
         return f"{place}{os.strerror(error.errno)}; {_REMEDIES[error.errno]}"
     # Libraries that write weights and parquet pass the system's words on in errors of their own.
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -211,7 +214,8 @@ _REMEDIES = {
     errno.EACCES: "choose a folder you may write to (paths.outputs=...)",
     errno.EPERM: "choose a folder you may write to (paths.outputs=...)",
     errno.EROFS: "choose a folder you may write to (paths.outputs=...)",
-    errno.EISDIR: "this is a folder, and a file is needed there",
+    errno.EISDIR: "this is a folder, and a file is needed there; move it away and run the same command again",
+    errno.ELOOP: "this is a link that leads to itself; move it away and run the same command again",
     errno.EMFILE: "this process may open too few files; raise the limit (ulimit -n) and run the same command again",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another name=... or paths.outputs=...",
     errno.EEXIST: "a file stands where a folder is needed; choose another name=... or paths.outputs=...",

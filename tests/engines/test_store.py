@@ -127,6 +127,35 @@ def test_a_store_that_was_cut_or_overwritten_names_itself_and_the_way_out(tmp_pa
             use(path)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *("text = x'ff00'", "text = cast(x'ff' as text)", "prompt_tokens = 'abc'", "completion_tokens = 0.5"),
+        *("finish = 'tool'", "seconds = 'long'", "cost = x'00'", "prompt_truncated = 'no'", "extra = '[1]'"),
+        *("extra = 'x'", 'extra = \'{"p_yes": "high"}\'', "extra = x'00'"),
+    ],
+)
+def test_a_value_of_another_kind_names_the_store_and_the_way_out(changed: str, tmp_path: Path) -> None:
+    path = tmp_path / "completions.sqlite"
+    store = CompletionStore(path)
+    store.put("k", MESSAGES, Completion("[1]", 3, 4))
+    with sqlite3.connect(path) as db:
+        db.execute(f"update completions set {changed}")
+    db.close()
+    with pytest.raises(StoreError, match=r"completions\.sqlite: can.t read completions.*: move it away"):
+        store.get("k")
+    store.close()
+
+
+def test_a_folder_or_a_broken_link_in_the_stores_place_is_named(tmp_path: Path) -> None:
+    folder, link = tmp_path / "folder.sqlite", tmp_path / "link.sqlite"
+    folder.mkdir()
+    link.symlink_to(link)
+    for path in (folder, link):
+        with pytest.raises(StoreError, match=rf"{path.name}: can.t keep completions here.*: move it away"):
+            CompletionStore(path)
+
+
 HAMMER = """
 import json, random, sys
 from rearank.engines.store import CompletionStore

@@ -88,9 +88,13 @@ def test_a_large_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "large" not in opened
     assert "small" in opened
     large.write_bytes(b"y" * (1 << 20))
-    assert files_of(cache, data=node) != first
-    (cache / REMEMBERED).write_text("not ours")
-    assert files_of(cache, data=node) != first
+    now = files_of(cache, data=node)
+    assert now != first
+    state = large.stat()
+    shapes = (f'{{"{large}": {known}}}' for known in ("5", "[]", f"[{state.st_size}, {state.st_mtime_ns}, [1]]"))
+    for text in ("not ours", "", "[]", "3", '{"a": 5}', *shapes):
+        (cache / REMEMBERED).write_text(text)
+        assert files_of(cache, data=node) == now, text
 
 
 def test_hashes_name_users_files_and_never_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from tests.tasks.runs import made
 
 from rearank.cli import explain
 from rearank.experiment import Run
-from rearank.runs.layout import set_aside
+from rearank.runs.layout import misplaced, set_aside
 from rearank.runs.stage import locked, warn_of_old_version
 from rearank.tasks.pipeline import prepare_rows, train_model
 from rearank.training.local import complete_checkpoint
@@ -47,12 +47,19 @@ NUMBERS = (
     ),
     *("summary.json", "evaluation/*/*/metrics.json", "evaluation/*/*/run*.trec", "evaluation/*/table.*"),
 )
+_SYSTEM = re.compile("evaluation/[^/]+/[^/]+/")
+"""What is measured again whatever is damaged in it."""
 CLOCKS = {"train/seconds", "rollout/reward_seconds"}
 
 
-def copy(source: str, target: str) -> None:
+def copy(source: Path, target: Path) -> None:
     """Large files, which nothing changes in place, are linked."""
-    (os.link if Path(source).suffix in (".safetensors", ".pt", ".png", ".svg") else shutil.copyfile)(source, target)
+    (os.link if source.suffix in (".safetensors", ".pt", ".png", ".svg") else shutil.copy2)(source, target)
+
+
+def marks(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 def write(path: Path, content: bytes) -> None:
@@ -88,7 +95,26 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-DAMAGES = (cut, flip, other_digit, remove)
+def empty(path: Path) -> None:
+    write(path, b"")
+
+
+def other_shape(path: Path) -> None:
+    """Valid JSON: an object whose values are of other kinds, or a list where there was no object."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        content = None
+    items = content.items() if isinstance(content, dict) else ()
+    write(path, json.dumps({k: 3 if isinstance(v, dict | list) else [v] for k, v in items} or []).encode())
+
+
+def to_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = (cut, flip, other_digit, remove, empty, other_shape, to_folder)
 
 
 @dataclass(frozen=True)
@@ -109,14 +135,29 @@ class Folder:
         return sorted(name for name in found if not name.startswith(but))
 
     def put_back(self) -> Path:
-        shutil.rmtree(self.run.folder)
-        return Path(shutil.copytree(self.kept, self.run.folder, copy_function=copy))
+        """Only what has changed, by size and time, is written: all of it would take longer than the commands."""
+        root, kept = self.run.folder, {path.relative_to(self.kept): path for path in self.kept.rglob("*")}
+        for path in sorted(root.rglob("*"), reverse=True):  # what is in a folder before the folder
+            there = kept.get(path.relative_to(root))
+            if path.is_dir():
+                if there is None or not there.is_dir():
+                    path.rmdir()
+            elif there is None or marks(path) != marks(there):
+                path.unlink()
+        for name, there in sorted(kept.items()):
+            if there.is_dir():
+                (root / name).mkdir(exist_ok=True)
+            elif not (root / name).exists():
+                copy(there, root / name)
+        return root
 
     def wrong(self, name: str, damage: Callable[[Path], None], warnings: Callable[[], str]) -> str:
         """What is wrong with the same command over the damaged folder; empty where nothing is."""
         damaged = self.put_back() / name
         damage(damaged)
         said = command(self.run, self.work)
+        if said is not None and _SYSTEM.match(name):
+            return f"not made again: {said}"
         if said is not None:
             return "" if str(damaged) in said and "\n" not in said else said
         now = facts(self.run.folder)
@@ -127,6 +168,8 @@ class Folder:
 
 def command(run: Run, work: Callable[[Run], object]) -> str | None:
     """What it ended with, as a user is told; ``None`` where it went on to its end."""
+    if found := misplaced(run.folder):
+        return found[0]
     try:
         with locked(run.folder):
             warn_of_old_version(run.folder)
@@ -202,6 +245,9 @@ def wrongs(folder: Folder, names: list[str], caplog: pytest.LogCaptureFixture) -
 def test_a_finished_run(folders: tuple[Folder, Folder], caplog: pytest.LogCaptureFixture) -> None:
     names = folders[0].names("training/checkpoints/checkpoint-1/")
     assert {"prepared/train.parquet", "training/result.json", "training/model/model.safetensors"} < set(names)
+    assert {f"evaluation/synthetic/scripted/{name}" for name in ("run.trec", "metrics.json", "sealed.json")} < set(
+        names
+    )
     assert wrongs(folders[0], names, caplog) == {}
 
 
@@ -220,6 +266,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     names = [path.name for path in kept.iterdir()]
     assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", "complete"} < set(names)
     for name, damage in product(names, DAMAGES):
+        if (name, damage) == ("complete", empty):  # the mark of a trainer that lists no digests
+            continue
         shutil.rmtree(last, ignore_errors=True)
         shutil.copytree(kept, last)
         assert complete_checkpoint(place) == last

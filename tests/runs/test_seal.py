@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rearank.runs.layout import SEAL
+from rearank.runs.layout import SEAL, misplaced
 from rearank.runs.seal import DamagedFileError, damaged, read_checked, seal, write_checked
 from rearank.runs.sharing import shared
 from rearank.runs.stage import Stage, StageError
@@ -50,7 +50,15 @@ def test_a_seal_is_sealed_itself(folder: Path) -> None:
     path.write_text(whole[:40])
     (line,) = damaged(folder)
     assert line.startswith(f"{path}: can't be parsed (")
+    path.write_text('{"files": []}')
+    assert damaged(folder) == [f"{path}: was changed after it was written"]
     path.unlink()
+    path.symlink_to(path)
+    assert damaged(folder) == [f"{path}: is no file"]
+    path.unlink()
+    path.mkdir()
+    assert damaged(folder) == [f"{path}: is no file"]
+    path.rmdir()
     assert damaged(folder) == [], "an earlier version's folder"
 
 
@@ -59,12 +67,10 @@ def test_checked_files(tmp_path: Path) -> None:
     assert read_checked(path) is None
     write_checked(path, {"step": 2, "ndcg": 0.5})
     assert read_checked(path) == {"step": 2, "ndcg": 0.5}
-    for text in (path.read_text().replace("0.5", "0.6"), "[1, 2]", "{", "\udcff"):
+    for text in (path.read_text().replace("0.5", "0.6"), '{"step": 3}', "[1, 2]", "{", "", "\udcff"):
         path.write_bytes(text.encode(errors="surrogateescape"))
         with pytest.raises(DamagedFileError, match=r"best\.json: "):
             read_checked(path)
-    path.write_text('{"step": 3}')
-    assert read_checked(path) == {"step": 3}, "an earlier version's"
 
 
 def test_results_of_unknown_settings_are_not_gone_on_from(tmp_path: Path) -> None:
@@ -74,12 +80,23 @@ def test_results_of_unknown_settings_are_not_gone_on_from(tmp_path: Path) -> Non
     (stage.open() / "result").touch()
     settings = place / "settings.json"
     text = settings.read_text()
-    for damage, what in ((text[: len(text) // 2], "can't be parsed"), ("[]", "can't be parsed"), (None, "is missing")):
+    unread = "can't be parsed"
+    shapes = ("[]", '{"code": [], "files": 3}', '{"code": {}, "files": {}, "code_accepted": {}}')
+    for damage, what in (
+        (text[: len(text) // 2], unread),
+        *((shape, unread) for shape in shapes),
+        (None, "is missing"),
+    ):
         settings.unlink() if damage is None else settings.write_text(damage)
         with pytest.raises(StageError, match=rf"settings\.json: {what}, so nothing says .* move {place} away"):
             Stage(place, {"seed": 2}).open()
         settings.write_text(text)
     settings.unlink()
+    for make in (lambda: settings.symlink_to(settings), lambda: (settings.unlink(), settings.mkdir())):
+        make()
+        with pytest.raises(StageError, match=r"settings\.json: is no file, so nothing says"):
+            Stage(place, {"seed": 2}).open()
+    settings.rmdir()
     Stage(place, {"seed": 2}, rerun=True).open()
     assert (tmp_path / "training.1" / "result").exists()
     assert not (place / "result").exists()
@@ -128,3 +145,15 @@ def test_a_damaged_job_counts_as_stopped(text: str, tmp_path: Path) -> None:
     assert job.failed
     assert job.cause.startswith(f"{tmp_path / 'one' / 'job.json'}: is not what a job writes (")
     assert "the sweep's own command" in job.command
+
+
+def test_what_stands_where_a_file_is_needed_is_named(tmp_path: Path) -> None:
+    places = ("summary.json", "prepared/train.parquet", "training/result.json", "evaluation/synthetic/queries.json")
+    for name in (*places, "training.1/result.json", "evaluation/synthetic/base/metrics.json", "training/checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+    link = tmp_path / "completions.sqlite"
+    link.symlink_to(link)
+    (tmp_path / "report.html").touch()
+    found = misplaced(tmp_path)
+    assert [line.partition(": ")[0] for line in found] == sorted(str(tmp_path / n) for n in (*places, link.name))
+    assert all("move it away" in line for line in found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,20 @@ class StoreError(AbortRunError, OSError):
     """The store's file can't be opened, read or written; it stops the run, which would pay for what it can't keep."""
 
 
+_KINDS = [str, int, int, str, float, int, float, str]
+
+
+def _answer(row: tuple[Any, ...]) -> Completion:
+    """The answer in a row of the file; raises ``ValueError`` where ``put`` didn't write it: SQLite keeps any value."""
+    text, prompt_tokens, completion_tokens, finish, seconds, truncated, cost, extra = row
+    if [type(value) for value in row] != _KINDS or finish not in ("stop", "length"):
+        raise ValueError("a row is no answer: a value in it is of another kind")
+    figures = json.loads(extra)
+    if not isinstance(figures, dict) or not all(isinstance(value, float | int) for value in figures.values()):
+        raise ValueError("a row is no answer: its column extra has no numbers by name")
+    return Completion(text, prompt_tokens, completion_tokens, finish, seconds, bool(truncated), cost, figures)
+
+
 class CompletionStore:
     """A SQLite file of calls and their answers. Each answer is on disk when ``put`` returns, SIGKILL or not.
 
@@ -71,7 +86,9 @@ class CompletionStore:
                 self._db.close()
                 raise
         except (OSError, sqlite3.Error) as error:
-            raise self._error("keep completions here", error, "choose a writable folder") from error
+            in_the_way = os.path.lexists(self.path) and not self.path.is_file()
+            remedy = _ASIDE if in_the_way else "choose a writable folder"
+            raise self._error("keep completions here", error, remedy) from error
 
     def get(self, key: str) -> Completion | None:
         """The recorded answer, or ``None``."""
@@ -82,12 +99,10 @@ class CompletionStore:
         )
         if row is None:
             return None
-        text, prompt_tokens, completion_tokens, finish, seconds, truncated, cost, extra = row
         try:
-            figures = json.loads(extra)
+            return _answer(row)
         except ValueError as error:
             raise self._error("read completions", error, _ASIDE) from error
-        return Completion(text, prompt_tokens, completion_tokens, finish, seconds, bool(truncated), cost, figures)
 
     def put(
         self, key: str, messages: Sequence[Message], completion: Completion, failed: Completion | None = None

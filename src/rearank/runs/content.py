@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from rearank.progress import progress
 
@@ -107,6 +108,11 @@ def _digest(path: Path, remembered: _Remembered) -> str:
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
 
 
+def _is_mark(known: Any) -> bool:
+    """Size, time of change, digest; the file may hold anything, and is then read as if it held less."""
+    return isinstance(known, list) and [type(one) for one in known] == [int, int, str]
+
+
 class _Remembered:
     """Digests of large files: 15 GB of weights are read once."""
 
@@ -116,7 +122,9 @@ class _Remembered:
         self._new = False
         if self._path is not None:
             with suppress(OSError, ValueError):
-                self._known = json.loads(self._path.read_text())
+                found = json.loads(self._path.read_text())
+                whole = found.items() if isinstance(found, dict) else ()
+                self._known = {name: known for name, known in whole if _is_mark(known)}
 
     def digests(self, paths: Sequence[Path]) -> list[str]:
         """16 digits each; only files that aren't known are read."""

@@ -28,7 +28,22 @@ STORE, PAGE = "completions.sqlite", "report.html"
 JOB, SWEEP, FAILURE, SHARED = "job.json", "sweep.json", "failure.txt", "shared"
 """Of a sweep: how a job ended, what is swept, a failed job's traceback, and what jobs share."""
 
+_FILES = {".json", ".jsonl", ".parquet", ".sqlite", ".csv", ".md", ".tex", ".html"}
 _ASIDE = re.compile(r"\.\d+$")
+
+
+def misplaced(folder: Path) -> list[str]:
+    """A line for each folder or broken link that stands in a run's folder where a file of that name is written.
+
+    Those among a system's results are left out: ``task=evaluate`` moves them aside with what is beside them.
+    """
+    found = (path for pattern in ("*", "*/*", f"{EVALUATION}/*/*") for path in folder.glob(pattern))
+    return [
+        f"{path}: a folder, or a link that leads nowhere, stands where a file is needed; move it away and run the same "
+        "command again"
+        for path in sorted(set(found))
+        if path.suffix in _FILES and not path.is_file() and not set_aside(path.parent)
+    ]
 
 
 def set_aside(path: Path) -> bool:

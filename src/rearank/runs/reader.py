@@ -167,10 +167,16 @@ def read_folder(path: Path, label: str | None = None) -> RunFolder:
     if not path.is_dir():
         raise FolderError(f"{path}: there is no such folder")
     systems = read_systems(path)
-    parts = _parts(read_json(path / SUMMARY), {one.benchmark for one in systems})
-    systems = [
-        replace(one, published=parts.get(one.benchmark, {}).get("published", {}).get(one.name)) for one in systems
-    ]
+    try:
+        parts = _parts(read_json(path / SUMMARY), {one.benchmark for one in systems})
+        known = {name: {**part.get("known", {})} for name, part in parts.items()}
+        systems = [
+            replace(one, published=parts.get(one.benchmark, {}).get("published", {}).get(one.name)) for one in systems
+        ]
+    except (AttributeError, TypeError) as error:
+        raise FolderError(
+            f"{path / SUMMARY}: is not what task=evaluate writes ({error!r}); evaluate again, or move it away"
+        ) from error
     curves = {job: read_jsonl(path / folder / f"{job}.jsonl") for folder, job in _JOBS.items()}
     overrides = _overrides(path / ".hydra" / "overrides.yaml")
     arm, name, seed = _arm(path, read_json(path / JOB) if label is None else {}, overrides)
@@ -185,7 +191,7 @@ def read_folder(path: Path, label: str | None = None) -> RunFolder:
         systems[0].environment if systems else read_json(path / ENVIRONMENT),
         overrides,
         read_json(path / ANALYSIS / ANALYSED),
-        {name: part.get("known", {}) for name, part in parts.items()},
+        known,
         arm,
         seed,
     )
@@ -249,8 +255,9 @@ def by_benchmark(systems: Sequence[Evaluated]) -> dict[str, list[Evaluated]]:
 
 
 def _read_system(place: Path) -> Evaluated:
+    again = f"evaluate again, or move {place} away"
     if found := damaged(place):
-        raise FolderError(f"{found[0]}; evaluate again")
+        raise FolderError(f"{found[0]}; {again}")
     content = read_json(place / METRICS)
     try:
         measures = content.get("measures", list(content["per_query"]))
@@ -260,8 +267,8 @@ def _read_system(place: Path) -> Evaluated:
             str(content.get("role", IDEAL if place.name == IDEAL else SYSTEM)),
             str(content["benchmark"]),
             {measure: _finite(content["per_query"][measure]) for measure in measures},
-            content.get("interval_95", {}),
-            content.get("calls", {}),
+            {**content.get("interval_95", {})},
+            {**content.get("calls", {})},
             read_json(place / SETTINGS),
             read_json(place / ENVIRONMENT),
             read_json(place / ENGINE) or None,
@@ -270,7 +277,7 @@ def _read_system(place: Path) -> Evaluated:
             note=str(content.get("note", "")),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FolderError(f"{place / METRICS}: is not what task=evaluate writes ({error!r}); evaluate again") from error
+        raise FolderError(f"{place / METRICS}: is not what task=evaluate writes ({error!r}); {again}") from error
 
 
 def _finite(values: Mapping[str, float]) -> Mapping[str, float]:

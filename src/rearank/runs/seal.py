@@ -7,6 +7,7 @@ as it is.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,7 @@ def write_checked(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_checked(path: Path) -> dict[str, Any] | None:
-    """The object without its digest; ``None`` where there is no file. One of an earlier version has no digest.
+    """The object without its digest; ``None`` where there is no file.
 
     Raises:
         DamagedFileError: naming the file.
@@ -38,9 +39,13 @@ def read_checked(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ELOOP):
+            raise
+        raise DamagedFileError(f"{path}: is no file") from error
     except ValueError as error:
         raise DamagedFileError(f"{path}: can't be parsed ({error})") from error
-    if not isinstance(found, dict) or found.pop(_DIGEST, _digest(found)) != _digest(found):
+    if not isinstance(found, dict) or found.pop(_DIGEST, None) != _digest(found):
         raise DamagedFileError(f"{path}: was changed after it was written")
     return found
 

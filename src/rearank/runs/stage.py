@@ -22,6 +22,7 @@ from rearank.runs.seal import damaged
 CODE, FILES = "code", "files"
 _ACCEPTED, _CODE_OF = "code_accepted", "code of "
 _DIGESTS = {CODE: _CODE_OF, FILES: "content of "}
+_KINDS = {CODE: dict, FILES: dict, _ACCEPTED: list}
 _SHOWN = 5
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,18 @@ class Stage:
 
     def changed(self) -> str:
         """How this differs from what the folder was made with; empty if it doesn't, or nothing is there."""
-        return _listed(_changed(self._stored(), self.identity))
+        return _listed(_changed(self._read(), self.identity))
+
+    def stored(self) -> dict[str, Any]:
+        """The identity that the folder was made with; empty where nothing is there.
+
+        Raises:
+            StageError: where there are results, and no settings that say what they were made with.
+        """
+        found = self._read()
+        if not found and self._holds_results():
+            raise StageError(_unknown(self.folder, "is missing"))
+        return found
 
     def open(self) -> Path:
         """The folder, holding what this identity made so far, or nothing.
@@ -80,9 +92,7 @@ class Stage:
         if self.rerun and self._holds_results():
             self._move_aside("rerun=true")
         else:
-            old = self._stored()
-            if not old and self._holds_results():
-                raise StageError(_unknown(self.folder, "is missing"))
+            old = self.stored()
         changed = _changed(old, new)
         if changed and self.accept_changed_code and all(line.startswith(_CODE_OF) for line in changed):
             _log.warning("%s goes on although its code has changed (%s)", self.folder, _listed(changed))
@@ -112,12 +122,15 @@ class Stage:
         """A line for each file of the finished result that is missing or has changed since."""
         return damaged(self.folder, self.cache)
 
-    def _stored(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         """What ``settings.json`` says; empty where there is none."""
         path = self.folder / SETTINGS
         if not path.is_file():
+            if os.path.lexists(path):
+                raise StageError(_unknown(self.folder, "is no file"))
             return {}
-        if not (found := read_json(path)):
+        found = read_json(path)
+        if not found or not all(isinstance(found.get(name, kind()), kind) for name, kind in _KINDS.items()):
             raise StageError(_unknown(self.folder, "can't be parsed"))
         return found
 

@@ -11,12 +11,13 @@ from rearank.choices import as_trained
 from rearank.data import DataError, HoldsRows
 from rearank.data.irds import Irds
 from rearank.data.opening import opened
-from rearank.engines import NoEngine, OpenAINode, ScriptedNode
+from rearank.engines import CompletionStore, NoEngine, OpenAINode, ScriptedNode
 from rearank.engines.base import SplitsModels
+from rearank.engines.store import StoreError
 from rearank.engines.template import example, own_template, refusal
 from rearank.experiment import Run
 from rearank.ranking import misfits
-from rearank.runs.layout import SUMMARY
+from rearank.runs.layout import STORE, SUMMARY, misplaced
 from rearank.tasks.overlap import OverlapError, measured_queries, refuse_overlap
 from rearank.tasks.pipeline import PrepareTask, rows_stage
 from rearank.tasks.prepare import Rows
@@ -59,6 +60,7 @@ def preflight(run: Run) -> None:
             )
         elif hasattr(node := getattr(experiment, need), "preflight"):
             found += node.preflight()
+    found += _in_the_folder(run)
     problems, warnings = _opened(run)
     found += problems
     if "engine" in needs and isinstance(experiment.engine, OpenAINode) and not experiment.engine.preflight():
@@ -83,6 +85,17 @@ def preflight(run: Run) -> None:
         elsewhere = run.choices.get("experiment") != "quickstart"
         hint = f"\nTo see the whole pipeline here, without a GPU or a download: {QUICKSTART}" if elsewhere else ""
         raise PreflightError(f"this run can't start on this machine:\n{lines}{hint}")
+
+
+def _in_the_folder(run: Run) -> list[str]:
+    """What the run's folder holds that the run would meet at its end only."""
+    found, store = misplaced(run.folder), run.folder / STORE
+    if {"engine", "benchmark"} <= set(run.experiment.task.needs) and store.is_file():
+        try:
+            CompletionStore(store).close()
+        except StoreError as error:
+            found.append(str(error))
+    return found
 
 
 def _opened(run: Run) -> tuple[list[str], list[str]]:

@@ -17,9 +17,10 @@ from rearank.data import DataError
 from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.engines import CompletionStore, NoEngine, ScriptedNode
 from rearank.reranker.setup import Parts
-from rearank.runs.layout import STORE, SUMMARY, free_name, write_json
-from rearank.runs.reader import SYSTEM, TUNED, UNTRAINED, on_its_way, read_systems
-from rearank.runs.stage import Stage
+from rearank.runs.layout import METRICS, STORE, SUMMARY, free_name, set_aside, write_json
+from rearank.runs.reader import SYSTEM, TUNED, UNTRAINED, FolderError, on_its_way, read_systems
+from rearank.runs.seal import damaged
+from rearank.runs.stage import Stage, StageError
 from rearank.sections import Evaluation
 from rearank.tasks.evaluate.benchmark_lists import report_list
 from rearank.tasks.evaluate.measuring import Measuring
@@ -100,6 +101,7 @@ def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) 
     store = CompletionStore(folder / STORE)
     found = systems(how.parts, how.settings, how.seed, how.trained)
     _refuse_trained_on(found, benchmarks, how.overlap)
+    _move_damaged_aside(stage.folder)
     _move_stale_aside(stage.folder, {one.name for one in found}, how.trained.algorithm)
     measuring = Measuring(how.parts, found, how.settings, Places(stage, cache), store, how.chosen)
     try:
@@ -147,6 +149,30 @@ def _refuse_trained_on(found: Sequence[System], benchmarks: Sequence[Benchmark],
         # What was to be dropped and is there was trained before this benchmark was chosen.
         rule: Rule = "allow" if overlap == "allow" else "error"
         refuse_overlap(training, measured_queries(benchmarks, missing="skip"), rule)
+
+
+def _move_damaged_aside(folder: Path) -> None:
+    """What can't be believed or read any more; it is made again from the stored answers where it is measured."""
+    for place in sorted(folder.glob("*/*")):
+        if place.is_dir() and not set_aside(place) and (why := _damage(place)):
+            aside = free_name(place)
+            place.rename(aside)
+            _log.warning("%s; %s is made again where it is measured, what was there is kept as %s", why, place, aside)
+
+
+def _damage(place: Path) -> str:
+    """What is wrong in a system's folder; empty where nothing is."""
+    if odd := [path for path in sorted(place.iterdir()) if not path.is_file()]:
+        return f"{odd[0]}: is no file"
+    if lines := damaged(place):
+        return lines[0]
+    try:
+        Stage(place, {}).stored()
+        if (place / METRICS).is_file():
+            read_systems(place)
+    except (StageError, FolderError) as error:
+        return str(error).partition(";")[0]
+    return ""
 
 
 def _move_stale_aside(folder: Path, measured: Collection[str], algorithm: str) -> None:
