@@ -208,7 +208,9 @@ class OpenAIEngine(EngineAtHome):
     def _counted(self, usage: Usage, request: Request, answer: str) -> Usage:
         """``usage`` with what the server doesn't count estimated from the texts, so that the budget is kept."""
         asked = sum(tokens_of(message.content) for message in request.messages)
-        counted = Usage(usage.prompt or asked, usage.completion or tokens_of(answer), usage.cached)
+        prompt = usage.prompt or (min(asked, usage.total) if usage.total else asked)
+        completion = usage.completion or max(usage.total - prompt, 0) or tokens_of(answer)
+        counted = Usage(prompt, completion, usage.cached)
         if counted != usage:
             self._log_once(
                 "uncounted",

@@ -18,6 +18,12 @@ _KEY = re.compile(
     r"permission",
     re.IGNORECASE,
 )
+_CREDIT = re.compile(
+    r"insufficient[_ ](?:account[_ ])?(?:balance|credit|fund)|not enough (?:balance|credit|fund)|out of credit|"
+    r"(?:balance|credits?|funds) (?:is |are |was )?(?:too low|exhausted|insufficient|negative|used up|not enough)|"
+    r"no (?:remaining )?credits? |more credits|arrear|account (?:is )?overdue|余额不足|余额已用完|欠费",
+    re.IGNORECASE,
+)
 _ADDRESSES_KEY = re.compile(r"\bapi[ _-]?key\b", re.IGNORECASE)
 _SYSTEM = "set prompt.system='', or choose a prompt of one message (prompt=compact)"
 _SWITCH = "set model.thinking=null, or the server's own switch in engine.extra_body"
@@ -68,6 +74,11 @@ def is_moderated(error: Mapping[str, Any], message: str) -> bool:
     named = f"{error.get('code') or ''} {error.get('type') or ''} {message}"
     marked = any(name in _MODERATED_FIELDS or name.startswith(_MODERATED_PREFIXES) for name in names)
     return marked or _MODERATION.search(named) is not None
+
+
+def is_about_credit(message: str) -> bool:
+    """Whether the account can't pay; a rate limit, which many call a quota, is something else."""
+    return _CREDIT.search(message) is not None
 
 
 def is_about_the_model(error: Mapping[str, Any], message: str) -> bool:

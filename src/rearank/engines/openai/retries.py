@@ -25,6 +25,7 @@ from typing import Any
 from rearank.engines.openai.budget import Usage
 from rearank.engines.openai.overflow import Request, TooLong, too_long
 from rearank.engines.openai.refusals import (
+    is_about_credit,
     is_about_roles,
     is_about_the_key,
     is_about_the_model,
@@ -32,7 +33,10 @@ from rearank.engines.openai.refusals import (
     refused_setting,
 )
 
+WORDS = ("message", "detail", "msg", "error_msg", "status_msg")
+"""The fields that servers say in what is wrong."""
 _RETRIED = {408, 409, 425, 429}
+_MAY_BE_CREDIT = {400, 403, 429}
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "exceeded_current_quota_error"}
 _TOO_LONG = (400, 413, 422)
 _TEMPLATE = (500, 501)  # some servers' own status for a template that refuses the conversation
@@ -132,7 +136,7 @@ def read_failure(
     message = " ".join(str(error.get("message") or body).split())[:_READ]
     said = f"HTTP {status}: {message[:_SHOWN] or 'no reason given'}"
     words = {str(error.get("code") or "").lower(), str(error.get("type") or "").lower()}
-    if status == 402 or words & _NO_CREDIT:
+    if status == 402 or words & _NO_CREDIT or (status in _MAY_BE_CREDIT and is_about_credit(message[:_SHOWN])):
         return Trouble(Kind.STOP, f"the account has no credit left ({said}); top it up and run the same command again")
     if status in (400, 401, 403, 422, 451):
         if status != 401 and is_moderated(error, message):
@@ -173,7 +177,7 @@ def _error_object(body: str) -> dict[str, Any]:
         return {"message": inner}
     if not isinstance(inner, dict):
         return {}
-    words = next((inner[name] for name in ("message", "detail", "msg", "error_msg") if inner.get(name)), None)
+    words = next((inner[name] for name in WORDS if inner.get(name)), None)
     return {**inner, "message": words}
 
 
