@@ -125,3 +125,38 @@ def test_a_sum_of_tokens_alone_is_what_the_budget_counts(total: Any, counted: tu
     assert isinstance(found, Completion)
     assert (found.prompt_tokens, found.completion_tokens) == counted
     assert made.budget.spent == found.cost == counted[0] + 2 * counted[1]
+
+
+def test_a_chat_that_is_not_there_though_the_model_is_listed() -> None:
+    with canned_server(lambda *_: (404, {"detail": "Not Found"})) as server:
+        server.models = ["other", "small"]
+        found = ask(engine(server.url), "a", "b", at_once=False)
+        assert len(server.requests) == 1
+    assert all(isinstance(one, ServerError) for one in found)
+    assert "lists the model 'small' and takes no chat for it (HTTP 404: Not Found)" in str(found[0])
+    assert "is engine.base_url right? Chats are sent to " + server.url + "/chat/completions" in str(found[0])
+    assert "has no model" not in str(found[0])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens is too large: 32768. This model supports at most 4096 completion tokens, you provided 32768.",
+        "max_tokens: 32768 > 4096, which is the maximum allowed number of output tokens",
+        "it has a maxOutputTokens value of 32768 but the supported range is from 1 (inclusive) to 8193 (exclusive).",
+        "'max_completion_tokens' must be less than or equal to 4096",
+    ],
+)
+def test_too_long_an_answer_is_mended_by_asking_for_less(message: str) -> None:
+    with canned_server(lambda *_: (400, {"error": {"message": message}})) as server:
+        (found,) = ask(engine(server.url), "word " * 500)
+        assert len(server.requests) == 1
+    assert isinstance(found, ServerError)
+    assert str(found).endswith("set a smaller model.max_tokens")
+
+
+def test_another_name_for_the_most_tokens_is_still_that() -> None:
+    message = "Unsupported parameter: 'max_tokens' is not supported with o4-mini-2025. Use 'max_completion_tokens'."
+    with canned_server(lambda *_: (400, {"error": {"message": message}})) as server:
+        (found,) = ask(engine(server.url), "a")
+    assert str(found).endswith("set engine.max_tokens_field=max_completion_tokens")

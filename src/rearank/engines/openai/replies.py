@@ -65,7 +65,7 @@ def read_reply(body: str, key_variable: str | None = None, request: Request | No
         if isinstance(place, dict) and place.get("error"):
             raise _failure_inside(place["error"], usage, key_variable, request)
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise _failure_inside(_told(whole), usage, key_variable, request)
+        raise _nothing_in(whole, usage, key_variable, request)
     reasons = [str(choice.get(name)) for name in ("finish_reason", "native_finish_reason")]
     reason = reasons[0]
     if given_up := [name for name in reasons if name in _GIVEN_UP]:
@@ -117,13 +117,18 @@ def _is_explained(trouble: Trouble) -> bool:
     return trouble.kind in (Kind.STOP, Kind.REFUSED) or (trouble.kind is Kind.FAIL and not trouble.alike)
 
 
-def _told(whole: dict[str, Any]) -> dict[str, Any]:
-    """What a reply without choices says instead, itself or in a field of its own (``base_resp``)."""
+def _nothing_in(
+    whole: dict[str, Any], usage: Usage | None, key_variable: str | None, request: Request | None
+) -> Trouble:
+    """A reply without choices: read by what it says instead, itself or in a field of its own (``base_resp``)."""
     places = [whole, *(inner for inner in whole.values() if isinstance(inner, dict))]
     said = ((str(place[name]), place) for place in places for name in WORDS if place.get(name))
-    words, place = next(said, (json.dumps(whole) if whole.keys() - {"choices"} else "", whole))
-    code = next((place[name] for name in _CODES if isinstance(place.get(name), (int, str))), None)
-    return {"message": f"the reply has no choices{': ' * bool(words)}{words[:_SHOWN]}", "code": code}
+    if (found := next(said, None)) is None:
+        shown = f": {json.dumps(whole)[:_SHOWN]}" if whole.keys() - {"choices"} else ""
+        return Trouble(Kind.RETRY, f"the reply has no choices{shown}", usage=usage)
+    code = next((found[1][name] for name in _CODES if isinstance(found[1].get(name), (int, str))), None)
+    error = {"message": f"the reply has no choices: {found[0][:_SHOWN]}", "code": code}
+    return _failure_inside(error, usage, key_variable, request)
 
 
 def _first_choice(choices: Any) -> Any:

@@ -59,8 +59,9 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
     """A request that gave no answer.
 
     ``wait`` is how long the server asks to be left alone (seconds); ``usage`` what it charges all the same;
-    ``unreachable`` says that no server was there, ``empty`` that an answer came without a word, and ``alike`` that the
-    same refusal of several prompts is no prompt's fault.
+    ``unreachable`` says that no server was there, ``empty`` that an answer came without a word, ``alike`` that the
+    same refusal of several prompts is no prompt's fault, and ``of_its_length`` that this one may be refused for being
+    too long.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
         unreachable: bool = False,
         empty: bool = False,
         alike: bool = False,
+        of_its_length: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -83,6 +85,7 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
         self.unreachable = unreachable
         self.empty = empty
         self.alike = alike
+        self.of_its_length = of_its_length
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def read_failure(
     if (remedy := refused_setting(error, message)) is not None:
         return Trouble(Kind.REFUSED, f"the server refuses a setting of every call ({said}); {remedy}")
     hint = "; may this key use this model (engine.key_variable)?" if status == 403 else ""
-    return Trouble(Kind.FAIL, said + hint, alike=True)
+    return Trouble(Kind.FAIL, said + hint, alike=True, of_its_length=status in _TOO_LONG)
 
 
 def _error_object(body: str) -> dict[str, Any]:
