@@ -22,6 +22,8 @@ class Canned:
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
+    models: list[str] | None = None
+    """Those that it lists; it takes no such request without."""
 
 
 @contextmanager
@@ -32,12 +34,20 @@ def canned_server(respond: Respond, certificate: Path | None = None) -> Iterator
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            if canned.models is None:
+                self.send_error(501)
+            else:
+                self._send(200, {"data": [{"id": name} for name in canned.models]})
+
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
                 number = len(canned.requests)
                 canned.requests.append(request)
-            status, body = respond(request, number)
+            self._send(*respond(request, number))
+
+        def _send(self, status: int, body: Any) -> None:
             sent = (body if isinstance(body, str) else json.dumps(body)).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engines.canned_server import canned_server
 from tests.engines.fault_server import fault_server, logged
 
 from rearank.engines import BudgetError, CompletionStore, EngineError, OpenAINode, PromptRanker, RecordingEngine
@@ -135,9 +136,10 @@ def test_what_stops_the_run(url: str, log: Path, fault: str, said: str) -> None:
 
 
 def test_an_unknown_model_and_what_there_is_instead(url: str) -> None:
-    assert "has no model 'small' (HTTP 404: The model `small` does not exist): it serves small; set model.path" in str(
-        failure(engine(url), "[1] a [[faults: 404]]")
-    )
+    with canned_server(lambda *_: (404, {"error": {"message": "no such model"}})) as server:
+        server.models = ["a", "b"]
+        found = str(failure(engine(server.url), "[1] a"))
+    assert "has no model 'small' (HTTP 404: no such model): it serves a, b; set model.path or engine.served" in found
     assert "does engine.base_url lack its /v1?" in str(failure(engine(url.removesuffix("/v1") + "/v2"), "[1] a"))
 
 

@@ -45,7 +45,7 @@ def reply(message: dict[str, Any], reason: str | None = "stop", **more: Any) -> 
             "<think>[1] may well be better than [2]</think>\n",
         ),
         ({"content": "<think>b</think>a", "reasoning_content": "b"}, "stop", "<think>b</think>a"),
-        ({"content": None, "refusal": "I can't."}, "stop", "I can't."),
+        ({"content": "[1]", "refusal": "no"}, "stop", "[1]"),
     ],
 )
 def test_the_text_of_an_answer(message: dict[str, Any], reason: str | None, text: str) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rearank.engines.openai.engine import ServerError
 from rearank.engines.openai.node import OpenAINode
+from rearank.types import Message, Sampling
 
 pytest.importorskip("openai")
 
@@ -101,3 +108,87 @@ def test_a_trial_is_one_small_call() -> None:
     assert problem.startswith("engine.trial: http://127.0.0.1")
     assert "only support stream mode" in problem
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("answering", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\nClient sent an HTTP request to TLS."])
+def test_a_server_that_speaks_tls_is_asked_through_it(answering: bytes, tmp_path: Path) -> None:
+    """One that ends the connection, and one that says so in plain text."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made_certificate(tmp_path))
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(5)
+                try:
+                    if connection.recv(1, socket.MSG_PEEK) == b"\x16":  # a handshake
+                        context.wrap_socket(connection, server_side=True).close()
+                    elif answering:
+                        connection.recv(65536)
+                        connection.sendall(answering)
+                except OSError:
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        node = OpenAINode(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", retries=1, first_wait=0.01)
+        (problem,), _ = node.examine_server("m")
+        made = node.create("m")
+        found = asked(made, "a", "b")
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for text in (problem, *map(str, found)):
+        assert "the server speaks TLS and was asked in plain text: engine.base_url must begin with https://" in text
+    assert all(isinstance(one, ServerError) for one in found)
+
+
+def test_connections_that_are_never_answered_stop_the_run() -> None:
+    """Whatever listens there is no chat server."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                connection.sendall(b"SSH-2.0-x\r\n")
+                connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        node = OpenAINode(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", retries=1, first_wait=0.01)
+        (problem,), _ = node.examine_server("m")
+        (found,) = asked(node.create("m"), "a")
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert "the connection failed" in problem
+    assert isinstance(found, ServerError)
+    assert "(tried 2 times); nobody answers there: start the server, or set engine.base_url" in str(found)
+
+
+def asked(made: Any, *texts: str) -> list[Any]:
+    async def main() -> list[Any]:
+        try:
+            calls = (made.complete((Message("user", text),), Sampling()) for text in texts)
+            return await asyncio.gather(*calls, return_exceptions=True)
+        finally:
+            await made.aclose()
+
+    return asyncio.run(main())
+
+
+def made_certificate(folder: Path) -> Path:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    make += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run(make, check=True, capture_output=True)
+    both = folder / "both.pem"
+    both.write_text((folder / "key.pem").read_text() + (folder / "cert.pem").read_text())
+    return both

@@ -17,11 +17,15 @@ class BudgetError(EngineError, AbortRunError):
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens that a server says it charges for; ``cached`` are those of the prompt it had seen before."""
+    """Tokens that a server says it charges for; ``cached`` are those of the prompt it had seen before.
+
+    ``total`` is 0 unless the server counts nothing but the sum.
+    """
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
+    total: int = 0
 
 
 @dataclass(frozen=True)

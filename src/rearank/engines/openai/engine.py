@@ -20,7 +20,7 @@ from rearank.engines.chat import call_seed, split_prefill
 from rearank.engines.checkpoint import fingerprint, known_as
 from rearank.engines.home import EngineAtHome
 from rearank.engines.openai.budget import Budget, BudgetError, Usage
-from rearank.engines.openai.overflow import Request, fitted, tokens_of
+from rearank.engines.openai.overflow import Request, TooLong, fitted, tokens_of
 from rearank.engines.openai.refusals import SETTINGS, Refusals
 from rearank.engines.openai.replies import Reply, is_served_as, read_reply, reread, whole_text
 from rearank.engines.openai.retries import Backoff, Kind, Trouble
@@ -35,6 +35,7 @@ _SHORTENED_AT_MOST = 12  # times a prompt is shortened before its call fails
 _EMPTY_AT_MOST = 2  # empty answers that are asked for again: they are paid for
 _LONG_ENOUGH = 2000  # characters of a prompt: of a shorter one a template's own tokens say too much
 _USUAL_TOKEN, _WIDEST_TOKEN = 4, 8  # characters of a token, mean over a prompt
+_LOOK_AGAIN = 0.02  # seconds
 _SEEDS = 1 << 31  # what every server takes as a seed
 _CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}  # as vLLM and SGLang take it
 _ADVICE = "shorten the passages (prompt.max_characters), or take fewer in a window (strategy.size)"
@@ -135,6 +136,8 @@ class OpenAIEngine(EngineAtHome):
                     if trouble.usage is not None:
                         cost += self._charge(self._counted(trouble.usage, request, ""))
                     empty += trouble.empty
+                    if await self._is_longest(request, trouble):
+                        trouble.too_long = TooLong()
                     if trouble.too_long is not None and cuts < _SHORTENED_AT_MOST:
                         request = self._shorter(request, trouble)
                         cuts += 1
@@ -144,6 +147,7 @@ class OpenAIEngine(EngineAtHome):
                     else:
                         await self._give_up(trouble, failures, messages, nobody_answered=self._answered == answered)
             self._answered += 1
+            self._refusals.answered(request.characters)
             self.truncated += request.shortened
             usage = self._counted(reply.usage or Usage(), request, reply.text)
             self._look_at(request, reply)
@@ -196,19 +200,38 @@ class OpenAIEngine(EngineAtHome):
             body["extra_body"] = {**self._extra, **continued}
         return body
 
+    async def _is_longest(self, request: Request, trouble: Trouble) -> bool:
+        """Whether an unexplained refusal may be for a prompt's length, since shorter ones are answered.
+
+        It waits for the calls under way while none is: refusals come sooner than answers.
+        """
+        while trouble.of_its_length and self._asking and not self._answered and not self._stopping.is_set():
+            await asyncio.sleep(_LOOK_AGAIN)
+        longest = trouble.of_its_length and self._refusals.is_longest(request.characters)
+        if longest and self.node.overflow == "truncate":
+            self._log_once(
+                "refused lengths",
+                f"answers shorter prompts and refuses one of {request.characters:,} characters ({trouble}): such "
+                f"prompts are shortened until it answers; {_ADVICE}",
+            )
+        return longest
+
     def _shorter(self, request: Request, trouble: Trouble) -> Request:
         """What to ask instead of a request that is too long; raises ``EngineError`` where there is nothing."""
         shorter = fitted(request, trouble.too_long) if trouble.too_long is not None else None
         if shorter is None:
             raise EngineError(f"the prompt can't be made to fit the model's context ({trouble}); {_ADVICE}")
         if shorter.shortened and self.node.overflow == "refuse":
-            raise EngineError(f"the prompt is too long ({trouble}); {_ADVICE}, or set engine.overflow=truncate")
+            known = "may be too long: shorter ones are answered" if trouble.of_its_length else "is too long"
+            raise EngineError(f"the prompt {known} ({trouble}); {_ADVICE}, or set engine.overflow=truncate")
         return shorter
 
     def _counted(self, usage: Usage, request: Request, answer: str) -> Usage:
         """``usage`` with what the server doesn't count estimated from the texts, so that the budget is kept."""
         asked = sum(tokens_of(message.content) for message in request.messages)
-        counted = Usage(usage.prompt or asked, usage.completion or tokens_of(answer), usage.cached)
+        prompt = usage.prompt or (min(asked, usage.total) if usage.total else asked)
+        completion = usage.completion or max(usage.total - prompt, 0) or tokens_of(answer)
+        counted = Usage(prompt, completion, usage.cached)
         if counted != usage:
             self._log_once(
                 "uncounted",
@@ -226,7 +249,7 @@ class OpenAIEngine(EngineAtHome):
                 "with a reasoning parser does that to a model that doesn't think (start it without, or set "
                 "model.thinking=true)",
             )
-        characters = sum(len(message.content) for message in request.messages)
+        characters = request.characters
         read = reply.usage.prompt if reply.usage is not None else 0
         if read and characters >= _LONG_ENOUGH and read * _WIDEST_TOKEN < characters:
             self._log_once(
@@ -277,10 +300,11 @@ class OpenAIEngine(EngineAtHome):
         if trouble.kind is Kind.OVERFLOW:
             failure += f"; it stays too long however much is cut: {_ADVICE}"
         if trouble.kind is Kind.NO_MODEL:
-            failure = f"{self._server.url} has no model {self.model!r} ({trouble}){await self._server.models()}"
-            failure += "; set model.path or engine.served_model"
+            failure = await self._server.without(self.model, trouble)
         elif trouble.unreachable and nobody_answered:
-            failure += "; nobody answers there: start the server, or set engine.base_url"
+            failure += (
+                "; nobody answers there: start the server, or set engine.base_url (http:// or https://, host, port)"
+            )
         elif trouble.alike and first:
             every = self._refusals.every_call(str(trouble), hash(messages), self._asking)
             failure += "; so it does every prompt so far" if every else "; if it does so with every prompt"

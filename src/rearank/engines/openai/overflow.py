@@ -1,6 +1,6 @@
 """A prompt that a server finds too long: what its error says, and what to send instead.
 
-There is no tokenizer here: the server's own figures say how much must go. Its refusals cost nothing. Nothing is
+There is no tokenizer here: the server's own figures say how much must go. Its refusals cost nothing. No figure is
 remembered from one call to the next, so that no answer depends on which call came first.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,12 +40,23 @@ _EXCEEDS = re.compile(
     r"greater|truncat|does ?n.t fit|not fit|less than|fewer than|should be|must be|range|within|no more than",
     re.IGNORECASE,
 )
-_OF_THE_ANSWER = re.compile(r"max_(?:completion_|new_|output_)?tokens", re.IGNORECASE)
+_CODE = re.compile(
+    r"context_(?:length|size|window)|too_?(?:long|large|many_tokens)|(?:length|size|tokens?(?:_limit)?)_?exceed|"
+    r"exceed\w*_(?:length|size|context|tokens)|max_?length",
+    re.IGNORECASE,
+)
+_OTHER_FIGURES = re.compile(
+    r"position|\bline\b|column|index|offset|\bids?\b|quota|\brates?\b|\bms\b|seconds|minute|version|pixel|image",
+    re.IGNORECASE,
+)
+_THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}([,_.'’\u00a0\u202f])\d{3}(?:\1\d{3})*(?![\d.]*\d)")  # 128,000
+_OF_THE_ANSWER = re.compile(r"max_?(?:completion_?|new_?|output_?)?tokens", re.IGNORECASE)
 _SPARE = 0.98  # of the room: characters and tokens aren't quite proportional
 _STEP = 0.8  # the share that is kept where the server doesn't say how long the prompt is
 _CHARACTERS = 4  # a token of English text has about so many
 _WIDEST = 12  # characters of a token, where a whole prompt has the longest
 _NEAR = 0.9  # of the logarithms: two and a half times more or less
+_CLOSE, _SAME = 0.5, 0.1  # in texts that may be about anything: of tokens, of characters
 _FIGURE = 16  # smaller numbers are no sizes
 _STATUSES = {400, 413, 422}  # which a page of words repeats
 
@@ -66,6 +77,11 @@ class Request:
     max_tokens: int
     shortened: bool = False
 
+    @property
+    def characters(self) -> int:
+        """Of the messages."""
+        return sum(len(message.content) for message in self.messages)
+
 
 def tokens_of(text: str) -> int:
     """How many tokens a text has, by its length: there is no tokenizer here."""
@@ -76,22 +92,28 @@ def too_long(error: Mapping[str, Any], message: str, request: Request | None = N
     """Read a server's refusal; ``None`` if it is about something else.
 
     The figures of known wordings are taken as they are meant (OpenAI, vLLM, SGLang, DeepSeek, llama.cpp, TGI, Gemini,
-    Anthropic). In any other text the figure that the prompt's own size explains is the prompt's, and what it exceeds is
-    the context; without such figures the text must say of a prompt or a context that it is too long.
+    Anthropic). In any other text, in any language, the figure that the prompt's own size explains is the prompt's, and
+    what it exceeds is the context; without such figures the error's code or its text must say that a prompt or a
+    context is too long.
     """
     code = f"{error.get('code') or ''} {error.get('type') or ''}"
-    plain = re.sub(r"(?<=\d)[,_](?=\d{3})", "", message)  # 128,000
+    field = error.get("param")
+    by_code = _CODE.search(code) is not None and not (isinstance(field, str) and not _PROMPT_OR_CONTEXT.search(field))
+    plain = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match.group()), message)
     if _SIGN.search(message) or re.search(r"context_(?:length|size|window)", code):
         known = TooLong(
             context=_whole(error.get("n_ctx")) or _first(_CONTEXT, plain),
             prompt=_whole(error.get("n_prompt_tokens")) or _first(_PROMPT, plain),
         )
         return known if known.prompt or known.context else _by_size(plain, request) or known
-    if not _LENGTH.search(message):
+    in_words = by_code or _LENGTH.search(message) is not None
+    if in_words or not _OTHER_FIGURES.search(message):
+        numbers = {int(number) for number in re.findall(r"\d{2,9}", code)}
+        if (found := _by_size(plain, request, numbers, sure=in_words)) is not None:
+            return found
+    if not (by_code or (in_words and _PROMPT_OR_CONTEXT.search(message) and _EXCEEDS.search(message))):
         return None
-    if (found := _by_size(plain, request)) is not None:
-        return found
-    if not (_PROMPT_OR_CONTEXT.search(message) and _EXCEEDS.search(message)) or _OF_THE_ANSWER.search(message):
+    if _OF_THE_ANSWER.search(message):
         return None
     # A limit alone, where the prompt may well be above it.
     limits = _figures(plain) - _STATUSES if request is not None else set()
@@ -99,15 +121,24 @@ def too_long(error: Mapping[str, Any], message: str, request: Request | None = N
     return TooLong(context=max((figure for figure in limits if figure < asked), default=None))
 
 
-def _by_size(message: str, request: Request | None) -> TooLong | None:
-    """The two figures that a prompt of this size explains: it, alone or with its answer, exceeds the other."""
+def _by_size(
+    message: str, request: Request | None, besides: Set[int] = frozenset(), *, sure: bool = True
+) -> TooLong | None:
+    """The two figures that a prompt of this size explains: it, alone or with its answer, exceeds the other.
+
+    Args:
+        message: of the server.
+        request: what was asked.
+        besides: figures that are no sizes.
+        sure: the message is about a length; of another one, the prompt's figure must be close to ours.
+    """
     if request is None:
         return None
     texts = [turn.content for turn in request.messages]
     size, most = sum(map(tokens_of, texts)), request.max_tokens
-    least, longest = sum(map(len, texts)) // _WIDEST, sum(len(text.encode("utf-8", "replace")) for text in texts)
-    longest += 64 * len(texts)  # what a template adds
-    figures = _figures(message)
+    characters, size_in_bytes = sum(map(len, texts)), sum(len(text.encode("utf-8", "replace")) for text in texts)
+    least, longest = characters // _WIDEST, size_in_bytes + 64 * len(texts)  # what a template adds
+    figures = _figures(message) - besides
     of_the_answer = most in figures or _OF_THE_ANSWER.search(message)
     figures.discard(most)
     prompts = {figure for figure in figures if least <= figure <= longest}
@@ -119,7 +150,10 @@ def _by_size(message: str, request: Request | None) -> TooLong | None:
         if not below or (max(below) >= prompt and prompt not in totals and not of_the_answer):
             continue
         distance = abs(math.log(prompt / max(size, 1)))
-        near, both = distance < _NEAR, prompt in prompts and prompt in totals
+        counted = any(abs(math.log(prompt / max(one, 1))) < _SAME for one in (characters, size_in_bytes))
+        near, both = distance < _NEAR or counted, prompt in prompts and prompt in totals
+        if not sure and not (distance < _CLOSE or counted):
+            continue
         rank = 0 if both else 3 if not near else 1 if prompt in prompts else 2
         found.append((rank, distance, prompt, max(below)))
     if not found:
@@ -150,7 +184,7 @@ def fitted(request: Request, said: TooLong) -> Request | None:
             if said.prompt is None:
                 return replace(request, max_tokens=most)
     asked, prefill = split_prefill(request.messages)
-    characters = _characters(sum(len(message.content) for message in request.messages), most, said) - len(prefill)
+    characters = _characters(request.characters, most, said) - len(prefill)
     if characters < len(asked):
         return None
     return Request((*_cut_to(asked, characters), *request.messages[len(asked) :]), most, shortened=True)

@@ -18,6 +18,12 @@ _KEY = re.compile(
     r"permission",
     re.IGNORECASE,
 )
+_CREDIT = re.compile(
+    r"insufficient[_ ](?:account[_ ])?(?:balance|credit|fund)|not enough (?:balance|credit|fund)|out of credit|"
+    r"(?:balance|credits?|funds) (?:is |are |was )?(?:too low|exhausted|insufficient|negative|used up|not enough)|"
+    r"no (?:remaining )?credits? |more credits|arrear|account (?:is )?overdue|余额不足|余额已用完|欠费",
+    re.IGNORECASE,
+)
 _ADDRESSES_KEY = re.compile(r"\bapi[ _-]?key\b", re.IGNORECASE)
 _SYSTEM = "set prompt.system='', or choose a prompt of one message (prompt=compact)"
 _SWITCH = "set model.thinking=null, or the server's own switch in engine.extra_body"
@@ -51,15 +57,24 @@ _SENT = re.compile(
     r"(?<!\w)(?:temperature|top_p|seed|max_(?:completion_)?tokens|stream(?:ing)?|chat_template_kwargs|"
     r"(?:enable_)?thinking|continue_final_message|add_generation_prompt)(?!\w)"
 )
+_OF_THE_ANSWER = re.compile(r"max_?(?:completion_?|output_?|new_?)?tokens", re.IGNORECASE)
+_TOO_MANY = re.compile(
+    r"too (?:large|many|big|high|long)|at most|exceed|(?:great|larg|high)er|maximum|less than|range|limit|between|"
+    r"up to|must be|[<>≤]",
+    re.IGNORECASE,
+)
+_FIGURE = re.compile(r"(?<![\w.-])\d{2,}(?![\w-])")
 _MODEL = re.compile(
     r"model_not_|model_decom|invalid_model|\bmodel\b.*(?:not (?:exist|found)|n.t exist|decommission)", re.IGNORECASE
 )
 SETTINGS = (
     "prompt.system, model.thinking, model.max_tokens, engine.max_tokens_field, engine.send_temperature, "
-    "engine.send_seed, engine.extra_body, engine.served_model"
+    "engine.send_seed, engine.extra_body, engine.served_model, and the prompts' length (prompt.max_characters, "
+    "strategy.size)"
 )
 """Those that go into every call."""
 _ALIKE = 3
+_LONG = 1000  # characters that some context may be too short for
 
 
 def is_moderated(error: Mapping[str, Any], message: str) -> bool:
@@ -68,6 +83,11 @@ def is_moderated(error: Mapping[str, Any], message: str) -> bool:
     named = f"{error.get('code') or ''} {error.get('type') or ''} {message}"
     marked = any(name in _MODERATED_FIELDS or name.startswith(_MODERATED_PREFIXES) for name in names)
     return marked or _MODERATION.search(named) is not None
+
+
+def is_about_credit(message: str) -> bool:
+    """Whether the account can't pay; a rate limit, which many call a quota, is something else."""
+    return _CREDIT.search(message) is not None
 
 
 def is_about_the_model(error: Mapping[str, Any], message: str) -> bool:
@@ -98,6 +118,8 @@ def refused_setting(error: Mapping[str, Any], message: str) -> str | None:
     parameter = str(error.get("param") or "")
     named = f"{message} {parameter} {error.get('code') or ''} {error.get('type') or ''}"
     by_name = _SENT.search(f"{message} {parameter}")
+    if _OF_THE_ANSWER.search(f"{message} {parameter}") and _TOO_MANY.search(message) and _FIGURE.search(message):
+        return "set a smaller model.max_tokens"
     if not (_REFUSED_PARAMETER.search(named) or is_about_roles(message) or (by_name and _REFUSED.search(named))):
         return None
     found = (remedy for name, remedy in _REMEDIES.items() if re.search(name, f"{message} {parameter}", re.IGNORECASE))
@@ -105,10 +127,23 @@ def refused_setting(error: Mapping[str, Any], message: str) -> str | None:
 
 
 class Refusals:
-    """Refusals until the first answer: the same one for several prompts is no prompt's fault."""
+    """What several refusals have in common, and what the answered prompts had not.
+
+    Until the first answer the same refusal of several prompts is no prompt's fault; later, one of prompts longer than
+    all that were answered is about their length, whatever its words are.
+    """
 
     def __init__(self) -> None:
         self._prompts: dict[str, set[int]] = {}
+        self._answered = 0
+
+    def answered(self, characters: int) -> None:
+        """A prompt of this length was."""
+        self._answered = max(self._answered, characters)
+
+    def is_longest(self, characters: int) -> bool:
+        """Whether it is long, shorter prompts were answered, and none of this length."""
+        return 0 < self._answered < characters and characters >= _LONG
 
     def every_call(self, refusal: str, prompt: int, under_way: int) -> bool:
         """Count one, by its text without its figures and quotations; whether it now stands for every call.

@@ -25,6 +25,7 @@ from typing import Any
 from rearank.engines.openai.budget import Usage
 from rearank.engines.openai.overflow import Request, TooLong, too_long
 from rearank.engines.openai.refusals import (
+    is_about_credit,
     is_about_roles,
     is_about_the_key,
     is_about_the_model,
@@ -32,7 +33,10 @@ from rearank.engines.openai.refusals import (
     refused_setting,
 )
 
+WORDS = ("message", "detail", "msg", "error_msg", "status_msg")
+"""The fields that servers say in what is wrong."""
 _RETRIED = {408, 409, 425, 429}
+_MAY_BE_CREDIT = {400, 403, 429}
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "exceeded_current_quota_error"}
 _TOO_LONG = (400, 413, 422)
 _TEMPLATE = (500, 501)  # some servers' own status for a template that refuses the conversation
@@ -55,8 +59,9 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
     """A request that gave no answer.
 
     ``wait`` is how long the server asks to be left alone (seconds); ``usage`` what it charges all the same;
-    ``unreachable`` says that no server was there, ``empty`` that an answer came without a word, and ``alike`` that the
-    same refusal of several prompts is no prompt's fault.
+    ``unreachable`` says that no server was there, ``empty`` that an answer came without a word, ``alike`` that the
+    same refusal of several prompts is no prompt's fault, and ``of_its_length`` that this one may be refused for being
+    too long.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
         unreachable: bool = False,
         empty: bool = False,
         alike: bool = False,
+        of_its_length: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -79,6 +85,7 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
         self.unreachable = unreachable
         self.empty = empty
         self.alike = alike
+        self.of_its_length = of_its_length
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def read_failure(
     message = " ".join(str(error.get("message") or body).split())[:_READ]
     said = f"HTTP {status}: {message[:_SHOWN] or 'no reason given'}"
     words = {str(error.get("code") or "").lower(), str(error.get("type") or "").lower()}
-    if status == 402 or words & _NO_CREDIT:
+    if status == 402 or words & _NO_CREDIT or (status in _MAY_BE_CREDIT and is_about_credit(message[:_SHOWN])):
         return Trouble(Kind.STOP, f"the account has no credit left ({said}); top it up and run the same command again")
     if status in (400, 401, 403, 422, 451):
         if status != 401 and is_moderated(error, message):
@@ -157,7 +164,7 @@ def read_failure(
     if (remedy := refused_setting(error, message)) is not None:
         return Trouble(Kind.REFUSED, f"the server refuses a setting of every call ({said}); {remedy}")
     hint = "; may this key use this model (engine.key_variable)?" if status == 403 else ""
-    return Trouble(Kind.FAIL, said + hint, alike=True)
+    return Trouble(Kind.FAIL, said + hint, alike=True, of_its_length=status in _TOO_LONG)
 
 
 def _error_object(body: str) -> dict[str, Any]:
@@ -173,7 +180,7 @@ def _error_object(body: str) -> dict[str, Any]:
         return {"message": inner}
     if not isinstance(inner, dict):
         return {}
-    words = next((inner[name] for name in ("message", "detail", "msg", "error_msg") if inner.get(name)), None)
+    words = next((inner[name] for name in WORDS if inner.get(name)), None)
     return {**inner, "message": words}
 
 

@@ -23,6 +23,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LIBRARIES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 _NOBODY_THERE = ("ConnectError", "ConnectTimeout")  # by name: a client library's classes differ between versions
 _LISTED = 10  # names of models in a message
+_HANDSHAKE = 3.0  # seconds
+_ENCRYPTED = "the server speaks TLS and was asked in plain text: engine.base_url must begin with https://"
 
 
 class Server:
@@ -33,7 +35,7 @@ class Server:
         self._node = node
         self._key = os.environ.get(node.variable or "", "").strip()
         self._client: Any = None
-        self._reached = False
+        self._reached = self._served = False  # whether it said anything, and whether it took a request
 
     def open(self) -> None:
         """Load the client, which takes a moment the first time; the server is not asked yet."""
@@ -61,21 +63,28 @@ class Server:
         try:
             async with asyncio.timeout(seconds):
                 raw = await send(**body)
-            self._reached = True
+            self._reached = self._served = True
             return bytes(raw.http_response.content).decode("utf-8", "replace")
         except openai.APIStatusError as error:
             self._reached = True
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             text = self.clean(error.response.text)
+            if (
+                error.status_code == 400
+                and not self._served
+                and not text.lstrip().startswith("{")
+                and await self._speaks_tls()
+            ):
+                raise Trouble(Kind.STOP, _ENCRYPTED) from None
             raise read_failure(error.status_code, headers, text, self._node.variable, request) from None
         except TimeoutError:
             raise self._too_slow() from None
         except openai.APIConnectionError as error:
-            raise self._broken(error.__cause__ or error) from None
+            raise await self._broken(error.__cause__ or error) from None
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in _LIBRARIES:
                 raise
-            raise self._broken(error) from None
+            raise await self._broken(error) from None
 
     async def listed(self) -> list[str]:
         """The names of its models, as far as it gives them; raises ``Trouble``. ``open`` comes first."""
@@ -85,16 +94,23 @@ class Server:
         except (ValueError, KeyError, TypeError):
             return []
 
-    async def models(self) -> str:
-        """``: it serves a, b`` for a message, or what it may mean that the server doesn't say."""
+    async def without(self, model: str, trouble: Trouble) -> str:
+        """What a refusal of ``model`` means, by the models that the server lists, and what to do."""
         try:
             names = await self.listed()
         except Trouble:
             names = []
-        if not names:
-            return "; it lists none either: does engine.base_url lack its /v1?"
+        if model in names:
+            return (
+                f"{self.url} lists the model {model!r} and takes no chat for it ({trouble}): is it a model that chats "
+                f"(model.path, engine.served_model), and is engine.base_url right? Chats are sent to "
+                f"{self.url}/chat/completions"
+            )
         more = "..." if len(names) > _LISTED else ""
-        return f": it serves {', '.join(names[:_LISTED])}{more}"
+        listed = f": it serves {', '.join(names[:_LISTED])}{more}"
+        if not names:
+            listed = "; it lists none either: does engine.base_url lack its /v1?"
+        return f"{self.url} has no model {model!r} ({trouble}){listed}; set model.path or engine.served_model"
 
     def clean(self, text: str) -> str:
         """``text`` without the key."""
@@ -128,17 +144,34 @@ class Server:
     def _too_slow(self) -> Trouble:
         return Trouble(Kind.RETRY, f"no answer in time (engine.timeout_seconds={self._node.timeout_seconds:g})")
 
-    def _broken(self, cause: BaseException) -> Trouble:
+    async def _speaks_tls(self) -> bool:
+        """Whether a server that is asked in plain text wants to be asked through TLS."""
+        parts = urlsplit(self.url)
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent
+        try:
+            if parts.scheme == "http":
+                async with asyncio.timeout(min(self._node.connect_seconds, _HANDSHAKE)):
+                    _, writer = await asyncio.open_connection(parts.hostname, parts.port or 80, ssl=context)
+                writer.transport.abort()
+                return True
+        except (OSError, TimeoutError):
+            pass
+        return False
+
+    async def _broken(self, cause: BaseException) -> Trouble:
         """The connection, or the body that came over it."""
         name = type(cause).__name__
         if name == "ReadTimeout":
             return self._too_slow()
         if (refused := _tls_error(cause)) is not None and not self._reached:
             return Trouble(Kind.STOP, self.clean(_tls_advice(refused)))
+        if not self._reached and name not in _NOBODY_THERE and await self._speaks_tls():
+            return Trouble(Kind.STOP, _ENCRYPTED)
         reason = self.clean(
             f"the connection failed ({name}: {cause})" if str(cause) else f"the connection failed ({name})"
         )
-        return Trouble(Kind.RETRY, reason, unreachable=name in _NOBODY_THERE)
+        return Trouble(Kind.RETRY, reason, unreachable=not self._reached or name in _NOBODY_THERE)
 
 
 def _own_certificates() -> ssl.SSLContext | bool:
