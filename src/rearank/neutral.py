@@ -327,8 +327,8 @@ def _finder(tokens: Iterable[str]) -> Callable[[str], Iterator[tuple[int, int]]]
             if start < end:
                 continue
             for length in lengths[match[0]]:
-                if text[start : start + length] in known:
-                    end = start + length
+                if (token := text[start : start + length]) in known:  # a shorter one, at the text's end
+                    end = start + len(token)
                     yield start, end
                     break
 
