@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
+
+from rearank.marks import MARK, is_parameter
 
 _OPENING = "[［【〔〖〘〚⟦⁅❲﹝︗︹︻﹇⦋⦍⦏⟬⸢⌈⌊⎡⎣"
 _CLOSING = "]］】〕〗〙〛⟧⁆❳﹞︘︺︼﹈⦌⦎⦐⟭⸣⌉⌋⎤⎦"
@@ -22,10 +26,11 @@ _SUSPECT = re.compile(rf"[<＜﹤◁{re.escape(_OPENING)}]")
 # Tag characters spell text that no person sees. Flags of countries' parts are written with up to six of them.
 _HIDDEN = re.compile("(\U0001f3f4[\U000e0020-\U000e007e]{1,6}\U000e007f)|[\U000e0000-\U000e007f]+")
 
-# What the parser reads as a tag or as a reasoning's mark, and what is spelt almost so.
+# What is spelt almost as the parser's tags and marks of a reasoning.
 _TAG = re.compile(
-    r"[<\[◁]\s*+[|/]?\s*+(?:end_(?:of_)?|begin_(?:of_)?|start_(?:of_)?|\w{1,20}[:_])?"
-    r"(?:answer|think(?:ing)?|thoughts?|reason(?:ing)?|analysis|scratchpad|reflection)(?:\s[^<>\[\]]{0,40})?\s*+"
+    r"[<\[◁]\s*+[|/]?\s*+(?:end_(?:of_)?|begin_(?:of_)?|start_(?:of_)?)?(?:answer"
+    r"|(?:\w{1,20}[:_])?(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis|scratchpad|reflection))"
+    r"(?:\s[^<>\[\]]{0,40})?\s*+"
     r"[|/]?\s*+[>\]▷]",
     re.IGNORECASE,
 )
@@ -48,7 +53,13 @@ _GUESSED = re.compile(
 _BRACKETED = re.compile(r"\[([^\[\]]*)\]")
 _INSTEAD = {"<": "‹", "＜": "‹", "◁": "‹", "[": "(", "{": "(", "|": "¦"}
 _LIST = re.compile(r"[,>;]")
+_MINUS = "-−"
 _DECORATION = " \t\r\n\"'`´“”‘’«»*_#.()"
+_APART = "·"
+# Between the words of a token that is looked for in the normalised text. Normalisers write any white space as one of
+# these, write some of them as white space, fold several into one, or drop them.
+_SPACES = dict.fromkeys(map(ord, " \t\n\r▁"))
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0\ufffd"  # no control characters or accents by category, but dropped, too
 _ROUNDS = 10
 _LONGEST = 3
 """Digits of an identifier: ``[1995]`` names no passage."""
@@ -141,6 +152,20 @@ def without_tokens(text: str, reserved: Reserved, wording: str) -> str:
     return _until_stable(text, _tokens(_beside(reserved, wording)))
 
 
+def joined(pieces: Sequence[str], reserved: Reserved) -> str:
+    """A prompt's own words and neutralised texts, in turn and words first, as one text; no token lies across a seam."""
+    parts, found = list(pieces), _spans(reserved)
+    for _ in range(_ROUNDS):
+        text, seams = "".join(parts), list(accumulate(map(len, parts)))
+        crossed = {piece for start, end in found(text) if seams[piece := bisect_right(seams, start)] < end}
+        if not crossed:
+            break
+        for piece in crossed:
+            near = piece | 1  # the text, whose number is odd
+            parts[near] = f"{parts[near]}{_APART}" if near == piece else f"{_APART}{parts[near]}"
+    return "".join(parts)
+
+
 @lru_cache(maxsize=8)
 def _beside(reserved: Reserved, wording: str) -> Reserved:
     exact, normalised = (
@@ -160,10 +185,13 @@ def _until_stable(text: str, change: Callable[[str], str]) -> str:
 
 def _defused(text: str, letters: bool, label: re.Pattern[str] | None, *, guess: bool) -> str:
     view, places = _view(text)
-    changed: dict[int, str] = {}
-    for pattern in (_TAG, _CHAT, _GUESSED) if guess else (_TAG, _CHAT):
+    marks = [match.start() for match in MARK.finditer(text)]
+    changed = {place: _INSTEAD[text[place]] for place in marks if not is_parameter(text, place)}
+    for pattern in (MARK, _TAG, _CHAT, _GUESSED) if guess else (MARK, _TAG, _CHAT):
         for match in pattern.finditer(view):
             first, end = match.start(), match.end()
+            if pattern in (MARK, _TAG) and is_parameter(text, places[first]):
+                continue
             changed[places[first]] = "(" if view[first] == "[" else "‹"
             if view.startswith("<", first + 1):
                 changed[places[first + 1]] = "‹"
@@ -187,7 +215,9 @@ def _identifies(inside: str, letters: bool) -> bool:
     parts = [stripped for part in _LIST.split(inside) if (stripped := part.strip(_DECORATION))]
     if letters and parts and all(len(part) == 1 and part.isalpha() for part in parts):
         return True
-    return all(map(str.isdecimal, parts)) and any(len(part.lstrip("0")) in range(1, _LONGEST + 1) for part in parts)
+    if not all(part.lstrip(_MINUS).isdecimal() for part in parts):
+        return False
+    return any(part[0] not in _MINUS and len(part.lstrip("0")) in range(1, _LONGEST + 1) for part in parts)
 
 
 def _view(text: str) -> tuple[str, Sequence[int]]:
@@ -202,13 +232,15 @@ def _view(text: str) -> tuple[str, Sequence[int]]:
 @lru_cache(maxsize=65536)
 def _folded(character: str) -> str:
     """The plain form of a character; nothing for an invisible one or an accent."""
-    if character.isspace():
-        return character if character in "\t\n\r" else " "
+    if character in "\t\n\r":
+        return character
     if character in _BRACKETS:
         return _BRACKETS[character]
     kind = unicodedata.category(character)
-    if kind[0] in "CM" or character in "\u115f\u1160\u2800\u3164\uffa0":  # fillers are letters by category
+    if kind[0] in "CM" or character in _FILLERS:
         return ""
+    if character.isspace():
+        return " "
     plain = "".join(
         _BRACKETS.get(c, c) for c in unicodedata.normalize("NFKD", character) if unicodedata.category(c)[0] != "M"
     )
@@ -218,29 +250,65 @@ def _folded(character: str) -> str:
 
 
 @lru_cache(maxsize=8)
+def _spans(reserved: Reserved) -> Callable[[str], list[tuple[int, int]]]:
+    """A function that finds where tokens lie in a text."""
+    exact, found = _finder(reserved.exact), _normalised(reserved)
+    return lambda text: [*exact(text), *found(text)]
+
+
+@lru_cache(maxsize=8)
 def _tokens(reserved: Reserved) -> Callable[[str], str]:
     """A function that breaks each of the reserved tokens in a text."""
-    spaced = (token.replace("▁", " ") for token in reserved.normalised)
-    exact = _finder(reserved.exact)
-    folded = _finder(_lower(_view(token)[0]) for token in (*reserved.normalised, *spaced))
+    exact, found = _finder(reserved.exact), _normalised(reserved)
+    blank = "".join(token for token in reserved.normalised if not _view(token)[0].translate(_SPACES))
+    unseen = {ord(c): " " if c.isspace() else None for c in blank}
 
     def defuse(text: str) -> str:
         parts, rest = [], 0
         for start, end in exact(text):
             parts += [text[rest:start], _apart(text[start:end])]
             rest = end
-        text = "".join([*parts, text[rest:]])
-        if not reserved.normalised:
-            return text
-        view, places = _view(text)
-        starts = {places[start] for start, _ in folded(_lower(view))}
-        return "".join(_apart(c, c) if place in starts else c for place, c in enumerate(text)) if starts else text
+        text = "".join([*parts, text[rest:]]).translate(unseen)
+        changed = {start: _unlike(text[start], alone=end == start + 1) for start, end in found(text)}
+        return "".join(changed.get(place, c) for place, c in enumerate(text)) if changed else text
 
     return defuse
 
 
+def _normalised(reserved: Reserved) -> Callable[[str], list[tuple[int, int]]]:
+    """A function that finds where tokens lie that a tokenizer looks for in the text as it has normalised it.
+
+    One with white space in it is compared without any. In others white space counts: no normaliser drops it all.
+    """
+    views = {_lower(_view(token)[0]) for token in reserved.normalised}
+    spaced = {view for view in views if view.translate(_SPACES) != view}
+    groups = [({}, views - spaced), (_SPACES, spaced)]
+    finders = [(ignored, _finder(view.translate(ignored) for view in some)) for ignored, some in groups if some]
+
+    def find(text: str) -> list[tuple[int, int]]:
+        spans: list[tuple[int, int]] = []
+        view, places = _view(text) if finders else ("", ())
+        view = _lower(view)
+        for ignored, finder in finders:
+            if not (found := list(finder(view.translate(ignored)))):
+                continue
+            kept = [place for place, c in zip(places, view, strict=True) if ord(c) not in ignored]
+            spans += [(kept[start], kept[end - 1] + 1) for start, end in found]
+        return spans
+
+    return find
+
+
+def _unlike(character: str, *, alone: bool) -> str:
+    """What stands for a token's first character; nothing where it is the token."""
+    if alone:
+        return ""
+    return _INSTEAD.get(_folded(character)) or character + _APART
+
+
 def _lower(view: str) -> str:
-    return "".join(low if len(low := c.lower()) == 1 else c for c in view)
+    low = view.lower()
+    return low if len(low) == len(view) else "".join(low if len(low := c.lower()) == 1 else c for c in view)
 
 
 def _finder(tokens: Iterable[str]) -> Callable[[str], Iterator[tuple[int, int]]]:
@@ -259,17 +327,18 @@ def _finder(tokens: Iterable[str]) -> Callable[[str], Iterator[tuple[int, int]]]
             if start < end:
                 continue
             for length in lengths[match[0]]:
-                if text[start : start + length] in known:
-                    end = start + length
+                if (token := text[start : start + length]) in known:  # a shorter one, at the text's end
+                    end = start + len(token)
                     yield start, end
                     break
 
     return find
 
 
-def _apart(token: str, alone: str = "") -> str:
-    """A token as other text: by another first character, or a space behind it; ``alone`` where it is all there is."""
+def _apart(token: str) -> str:
+    """A token as other text: by another first character, or parted behind it; nothing where that is all there is."""
     first = _INSTEAD.get(token[0])
     if first is not None:
         return first + token[1:]
-    return f"{token[0]} {token[1:]}" if len(token) > 1 else alone and f"{alone} "
+    gap = _APART if token[0].isspace() else " "
+    return f"{token[0]}{gap}{token[1:]}" if len(token) > 1 else ""

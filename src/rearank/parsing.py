@@ -12,50 +12,46 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
+from rearank.marks import MARK, WORDED, answers_in, is_behind_word, split_reasoning
 from rearank.types import Permutation
 
-# How models mark their reasoning: <think>, [THINK], ◁think▷, <seed:think>, <|begin_of_thought|>, <|START_THINKING|>; in
-# no such form gpt-oss, Apertus, MedGemma, Gemma. One charset comes first, which makes the search ten times as fast.
-_MARK = re.compile(
-    r"(?P<left>[<\[◁])(?:[|｜]?(?P<close>/|end_(?:of_)?)?(?:(?:begin|start)_(?:of_)?|\w{1,20}[:_])?"
-    r"(?P<word>think(?:ing)?|thoughts?|reason(?:ing)?|analysis|scratchpad|reflection)[|｜]?[>\]▷]"
-    r"|(?P<opens>\|channel\|>(?:analysis|commentary)<\|message\|>|\|inner_prefix\|>|unused94>(?:thought)?"
-    r"|\|channel>thought)"
-    r"|(?P<closes>\|channel\|>final<\|message\|>|\|inner_suffix\|>|unused95>|channel\|>))",
-    re.IGNORECASE,
-)
-# In words: gpt-oss' without its special tokens, and Granite's.
-_WORDED = re.compile(
-    r"analysis(?=[A-Z])(?:(?s:(.*?))assistantfinal)?|Here is my thought process:(?s:(.*?))Here is my response:"
-)
-_OTHER = ("", "")
-_ANSWER_OPEN = re.compile(r"<answer>", re.IGNORECASE)
-_ANSWER_CLOSE = re.compile(r"</answer>", re.IGNORECASE)
 # One bracket pair around one or more numbers: [3], [3, 1], ["3", "1"], [3 > 1], and full-width ［3］, 【3】.
 _BRACKETS = re.compile(r"[\[［【]([^\[\]［］【】]*)[\]］】]")
 _NUMBERS = re.compile(r"\s*+[\"']?[-−]?\d++[\"']?\s*+(?:[,，>＞]\s*+[\"']?[-−]?\d++[\"']?\s*+)*+")
 _NUMBER = re.compile(r"[-−]?\d+")
+_MARGIN = "*_` \t\r\n"  # of what stands between two labels
 _DIGITS = re.compile(r"\d+")
-# Without brackets, only text that is nothing but a list counts ("3 > 1", "3, 1"), or else the last chain of `>`.
-_BARE_LIST = re.compile(r"\s*+\d++(?:(?:\s*+[,，>＞]\s*+|\s++)\d++)*+\s*+[.。]?\s*+")
-_BARE_CHAIN = re.compile(r"(?<![\w.])\d++(?:\s*+[>＞]\s*+\d++)++")
+# Without brackets, or in round ones, only text that is nothing but a list counts ("3 > 1", "(3), (1)"), or else the
+# longest chain of `>`.
+_BARE_LIST = re.compile(r"\s*+[(（]?\d++(?:(?:[)）]?\s*+[,，>＞]\s*+|[)）]?\s++)[(（]?\d++)*+[)）]?\s*+[.。]?\s*+")
+_BARE_CHAIN = re.compile(r"(?<![\w.])\d++(?:[)）]?\s*+[>＞]\s*+[(（]?\d++)++")
 _CANONICAL = re.compile(r"\s*+\[\d++\](?:\s*+>\s*+\[\d++\])*+\s*+")
 # Letters as labels: [B], [B > A]; without brackets an answer that is nothing but labels, or else "Passage B".
 _LETTERS = re.compile(r"\s*+[\"']?[A-Za-z][\"']?\s*+(?:[,，>＞]\s*+[\"']?[A-Za-z][\"']?\s*+)*+")
 _LETTER = re.compile(r"[A-Za-z]")
-_BARE_LETTERS = re.compile(r"\W*+[A-Za-z](?:\s*+[,，>＞]\s*+[A-Za-z])*+\W*+")
-_BARE_LETTER_CHAIN = re.compile(r"(?<!\w)[A-Za-z](?:\s*+[>＞]\s*+[A-Za-z](?!\w))++")
+_BARE_LETTERS = re.compile(r"\W*+[A-Za-z](?:[)）]?\s*+[,，>＞]\s*+[(（]?[A-Za-z])*+\W*+")
+_BARE_LETTER_CHAIN = re.compile(r"(?<!\w)[A-Za-z](?:[)）]?\s*+[>＞]\s*+[(（]?[A-Za-z](?!\w))++")
 # Between two identifiers of one chain: remarks in round brackets and the numbers of a list don't count.
 _REMARK = re.compile(r"\([^()]*+\)|\n\s*+\d++[.)]")
 _MORE = (">", "＞", "≻", "→", "≥")
+# An order from worst to best isn't the one that was asked for, and none is guessed from it.
+_LESS = ("<", "＜", "≺", "←", "≤", "⪯", "≼", "≪", "<-", "<=", "&lt;")
+_WORST_FIRST = re.compile(
+    r"\b(?:least|worst|lowest)(?:[ -]relevant)? (?:to (?:the )?(?:most|best|highest)|first)\b", re.IGNORECASE
+)
 _NAMED = re.compile(r"\b(?i:passage|document|text)\s++[\[(]?([A-Z]|\d++)(?!\w)")
 _YES_OR_NO = re.compile(r"(?<!\w)(?:(yes)|no)(?!\w)", re.IGNORECASE)
+_NOT = re.compile(
+    r"(?:\bnot|n['’]t|\bnever|\bcannot)(?: (?:really|quite|exactly|be))?(?: an?(?: \w+)?)? [\"'“‘*_]*+\Z", re.IGNORECASE
+)
+_LONGEST_NOT = 40  # characters
 _FIRST_WORD = re.compile(r"[\W_]*+(?:(yes)|no)(?!\w)", re.IGNORECASE)
 # How an answer without reasoning begins: its tag, a chain (behind a short heading), a label, or a yes or no.
 _ANSWER_FIRST = re.compile(
-    r"[\s*_`]*+(?:<answer>|(?:[^\d<>\[［【\n]{0,80}[:\n][\s*_`]*+)?(?:\d{1,3}[.)]\s*+)?[\[［【]?[\"']?(?:\d{1,9}|[A-Z](?!\w))"
-    r"[\"']?[\]］】]?\s*+(?:[>＞,，.\[]|\d++[.)]|\Z)|(?:passage|document|text)\s++\w{1,9}\W*+\Z|(?:yes|no)(?!\w))",
+    r"[\s*_`]*+(?:<answer>|(?:[^\d<>\[［【\n]{0,80}[:\n][\s*_`]*+)?(?:\d{1,3}[.)]\s*+)?[\[［【(（]?[\"']?(?:\d{1,9}|[A-Z](?!\w))"
+    r"[\"']?[\]］】)）]?\s*+(?:[>＞,，.\[]|\d++[.)]|\Z)|(?:passage|document|text)\s++\w{1,9}\W*+\Z|(?:yes|no)(?!\w))",
     re.IGNORECASE,
 )
 _LONGEST_MARK = 100  # characters, with the line breaks behind it
@@ -141,9 +137,9 @@ def parse_ranking(
     """
     if size < 0:
         raise ValueError(f"a window can't have {size} passages")
-    reply, think, unclosed, tagged = _split_reasoning(text)
+    reply, think, unclosed, tagged = split_reasoning(text)
     answer = _last_answer(reply) if tags else reply
-    numbers = _letters(answer or "", size) if letters else _numbers(answer or "", size, best)
+    numbers = _letters(answer or "", size, best) if letters else _numbers(answer or "", size, best)
     order, out_of_range, duplicates = _positions(numbers, size)
     rest = (i for i in range(size) if i not in order) if len(order) < size else ()
     permutation = Permutation((*order, *rest))
@@ -165,7 +161,7 @@ def parse_yes_no(text: str, *, tags: bool = True) -> ParsedRelevance:
         text: a model's completion; any string.
         tags: whether the prompt asked for ``<answer>`` tags, as in ``parse_ranking``.
     """
-    reply, think, unclosed, _ = _split_reasoning(text)
+    reply, think, unclosed, _ = split_reasoning(text)
     answer = _last_answer(reply) if tags else reply
     relevant = _yes_or_no(answer or "")
     status = _form(text, answer, unclosed, names_any=relevant is not None)
@@ -185,19 +181,24 @@ def _yes_or_no(answer: str) -> bool | None:
     first = _FIRST_WORD.match(answer)
     if first is not None:
         return first.group(1) is not None
-    found = {word.group(1) is not None for word in _YES_OR_NO.finditer(answer)}
+    found = set()
+    for word in _YES_OR_NO.finditer(answer):
+        yes = word.group(1) is not None
+        negated = _NOT.search(answer, max(0, word.start() - _LONGEST_NOT), word.start()) is not None
+        if yes or not negated:  # "not a yes" is a no, and "not a no" nothing
+            found.add(yes and not negated)
     return found.pop() if len(found) == 1 else None
 
 
 def is_mark(text: str) -> bool:
     """Whether ``text`` is a reasoning's opening or closing mark, and nothing else."""
-    return _MARK.fullmatch(text) is not None
+    return MARK.fullmatch(text) is not None
 
 
 def opened_at_end(text: str) -> str:
     """The opening mark of a reasoning that ends ``text``, white space included; ``""`` where there is none."""
     end = text[-_LONGEST_MARK:]
-    last = [mark for mark in _MARK.finditer(end) if not end[mark.end() :].strip()]
+    last = [mark for mark in MARK.finditer(end) if not end[mark.end() :].strip()]
     return end[last[0].start() :] if last and not (last[0]["close"] or last[0]["closes"]) else ""
 
 
@@ -206,74 +207,52 @@ def cut_in_reasoning(text: str) -> bool:
 
     For servers, whose templates aren't known. Such a text has no mark of a reasoning and doesn't begin with an answer.
     """
-    return bool(text.strip()) and not (_MARK.search(text) or _WORDED.match(text) or _ANSWER_FIRST.match(text))
-
-
-def _split_reasoning(text: str) -> tuple[str, str | None, bool, bool]:
-    """(reply outside the reasoning, first complete reasoning, whether one stays open, whether it is in ``<think>``).
-
-    Some chat templates open the reasoning themselves, so a closing mark that comes first ends a reasoning that began
-    with the completion. Inside a reasoning only its own closing mark counts.
-    """
-    if worded := _WORDED.match(text):
-        said = worded[worded.lastindex] if worded.lastindex else None
-        return text[worded.end() :] if said is not None else "", said, said is None, False
-    reply: list[str] = []
-    think: str | None = None
-    tagged, start = False, 0
-    inside: tuple[str, str] | None = None
-    for number, mark in enumerate(_MARK.finditer(text)):
-        kind = (mark["left"], mark["word"].lower()) if mark["word"] else _OTHER
-        closes = bool(mark["close"] or mark["closes"])
-        if closes and (inside == kind or number == 0):
-            if think is None:
-                think, tagged = text[start : mark.start()], mark[0].lower() == "</think>"
-            inside, start = None, mark.end()
-        elif not closes and inside is None:
-            reply.append(text[start : mark.start()])
-            inside, start = kind, mark.end()
-    if inside is None:
-        reply.append(text[start:])
-    return "".join(reply), think, inside is not None, tagged
+    if not text.strip() or WORDED.match(text) or _ANSWER_FIRST.match(text):
+        return False
+    return all(is_behind_word(text, mark) for mark in MARK.finditer(text))
 
 
 def _last_answer(reply: str) -> str | None:
     """The content of the last ``<answer>`` that is closed."""
-    last: str | None = None
-    position = 0
-    opens = [m.end() for m in _ANSWER_OPEN.finditer(reply)]
-    for close in _ANSWER_CLOSE.finditer(reply):
-        inner: int | None = None
-        while position < len(opens) and opens[position] <= close.start():
-            inner = opens[position]
-            position += 1
-        if inner is not None:
-            last = reply[inner : close.start()]
-    return last
+    found = list(answers_in(reply))
+    return reply[found[-1][0] : found[-1][1]] if found else None
 
 
 def _numbers(answer: str, size: int, best: bool) -> Sequence[str]:
     """The identifiers that ``answer`` names, in its order."""
     if _CANONICAL.fullmatch(answer):
         return _DIGITS.findall(answer)  # what most trained models write, read in a third of the time
-    if numbers := _bracketed(answer, _NUMBERS, _NUMBER, size):
+    numbers, rising = _bracketed(answer, _NUMBERS, _NUMBER, size)
+    if rising or (numbers and (best or _valid(numbers, size) == size)):
         return numbers
+    chain = _longest([_NUMBER.findall(chain) for chain in _BARE_CHAIN.findall(answer)], size)
+    if numbers:  # a stray bracket beside a whole chain is no order
+        return chain if _valid(chain, size) == size else numbers
     if _BARE_LIST.fullmatch(answer):
         return _NUMBER.findall(answer)
-    chains = [_NUMBER.findall(chain) for chain in _BARE_CHAIN.findall(answer)]
-    if chains or not best:
-        return _longest(chains, size)
-    return [name for name in _NAMED.findall(answer) if name.isdigit()]
+    return chain or ([name for name in _named(answer) if name.isdigit()] if best else ())
 
 
-def _letters(answer: str, size: int) -> Sequence[str]:
+def _letters(answer: str, size: int, best: bool) -> Sequence[str]:
     """As ``_numbers``, of passages labelled A, B, ...: as the numbers 1, 2, ..."""
-    if letters := _bracketed(answer, _LETTERS, _LETTER, size):
+    letters, rising = _bracketed(answer, _LETTERS, _LETTER, size)
+    if rising or (letters and (best or _valid(letters, size) == size)):
         return letters
+    chain = _longest([_as_numbers(_LETTER.findall(chain)) for chain in _BARE_LETTER_CHAIN.findall(answer)], size)
+    if letters:
+        return chain if _valid(chain, size) == size else letters
     if _BARE_LETTERS.fullmatch(answer):
         return _as_numbers(_LETTER.findall(answer))
-    chains = [_as_numbers(_LETTER.findall(chain)) for chain in _BARE_LETTER_CHAIN.findall(answer)]
-    return _longest(chains, size) or _as_numbers(n for n in _NAMED.findall(answer) if not n.isdigit())
+    return chain or _as_numbers(name for name in _named(answer) if not name.isdigit())
+
+
+def _named(answer: str) -> list[str]:
+    """The labels of ``Passage 3`` or ``document B``; none where a sign puts the worse one first."""
+    found = list(_NAMED.finditer(answer))
+    for before, after in pairwise(found):
+        if answer[before.end() : after.start()].strip(_MARGIN).endswith(_LESS):
+            return []
+    return [name[1] for name in found]
 
 
 def _as_numbers(labels: Iterable[str]) -> list[str]:
@@ -281,16 +260,17 @@ def _as_numbers(labels: Iterable[str]) -> list[str]:
     return [str(ord(label.upper()) - ord("A") + 1) if label.isalpha() else label for label in labels]
 
 
-def _bracketed(answer: str, several: re.Pattern[str], one: re.Pattern[str], size: int) -> Sequence[str]:
-    """The order by the labels in bracket pairs that hold nothing else.
+def _bracketed(answer: str, several: re.Pattern[str], one: re.Pattern[str], size: int) -> tuple[Sequence[str], bool]:
+    """(the order by the labels in bracket pairs that hold nothing else, whether there is one from worst to best).
 
     Where no word stands around them, all count, in the order of their first mention. Else a chain by ``>`` says what
-    the order is, or a list that names as many as all of the text does.
+    the order is, or a list that names as many as all of the text does. Beside an order from worst to best only such a
+    chain counts.
     """
     every: list[str] = []
     chains: list[list[str]] = []
     lists: list[list[str]] = []
-    end, chained, prose = 0, False, False
+    end, chained, prose, rising = 0, False, False, False
     for bracket in _BRACKETS.finditer(answer):
         inner = bracket.group(1)
         if not several.fullmatch(inner):
@@ -298,7 +278,9 @@ def _bracketed(answer: str, several: re.Pattern[str], one: re.Pattern[str], size
         labels = _as_numbers(one.findall(inner))
         between = _REMARK.sub("", answer[end : bracket.start()])
         words, line = any(map(str.isalnum, between)), "\n" in between.strip()
-        follows = bool(every) and not line and between.rstrip("*_` \t\r\n").endswith(_MORE)
+        sign = between.rstrip(_MARGIN)
+        follows = bool(every) and not line and sign.endswith(_MORE)
+        rising = rising or (bool(every) and sign.endswith(_LESS))
         if follows and not chained:
             chains.append(lists[-1][-1:])
         if follows or (chained and not between.strip(" \t*_`,，")):
@@ -314,12 +296,13 @@ def _bracketed(answer: str, several: re.Pattern[str], one: re.Pattern[str], size
         prose = prose or words
         every += labels
         end = bracket.end()
-    if not (prose or any(map(str.isalnum, answer[end:]))):
-        return every
+    rising = rising or (bool(every) and not chains and _WORST_FIRST.search(answer) is not None)
+    if not (rising or prose or any(map(str.isalnum, answer[end:]))):
+        return every, False
     chain, listing = _longest(chains, size), _longest(lists, size)
-    if _valid(chain, size):
-        return chain
-    return listing if _valid(listing, size) == _valid(every, size) else every
+    if rising or _valid(chain, size):
+        return chain, rising
+    return (listing if _valid(listing, size) == _valid(every, size) else every), False
 
 
 def _longest(chains: Sequence[Sequence[str]], size: int) -> Sequence[str]:

@@ -8,17 +8,17 @@ see ``rearank.neutral``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from string import ascii_uppercase
-from typing import Annotated, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Literal, Protocol, TypeAlias, runtime_checkable
 
 from annotated_types import Ge
 
 from rearank.checks import check_fields
-from rearank.neutral import Reserved, neutralise, reserved_of
-from rearank.types import Message, Passage, Window
+from rearank.neutral import Reserved, joined, neutralise, reserved_of
+from rearank.types import Message, Passage, Role, Window
 
 Asks: TypeAlias = Literal["ranking", "best", "yes_no"]
 """What a prompt wants to know: the order of all passages, the best alone, or whether the one it shows is relevant."""
@@ -73,6 +73,17 @@ def fill(template: str, values: Mapping[str, str | int]) -> str:
     parts = list(_parts(template))
     parts[1::2] = [str(values[name]) if name in values else f"{{{name}}}" for name in parts[1::2]]
     return "".join(parts)
+
+
+def _pieces(template: str, own: Mapping[str, str | int], texts: Mapping[str, str]) -> list[str]:
+    """``template`` filled in, as its own words, a text, its own words, ..., its own words."""
+    pieces = [""]
+    for number, part in enumerate(_parts(template)):
+        if number % 2 and part in texts:
+            pieces += [texts[part], ""]
+        else:
+            pieces[-1] += str(own.get(part, f"{{{part}}}")) if number % 2 else part
+    return pieces
 
 
 @lru_cache(maxsize=256)
@@ -159,6 +170,15 @@ class _Form:
         letters = self.labels == "letters"
         return neutralise(text, reserved, letters=letters, label=_label_pattern(self.passage, letters))
 
+    def _content(self, lines: Iterable[Sequence[str]], tokenizer: Tokenizer | None) -> str:
+        """A message of lines, each in pieces; no token of the model lies across where a text begins or ends."""
+        pieces: list[str] = []
+        for line in lines:
+            pieces[-1:] = [f"{pieces[-1]}\n{line[0]}" if pieces else line[0]]
+            pieces += line[1:]
+        reserved = reserved_of(tokenizer) if self.neutralise else None
+        return joined(pieces, reserved) if reserved is not None else "".join(pieces)
+
     def _passage(self, passage: Passage, tokenizer: Tokenizer | None) -> str:
         return self._renumbered(self._read(passage, tokenizer))
 
@@ -222,16 +242,22 @@ class ChatPrompt(_Form):
 
     def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]:
         """The turns for ``window``: system, opening, acknowledgement, one or two a passage, the request, prefill."""
-        values: dict[str, Any] = {"query": self._query(window.query.text, tokenizer), "num": len(window)}
-        messages = [Message("system", fill(self.system, values))] if self.system else []
-        messages.append(Message("user", fill(self.opening, values)))
-        messages.append(Message("assistant", fill(self.acknowledgement, values)))
+        own: dict[str, str | int] = {"num": len(window)}
+        texts = {"query": self._query(window.query.text, tokenizer)}
+
+        def message(role: Role, template: str, i: str | int | None = None) -> Message:
+            here = own if i is None else {**own, "i": i}
+            return Message(role, self._content([_pieces(template, here, texts)], tokenizer))
+
+        messages = [message("system", self.system)] if self.system else []
+        messages += [message("user", self.opening), message("assistant", self.acknowledgement)]
         for i, item in zip(self._labels(window), window.passages, strict=True):
-            here = {**values, "i": i, "passage": self._passage(item, tokenizer)}
-            messages.append(Message("user", fill(self.passage, here)))
+            texts["passage"] = self._passage(item, tokenizer)
+            messages.append(message("user", self.passage, i))
             if self.received is not None:
-                messages.append(Message("assistant", fill(self.received, here)))
-        messages.append(Message("user", fill(self.final, values)))
+                messages.append(message("assistant", self.received, i))
+        texts.pop("passage", None)
+        messages.append(message("user", self.final))
         return (*messages, *self._begun())
 
 
@@ -247,10 +273,12 @@ class CompactPrompt(_Form):
 
     def render(self, window: Window, tokenizer: Tokenizer | None = None) -> tuple[Message, ...]:
         """One user message, a line a passage, between ``system`` and ``prefill`` where these aren't empty."""
-        values: dict[str, Any] = {"query": self._query(window.query.text, tokenizer), "num": len(window)}
-        lines = [fill(self.opening, values)]
+        own, texts = {"num": len(window)}, {"query": self._query(window.query.text, tokenizer)}
+        lines = [_pieces(self.opening, own, texts)]
         for i, item in zip(self._labels(window), window.passages, strict=True):
-            lines.append(fill(self.passage, {**values, "i": i, "passage": self._passage(item, tokenizer)}))
-        lines.append(fill(self.final, values))
-        system = (Message("system", fill(self.system, values)),) if self.system else ()
-        return (*system, Message("user", "\n".join(lines)), *self._begun())
+            shown = {**texts, "passage": self._passage(item, tokenizer)}
+            lines.append(_pieces(self.passage, {**own, "i": i}, shown))
+        lines.append(_pieces(self.final, own, texts))
+        system = (_pieces(self.system, own, texts),) if self.system else ()
+        before = tuple(Message("system", self._content([line], tokenizer)) for line in system)
+        return (*before, Message("user", self._content(lines, tokenizer)), *self._begun())

@@ -497,3 +497,13 @@ def test_a_damaged_row_names_the_file_and_the_way_out(tmp_path: Path) -> None:
         assert f"{path}: can't read completions" in str(found)
         assert "move it away" in str(found)
         store.close()
+
+
+def test_a_key_that_a_server_echoes_in_an_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-verysecret")
+    echo = {"content": f"{ORDER} sk-verysecret", "reasoning_content": "I was sent sk-verysecret"}
+    reply = {**GOOD, "choices": [{"message": echo, "finish_reason": "stop"}]}
+    with canned_server(lambda *_: (200, reply)) as server:
+        (found,) = ask(engine(server.url, key_variable="MY_KEY"), "a")
+    assert isinstance(found, Completion)
+    assert found.text == f"<think>I was sent ***</think>\n{ORDER} ***"

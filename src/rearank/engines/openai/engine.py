@@ -181,7 +181,7 @@ class OpenAIEngine(EngineAtHome):
                 "engine.accept_model to the name it answers under",
                 usage=reply.usage,
             )
-        return reply
+        return replace(reply, text=self._server.without_secret(reply.text))
 
     def _body(self, request: Request, seed: int, sampling: Sampling) -> dict[str, Any]:
         body: dict[str, Any] = {

@@ -22,6 +22,7 @@ from rearank.engines.openai.settings import OpenAISettings
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LIBRARIES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 _NOBODY_THERE = ("ConnectError", "ConnectTimeout")  # by name: a client library's classes differ between versions
+_SECRET = 8  # characters of a key that is one
 _LISTED = 10  # names of models in a message
 _HANDSHAKE = 3.0  # seconds
 _ENCRYPTED = "the server speaks TLS and was asked in plain text: engine.base_url must begin with https://"
@@ -115,6 +116,13 @@ class Server:
     def clean(self, text: str) -> str:
         """``text`` without the key."""
         return text.replace(self._key, "***") if self._key else text
+
+    def without_secret(self, text: str) -> str:
+        """An answer without the key that the server was sent, as answers are stored.
+
+        Servers that check none are given a word or a digit as a key, which an answer may well hold: it stays.
+        """
+        return self.clean(text) if len(self._key) >= _SECRET else text
 
     async def close(self) -> None:
         """Drop the connections."""

@@ -1,0 +1,109 @@
+"""Tags and the marks of a reasoning in a completion: what is reasoning, what is reply, and where the answer stands.
+
+``rearank.parsing`` reads completions with these, and ``rearank.neutral`` keeps them out of prompts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+# How models mark their reasoning: <think>, [THINK], ◁think▷, <seed:think>, <|begin_of_thought|>, <|START_THINKING|>; in
+# no such form gpt-oss, Apertus, MedGemma, Gemma. One charset comes first, which makes the search ten times as fast.
+MARK = re.compile(
+    r"(?P<left>[<\[◁])(?:[|｜]?(?P<close>/|end_(?:of_)?)?(?:(?:begin|start)_(?:of_)?|\w{1,20}[:_])?"
+    r"(?P<word>think(?:ing)?|thoughts?|reason(?:ing)?|analysis|scratchpad|reflection)[|｜]?[>\]▷]"
+    r"|(?P<opens>\|channel\|>(?:analysis|commentary)<\|message\|>|\|inner_prefix\|>|unused94>(?:thought)?"
+    r"|\|channel>thought)"
+    r"|(?P<closes>\|channel\|>final<\|message\|>|\|inner_suffix\|>|unused95>|channel\|>))",
+    re.IGNORECASE,
+)
+# In words: gpt-oss' without its special tokens, and Granite's.
+WORDED = re.compile(
+    r"analysis(?=[A-Z])(?:(?s:(.*?))assistantfinal)?|Here is my thought process:(?s:(.*?))Here is my response:"
+)
+_OTHER = ("", "")
+# Behind a word it is a type's parameter in code: List<Answer>.
+_ANSWER = re.compile(r"(?P<opens>(?!(?<=[A-Za-z0-9_])<(?-i:Answer)>)<answer>)|</answer>", re.IGNORECASE)
+_CODE = re.compile(r"[A-Za-z0-9_]<[A-Z][a-z]+>")
+
+
+def split_reasoning(text: str) -> tuple[str, str | None, bool, bool]:
+    """(reply outside the reasoning, first complete reasoning, whether one stays open, whether it is in ``<think>``).
+
+    Some chat templates open the reasoning themselves, so a closing mark that comes first ends a reasoning that began
+    with the completion. Inside a reasoning only its own closing mark counts. No reasoning opens directly behind a word
+    (``List<thought>``), nor inside an answer that is complete (``because of <reason> code``) unless it closes there.
+    """
+    if worded := WORDED.match(text):
+        said = worded[worded.lastindex] if worded.lastindex else None
+        return text[worded.end() :] if said is not None else "", said, said is None, False
+    reply: list[str] = []
+    think: str | None = None
+    tagged, start, first = False, 0, True
+    inside: tuple[str, str] | None = None
+    marks = list(MARK.finditer(text))
+    closed = _closed(marks) if marks else []
+    answers = answers_in(text) if marks else iter(())
+    opened, ended = next(answers, (0, 0))
+    for mark, closing in zip(marks, closed, strict=True):
+        kind = _kind(mark)
+        if _closes(mark):
+            if inside == kind or first:
+                if think is None:
+                    think, tagged = text[start : mark.start()], mark[0].lower() == "</think>"
+                inside, start = None, mark.end()
+        elif inside is None:
+            while ended and ended < mark.end():
+                opened, ended = next(answers, (0, 0))
+            answered = start <= opened <= mark.start() and not (closing is not None and closing < ended)
+            if (ended and answered) or is_behind_word(text, mark):
+                continue
+            reply.append(text[start : mark.start()])
+            inside, start = kind, mark.end()
+        first = False
+    if inside is None:
+        reply.append(text[start:])
+    return "".join(reply), think, inside is not None, tagged
+
+
+def answers_in(text: str) -> Iterator[tuple[int, int]]:
+    """Where the content of each closed ``<answer>`` begins and ends."""
+    opened: int | None = None
+    for tag in _ANSWER.finditer(text):
+        if tag["opens"]:
+            opened = tag.end()
+        elif opened is not None:
+            yield opened, tag.start()
+            opened = None
+
+
+def is_behind_word(text: str, mark: re.Match[str]) -> bool:
+    """Whether an opening mark is code's, as in ``List<thought>`` or ``by[reason]``: directly behind a word."""
+    before = text[mark.start() - 1 : mark.start()]
+    return bool(mark["word"]) and not _closes(mark) and before.isascii() and (before.isalnum() or before == "_")
+
+
+def is_parameter(text: str, place: int) -> bool:
+    """Whether the ``<`` at ``place`` begins a type's parameter in code, ``List<Answer>``, which is read as no tag."""
+    return place > 0 and _CODE.match(text, place - 1) is not None
+
+
+def _kind(mark: re.Match[str]) -> tuple[str, str]:
+    return (mark["left"], mark["word"].lower()) if mark["word"] else _OTHER
+
+
+def _closes(mark: re.Match[str]) -> bool:
+    return bool(mark["close"] or mark["closes"])
+
+
+def _closed(marks: list[re.Match[str]]) -> list[int | None]:
+    """For each mark, where the next closing one of its kind begins."""
+    nearest: dict[tuple[str, str], int] = {}
+    found: list[int | None] = []
+    for mark in reversed(marks):
+        kind = _kind(mark)
+        if _closes(mark):
+            nearest[kind] = mark.start()
+        found.append(nearest.get(kind))
+    return found[::-1]
