@@ -12,9 +12,16 @@ from typing import Protocol, runtime_checkable
 
 from rearank.types import Candidates, Passage, Query
 
+_LONGEST_PART = 1000  # characters at the beginning and at the end of a message
+
 
 class DataError(ValueError):
     """Data that can't be used as it is: the message opens with ``file:line:`` where it can, and says the remedy."""
+
+    def __init__(self, message: str) -> None:
+        # What it repeats of a file may be of any length.
+        long = len(message) > 2 * _LONGEST_PART
+        super().__init__(f"{message[:_LONGEST_PART]} [...] {message[-_LONGEST_PART:]}" if long else message)
 
 
 @runtime_checkable

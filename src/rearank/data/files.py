@@ -20,8 +20,13 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"\s")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+_ENDLESS = re.compile(r"&#[0-9]{4000,};?")  # a reference to a character beyond all that there are
 _MARKUP = re.compile(r"<[/?!A-Za-z][^<>]*>")
 _CDATA = re.compile(r"<!\[CDATA\[((?:(?!<!\[CDATA\[|\]\]>).)*)\]\]>", re.S)  # looks at each character once
+
+_LONGEST_LINE = 64 << 20  # bytes: far above any text; a small gzip file may unpack to one without end
+_STRING = 64  # bytes that a string takes, however short
+_LONGEST_SHOWN = 80  # characters
 
 ID_KEYS = ("_id", "id", "docid", "docno", "pid", "qid", "query_id")
 TEXT_KEYS = ("text", "contents", "content", "passage", "segment", "body")
@@ -45,13 +50,17 @@ def _open(path: Path) -> BinaryIO:
 def read_lines(path: str | Path, what: str = "file") -> Iterator[tuple[int, str]]:
     """Line number and text of each line: gzip is unpacked, a byte-order mark and the line end (LF or CRLF) are removed.
 
-    Blank lines are yielded too. Raises `DataError` for a missing file, text that isn't UTF-8, and a damaged gzip file.
+    Blank lines are yielded too. Raises `DataError` for a missing file, a line beyond all bounds, text that isn't UTF-8,
+    and a damaged gzip file.
     """
     found = require_file(path, what)
     number = 0
     try:
         with _open(found) as stream:
-            for number, raw in enumerate(stream, 1):
+            while raw := stream.readline(_LONGEST_LINE + 1):
+                number += 1
+                if len(raw) > _LONGEST_LINE:
+                    raise _too_long(f"{found}:{number}: the line")
                 data = raw.removeprefix(_BOM) if number == 1 else raw
                 yield number, data.rstrip(b"\r\n").decode("utf-8")
     except UnicodeDecodeError as error:
@@ -59,6 +68,13 @@ def read_lines(path: str | Path, what: str = "file") -> Iterator[tuple[int, str]
         raise DataError(f"{found}:{number}: not UTF-8 ({error.reason}); {hint}") from error
     except (EOFError, zlib.error, OSError) as error:
         raise DataError(f"{found}:{number + 1}: can't be read ({error}); fetch the file again") from error
+
+
+def _too_long(what: str) -> DataError:
+    return DataError(
+        f"{what} is longer than {_LONGEST_LINE >> 20} MiB; if the file isn't damaged, write each record on a line of "
+        "its own (a JSON array: jq -c '.[]')"
+    )
 
 
 def format_of(path: str | Path, what: str) -> str:
@@ -81,36 +97,67 @@ def blocks(path: str | Path, tag: str) -> Iterator[tuple[int, str, str]]:
     """
     opening, closing = re.compile(rf"<{tag}(\s[^<>]*)?>", re.I), re.compile(rf"</{tag}>", re.I)
     start, attributes, parts = 0, "", [""]
-    for number, whole in read_lines(path):
-        line = whole
-        while line:
+    size = 0
+    for number, line in read_lines(path):
+        at = 0  # what stands before is done with: cutting it off would copy the rest each time
+        while at < len(line):
             if start == 0:
-                found = opening.search(line)
-                if _MARKUP.sub("", line[: found.start()] if found else line).strip():
+                found = opening.search(line, at)
+                if _MARKUP.sub("", line[at : found.start()] if found else line[at:]).strip():
                     raise DataError(f"{path}:{number}: text outside <{tag}>; wrap each record in <{tag}>...</{tag}>")
                 if found is None:
                     break
-                start, attributes, parts, line = number, found[1] or "", [], line[found.end() :]
+                start, attributes, parts, size, at = number, found[1] or "", [], 0, found.end()
                 continue
-            found = closing.search(line)
-            piece = line[: found.start()] if found else line
+            found = closing.search(line, at)
+            piece = line[at : found.start()] if found else line[at:]
             if opening.search(piece):
                 raise DataError(f"{path}:{number}: <{tag}> inside the <{tag}> of line {start}; close that one first")
             parts.append(piece)
             if found is None:
                 break
             yield start, attributes, "\n".join(parts)
-            start, line = 0, line[found.end() :]
+            start, at = 0, found.end()
         else:
             if start:
                 parts.append("")
+        size += len(line) + _STRING
+        if start and size > _LONGEST_LINE:
+            raise _too_long(f"{path}:{start}: the content of <{tag}>")
     if start:
         raise DataError(f"{path}:{start}: <{tag}> is never closed; the file may be cut short, fetch it again")
 
 
+def taken_out(text: str, *tags: str) -> tuple[str, str]:
+    """What the first element with one of these tags holds, empty where there is none; and ``text`` without it.
+
+    A tag that is opened and never closed is no element. Each is looked for once, however often it is opened.
+    """
+    found = []
+    for tag in tags:
+        opening = re.compile(f"<{tag}>", re.I).search(text)
+        closing = opening and re.compile(f"</{tag}>", re.I).search(text, opening.end())
+        if opening and closing:
+            found.append((*opening.span(), *closing.span()))
+    if not found:
+        return "", text
+    start, first, last, end = min(found)
+    return text[first:last], text[:start] + text[end:]
+
+
 def plain_text(text: str) -> str:
     """``text`` without tags and entities."""
-    return html.unescape(_TAG.sub(" ", _CDATA.sub(lambda found: html.escape(found[1]), text))).strip()
+    plain = _TAG.sub(" ", _CDATA.sub(lambda found: html.escape(found[1]), text))
+    return html.unescape(_ENDLESS.sub("\ufffd", plain)).strip()
+
+
+def shown(value: object) -> str:
+    """What a file holds, for a message: its beginning, where it is long."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _LONGEST_SHOWN else f"{value[:_LONGEST_SHOWN]!r}..."
+    if isinstance(value, (int, float)):
+        return repr(value)[:_LONGEST_SHOWN]
+    return f"of type {type(value).__name__}"
 
 
 def read_json_lines(path: str | Path, what: str = "file") -> Iterator[tuple[int, dict[str, Any]]]:
@@ -147,8 +194,11 @@ def field(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str:
 
 def passage_of(row: dict[str, Any], where: str, *, id_keys: tuple[str, ...] = ID_KEYS) -> Passage:
     """A passage from one JSON object, under the field names in common use."""
-    text, title = field(row, TEXT_KEYS, where), str(row.get("title") or "")
-    return Passage(field(row, id_keys, where), well_formed(text), well_formed(title))
+    text = field(row, TEXT_KEYS, where)
+    title = row.get("title")
+    if title is not None and (isinstance(title, bool) or not isinstance(title, (str, int))):
+        raise DataError(f"{where}: the title is {shown(title)}; write a text, or null where there is none")
+    return Passage(field(row, id_keys, where), well_formed(text), "" if title is None else well_formed(str(title)))
 
 
 def plain_id(text: str) -> str:
@@ -166,8 +216,8 @@ def read_id(text: str, where: str, what: str) -> str:
         raise DataError(f"{where}: a {what} with an empty id; give each its identifier")
     if not scorable(found):
         raise DataError(
-            f"{where}: the {what} id {found!r} holds half of a character (a lone surrogate) or a NUL, which no run "
-            "file and no scorer can carry; give it another id, here and in every file that names it"
+            f"{where}: the {what} id {shown(found)} holds half of a character (a lone surrogate) or a NUL, which no "
+            "run file and no scorer can carry; give it another id, here and in every file that names it"
         )
     return found
 
@@ -175,7 +225,7 @@ def read_id(text: str, where: str, what: str) -> str:
 def unique(seen: set[str] | dict[str, Any], key: str, where: str, what: str) -> None:
     """Raise `DataError` if ``key`` was seen before."""
     if key in seen:
-        raise DataError(f"{where}: {what} {key!r} occurs twice; keep one of them")
+        raise DataError(f"{where}: {what} {shown(key)} occurs twice; keep one of them")
 
 
 def content_hash(*paths: Path) -> str:

@@ -24,6 +24,7 @@ from rearank.data.files import (
     read_json_lines,
     read_lines,
     require_file,
+    shown,
     unique,
 )
 from rearank.data.trec import read_qrels
@@ -53,7 +54,7 @@ def _passage(item: Any, where: str) -> Passage:
     if isinstance(doc, str):
         return Passage(docid, well_formed(doc))
     if not isinstance(doc, dict):
-        raise DataError(f"{where}: doc of {docid!r} must be a text or a JSON object with its text")
+        raise DataError(f"{where}: doc of {shown(docid)} must be a text or a JSON object with its text")
     return passage_of({**doc, "docid": docid}, where, id_keys=("docid",))
 
 
@@ -71,7 +72,7 @@ def _score(given: Any, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not math.isfinite(score):
-        raise DataError(f"{where}: score {given!r} isn't a finite number; write one, or null where there is none")
+        raise DataError(f"{where}: score {shown(given)} isn't a finite number; write one, or null where there is none")
     return score
 
 

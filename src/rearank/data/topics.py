@@ -16,12 +16,13 @@ from rearank.data.files import (
     read_id,
     read_json_lines,
     read_lines,
+    shown,
     unique,
 )
 from rearank.types import Query, well_formed
 
 _RECORD = re.compile(r"<(top|topic|query)(?:\s[^<>]*)?>", re.I)
-_NUMBER = re.compile(r"<(?:num|number|identifier|id|qid)>\s*(?:Number:)?\s*([^\s<]+)", re.I)
+_NUMBER = re.compile(r"<(?:num|number|identifier|id|qid)>\s*+(?:Number:\s*+)?([^\s<]+)", re.I)
 _ATTRIBUTE = re.compile(r"\b(?:number|num|id|qid)\s*=\s*[\"']([^\"'<>]*)[\"']", re.I)
 # TREC's older files close no tag: a title ends where the next field begins.
 _TEXTS = [
@@ -29,7 +30,7 @@ _TEXTS = [
     for tag in ("title", "query", "content")
 ]
 _XML = " (or number=... and <query>, as in XML)"
-_TAGGED = re.compile(r"<([a-z][\w-]*)[^<>]*>", re.I)
+_TAGGED = re.compile(r"<([a-z][\w-]*+)[^<>]*>", re.I)
 
 
 def read_topics(path: str | Path) -> dict[str, Query]:
@@ -46,7 +47,7 @@ def read_topics(path: str | Path) -> dict[str, Query]:
         query = Query(read_id(identifier, f"{path}:{number}", "query"), well_formed(text))
         unique(queries, query.id, f"{path}:{number}", "query id")
         if not query.text:
-            raise DataError(f"{path}:{number}: query {query.id!r} has no text; write one or remove the query")
+            raise DataError(f"{path}:{number}: query {shown(query.id)} has no text; write one or remove the query")
         queries[query.id] = query
     if not queries:
         raise DataError(f"{path}:1: no query in it; give a file of topics")
@@ -71,8 +72,8 @@ def _text(block: str, where: str) -> str:
             return found[1]
     if fields := dict.fromkeys(f"<{name.lower()}>" for name in _TAGGED.findall(block)):
         raise DataError(
-            f"{where}: a topic without <num> or <title>{_XML}; it has {', '.join(fields)}: rename the one that is to "
-            "be the query to <title>"
+            f"{where}: a topic without <num> or <title>{_XML}; it has {', '.join(fields)[:200]}: rename the one that "
+            "is to be the query to <title>"
         )
     return block
 

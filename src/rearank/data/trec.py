@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
 from pathlib import Path
-from textwrap import shorten
 
 from rearank.data.base import Collection, DataError, assemble, check_covers, check_depth, lookup
 from rearank.data.files import (
@@ -29,14 +28,14 @@ from rearank.data.files import (
     read_json_lines,
     read_lines,
     require_file,
+    shown,
+    taken_out,
     unique,
 )
 from rearank.data.topics import read_topics as read_topics
 from rearank.runs import CONTENT
 from rearank.types import MAX_GRADE, Candidates, Passage, Query
 
-_DOCNO = re.compile(r"<DOCNO>\s*(.*?)\s*</DOCNO>", re.I | re.S)
-_TITLE = re.compile(r"<(TITLE|HEADLINE)>(.*?)</\1>", re.I | re.S)
 _GRADE_NAME = re.compile("score|grade|rel|label|judg|rating|value|gain", re.I)
 _DOCUMENT_NAME = re.compile("doc|corpus|passage|pid", re.I)
 _WHOLE = re.compile(r"[+-]?[0-9]+")
@@ -45,14 +44,11 @@ _log = logging.getLogger(__name__)
 
 def _sgml_documents(path: str | Path) -> Iterator[tuple[int, Passage]]:
     for number, _, block in blocks(path, "DOC"):
-        docno = _DOCNO.search(block)
-        if docno is None or not docno[1]:
+        docno, body = taken_out(block, "DOCNO")
+        if not (identifier := docno.strip()):
             raise DataError(f"{path}:{number}: a document without <DOCNO>; give each its identifier")
-        body = block[: docno.start()] + block[docno.end() :]
-        title = _TITLE.search(body)
-        if title:
-            body = body[: title.start()] + body[title.end() :]
-        yield number, Passage(docno[1], plain_text(body), plain_text(title[2]) if title else "")
+        title, body = taken_out(body, "TITLE", "HEADLINE")
+        yield number, Passage(identifier, plain_text(body), plain_text(title))
 
 
 def _tsv_documents(path: str | Path) -> Iterator[tuple[int, Passage]]:
@@ -114,8 +110,8 @@ def _is_header(cells: Sequence[str], where: str) -> bool:
         return False
     if _DOCUMENT_NAME.search(cells[0]) or not _GRADE_NAME.search(cells[-1]):
         raise DataError(
-            f"{where}: columns {', '.join(cells)}; they must be query-id, corpus-id, score (or TREC's four, where no "
-            "header is needed), in this order"
+            f"{where}: columns {', '.join(cells)[:200]}; they must be query-id, corpus-id, score (or TREC's four, "
+            "where no header is needed), in this order"
         )
     return True
 
@@ -123,12 +119,11 @@ def _is_header(cells: Sequence[str], where: str) -> bool:
 def _grade(text: str, where: str) -> int:
     if not _WHOLE.fullmatch(text):
         raise DataError(
-            f"{where}: grade {shorten(text, 60)!r} isn't a whole number; write 0, 1, 2... (a header line ends with "
-            "'score')"
+            f"{where}: grade {shown(text)} isn't a whole number; write 0, 1, 2... (a header line ends with 'score')"
         )
     if len(text) > 20 or abs(int(text)) > MAX_GRADE:
         raise DataError(
-            f"{where}: grade {shorten(text, 60)} is beyond {MAX_GRADE}; is it a count, a time or an id? Write grades "
+            f"{where}: grade {text[:60]} is beyond {MAX_GRADE}; is it a count, a time or an id? Write grades "
             "such as 0, 1, 2"
         )
     return int(text)
@@ -160,7 +155,7 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
     for number, qid, docid, grade in _qrels_rows(path):
         judged = qrels.setdefault(qid, {})
-        unique(judged, docid, f"{path}:{number}", f"query {qid!r}: judgement of document")
+        unique(judged, docid, f"{path}:{number}", f"query {shown(qid)}: judgement of document")
         judged[docid] = grade
     if not qrels:
         raise DataError(f"{path}:1: no judgement in it; give a file of judgements (qrels)")
@@ -179,9 +174,9 @@ def _run_rows(path: str | Path) -> Iterator[tuple[int, str, str, int, float]]:
         try:
             rank, score = int(cells[3]), float(cells[4])
         except ValueError:
-            raise DataError(f"{where}: rank {cells[3]!r} or score {cells[4]!r} isn't a number") from None
+            raise DataError(f"{where}: rank {shown(cells[3])} or score {shown(cells[4])} isn't a number") from None
         if not math.isfinite(score):
-            raise DataError(f"{where}: score {cells[4]!r} can't be ordered; write finite scores")
+            raise DataError(f"{where}: score {shown(cells[4])} can't be ordered; write finite scores")
         yield number, read_id(cells[0], where, "query"), read_id(cells[2], where, "document"), rank, score
 
 
@@ -190,7 +185,7 @@ def read_run(path: str | Path) -> dict[str, list[tuple[str, float]]]:
     rows: dict[str, dict[str, tuple[float, int]]] = {}
     for number, qid, docid, rank, score in _run_rows(path):
         ranked = rows.setdefault(qid, {})
-        unique(ranked, docid, f"{path}:{number}", f"query {qid!r}: document")
+        unique(ranked, docid, f"{path}:{number}", f"query {shown(qid)}: document")
         ranked[docid] = (score, rank)
     return {
         qid: [(d, s) for d, (s, _) in sorted(found.items(), key=lambda item: (-item[1][0], item[1][1]))]
@@ -252,7 +247,7 @@ class TrecFiles:
         for number, _, docid, _ in _qrels_rows(self.qrels_file):
             if docid in absent:
                 raise DataError(
-                    f"{self.qrels_file}:{number}: document {docid!r} isn't in {self.docs} ({len(absent)} judged "
+                    f"{self.qrels_file}:{number}: document {shown(docid)} isn't in {self.docs} ({len(absent)} judged "
                     "documents are absent); set check_qrels=false if the documents are only a part of the collection"
                 )
 
@@ -293,5 +288,5 @@ class RunFile:
                 try:
                     collection.passages([docid])
                 except DataError:
-                    return f"{self.path}:{number}: document {docid!r}"
+                    return f"{self.path}:{number}: document {shown(docid)}"
         return self.path
