@@ -235,6 +235,52 @@ def test_rank_r1_goes_by_the_single_label() -> None:
     assert RankR1Reward()(text, judged((2, 0, 2))).total == 0
 
 
+THOUGHT = "<think>x</think> <answer>"
+
+
+@pytest.mark.parametrize(
+    ("reward", "text", "parts"),
+    [
+        pytest.param(REASONRANK, answered([1, 3, 2]), (1.3, 1.3, 1, 1), id="ReasonRank: all of it"),
+        pytest.param(REASONRANK, answered([1, 3]), (0, 0, 1, 0), id="ReasonRank: the tags without the list"),
+        pytest.param(REASONRANK, "[1] > [3] > [2]", (-1, 0, 0, 0), id="ReasonRank: no tags"),
+        pytest.param(RankR1Reward(), THOUGHT + "[1]</answer>", (1, 1, 1, 1), id="Rank-R1: the label"),
+        pytest.param(RankR1Reward(), THOUGHT + "[2]</answer>", (0, 0, 1, 0), id="Rank-R1: another"),
+        pytest.param(RankR1Reward(), "[1]", (0, 0, 0, 0), id="Rank-R1: no tags"),
+    ],
+)
+def test_the_parts_of_a_peers_reward(reward: RewardFunction, text: str, parts: tuple[float, ...]) -> None:
+    got = reward(text, TRIPLE)
+    assert (got.total, got.rank, got.format_tags, got.format_list) == pytest.approx(parts)
+
+
+def test_reasonranks_cut_off_is_of_both_measures() -> None:
+    # Gold is [2] > [3] > [1]: one of two relevant in the first place, agreement 1, 1/2, 1.
+    got = ReasonRankReward(k=1)(answered([2, 1, 3]), judged((0, 1, 1)))
+    assert got.total == pytest.approx(1 + 0.2 / 2 + 0.1 * (1 + 1 / 2 + 1) / 3)
+    # The relevant one comes second: nothing of it in the first place.
+    assert ReasonRankReward(k=1)(answered([1, 2]), judged((0, 1))).total == pytest.approx(0.1 * (0 + 1) / 2)
+
+
+def test_ranks_of_a_window_without_passages() -> None:
+    assert RankR1Reward()(THOUGHT + "[1]</answer>", judged(())).total == 0
+
+
+@pytest.mark.parametrize(
+    ("reward", "never"),
+    [
+        (AUTHORS, False),
+        (REASONRANK, False),
+        (ReasonRankReward(missing_tags=0.0), True),
+        (ReasonRankReward(missing_tags=0.0, weight_recall=-0.1), False),
+        (ReasonRankReward(missing_tags=0.0, weight_overlap=-0.1), False),
+        (RankR1Reward(), True),
+    ],
+)
+def test_whether_a_peers_total_is_ever_negative(reward: RewardFunction, never: bool) -> None:
+    assert reward.never_negative is never
+
+
 ALL: list[RewardFunction] = [AUTHORS, REASONRANK, RankR1Reward()]
 HOSTILE = st.one_of(st.text(), st.lists(PIECES, max_size=20).map("".join))
 
