@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rearank.parsing import ParseStatus, cut_in_reasoning, opened_at_end, parse_ranking, parse_yes_no
+from rearank.parsing import ParseStatus, cut_in_reasoning, is_mark, opened_at_end, parse_ranking, parse_yes_no
 
 
 def order(text: str, size: int = 3, *, tags: bool = True) -> tuple[tuple[int, ...], str]:
@@ -131,6 +131,21 @@ def test_no_models_reasoning_is_read_as_the_order(reasoning: str) -> None:
 )
 def test_the_reasoning_that_a_prompt_opens(prompt: str, opened: str) -> None:
     assert opened_at_end(prompt) == opened
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("<think>", True),
+        ("[/THINK]", True),
+        ("<|inner_suffix|>", True),
+        ("<think>x", False),
+        ("\n<think>", False),
+        ("", False),
+    ],
+)
+def test_a_mark_and_nothing_else(text: str, mark: bool) -> None:
+    assert is_mark(text) is mark
 
 
 def test_a_mark_of_another_kind_ends_no_reasoning() -> None:

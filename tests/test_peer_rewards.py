@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import pytrec_eval
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rearank.metrics import average_overlap
@@ -136,6 +136,17 @@ PIECES = st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", " ", "
 
 
 @given(st.lists(PIECES, max_size=14).map("".join))
+@example("<answer>1</answer><answer>2</answer></answer>")
+@example("</answer><answer>1</answer>")
+@example("<answer>1<answer>2</answer>")
+@example("before </answer>")
+@example("<answer>1")
+@example("<think>x</think><answer>1</answer><think>")
+@example("<think>x</think><answer>1</answer></answer>")
+@example("</answer><think>x</think><answer>1</answer>")
+@example("</think><answer>1</answer><think>x</think><answer>2</answer>")
+@example("a long text </think><answer>1</answer>")
+@example("<think>x</think><answer>1")
 def test_tags_are_read_as_the_expressions_that_peers_search_for(text: str) -> None:
     """Theirs go back and forth over a hostile text for minutes; ours find the same in one pass."""
     import re

@@ -63,6 +63,13 @@ def test_the_ideal_cancels_in_the_ratio_only() -> None:
     assert AbsoluteReward(ideal="window")(text, large).rank == AbsoluteReward()(text, small).rank
 
 
+def test_the_difference_is_over_the_given_order() -> None:
+    # From 1 / log2(3) to 1, and back.
+    given = 0.6309297535714575
+    assert DifferenceReward()(answer([1, 0]), judged((0, 1))).rank == pytest.approx(1 - given)
+    assert DifferenceReward()(answer([1, 0]), judged((1, 0))).rank == pytest.approx(given - 1)
+
+
 def test_floor() -> None:
     window = judged((3, 2, 0, 1))
     worst = answer((2, 3, 1, 0))
@@ -88,6 +95,8 @@ def test_partial_scores_what_was_named_alone() -> None:
     window = judged((1, 3, 2, 2))
     assert reward(answer([0]), window).rank < reward(answer([0, 1, 2, 3]), window).rank
     assert reward(answer([0]), window).rank == pytest.approx(ndcg([1], [1, 3, 2, 2]))
+    # At a cut-off of 1 the one that was named is all there is.
+    assert AbsoluteReward(partial="score", k=1)(answer([0]), judged((1, 0, 1))).rank == 1
 
 
 def test_format_terms() -> None:
