@@ -96,9 +96,15 @@ def test_the_authors_ideal_is_the_querys() -> None:
     assert RearankAuthorsReward(ideal="window")(text, wide).rank == AUTHORS(text, judged((0, 1, 2))).rank
 
 
+def test_the_authors_cut_off() -> None:
+    # Grade 1 of at most 2 comes first, from 0.
+    assert RearankAuthorsReward(k=1)(answered([2, 3, 1]), SMALL).rank == 0.5
+
+
 def test_a_breakdowns_ndcg_is_evaluations_whatever_the_reward_read() -> None:
     got = AUTHORS("<think>3 over 2", SMALL)
     assert (got.status, got.rank, got.ndcg_reranked) == (ParseStatus.UNCLOSED_THINK, 1, got.ndcg_initial)
+    assert AUTHORS("[3] > [2] > [1]", SMALL).status is ParseStatus.NO_ANSWER_TAG
 
 
 GRADES = st.lists(st.integers(-1, 3), min_size=1, max_size=20).map(tuple)

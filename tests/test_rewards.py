@@ -99,6 +99,19 @@ def test_partial_scores_what_was_named_alone() -> None:
     assert AbsoluteReward(partial="score", k=1)(answer([0]), judged((1, 0, 1))).rank == 1
 
 
+def test_the_cut_off_is_of_all_values() -> None:
+    # Grade 1 of at most 2 comes first, from 0.
+    got = NdcgReward(k=1)(answer([1, 2, 0]), judged((0, 1, 2)))
+    assert (got.rank, got.ndcg_initial, got.ndcg_reranked, got.ndcg_best) == (0.5, 0, 0.5, 1)
+    nothing = NdcgReward()(answer([1, 0]), judged((0, 0)))
+    assert (nothing.ndcg_initial, nothing.ndcg_reranked, nothing.ndcg_best) == (0, 0, 0)
+
+
+def test_a_prompt_without_tags() -> None:
+    got = NdcgReward(tags=False)("[2] > [1]", judged((0, 1)))
+    assert (got.total, got.rank, got.format_tags, got.format_list, got.status) == (1, 1, 1, 1, ParseStatus.OK)
+
+
 def test_format_terms() -> None:
     reward, window = NdcgReward(), judged((0, 1))
     assert reward("<answer>[2] > [1]</answer>", window).format_tags == 0

@@ -71,7 +71,9 @@ def test_titles(write) -> None:
         ("<DOC><DOCNO></DOCNO>x</DOC>\n", r"docs:1: a document without <DOCNO>; give each its identifier$"),
         ("d1\n", r"docs:1: 1 columns where 2 \(id, text\) or 3"),
         ("\ttext\n", r"docs:1: a document with an empty id"),
-        (b"d1\ta\nd2\t\xff\n", r"docs:2: not UTF-8 .*iconv"),
+        (b"d1\ta\nd2\t\xff\n", r"docs:2: not UTF-8 \(.*\); convert the file to UTF-8 \(iconv -f .* -t utf-8\)$"),
+        (b"\x1f\x8b no gzip", r"docs:1: can't be read \(.*\); fetch the file again$"),
+        ('{"text": "a"}\n', r"docs:1: none of the fields _id, id, .*; rename the field to '_id'$"),
         ('{"id": "d1", "text": "a"}\n{"id":\n', r"docs:2: not JSON"),
         ('{"id": "d1", "text": "a"}\n[1]\n', r"docs:2: a JSON object is expected"),
         ('{"id": "d1"}\n', r"docs:1: none of the fields text, .* rename"),
@@ -87,8 +89,12 @@ def test_bad_documents(write, content: str | bytes, message: str) -> None:
 
 
 def test_damaged_gzip(write) -> None:
-    with pytest.raises(DataError, match=r"docs:\d+: can't be read .*fetch"):
-        list(read_documents(write("docs", gzip.compress(DOCS.encode())[:-12])))
+    rows, read = read_documents(write("docs", gzip.compress(DOCS.encode())[:-12])), 0
+    with pytest.raises(DataError) as refused:
+        for _ in rows:
+            read += 1
+    assert f"docs:{read + 1}: can't be read (" in str(refused.value)
+    assert str(refused.value).endswith("; fetch the file again")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -102,7 +108,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         "7\tripe fruit\n",
         "<top>\n<num> Number: 7\n<title> ripe\nfruit\n\n<desc> Description:\nlong\n</top>\n",
         "<top><num>7</num><title>ripe fruit</title></top>",
-        '{"_id": 7, "text": "ripe fruit"}\n',
+        *(f'{{"{key}": 7, "text": " ripe fruit"}}\n' for key in ("_id", "id", "qid", "query_id")),
+        *(f'\n{{"_id": "7", "{key}": "ripe fruit"}}\n' for key in ("text", "query", "title")),
         '<?xml version="1.0"?>\n<topics task="x" batch="all">\n  <topic number="7">\n    <query>ripe\n fruit</query>\n'
         "    <question>which?</question>\n  </topic>\n</topics>\n",
         "<top>\n<num> Number: 7 </num>\n<query> ripe fruit </query>\n<querytime> Tue </querytime>\n</top>\n",
@@ -140,7 +147,14 @@ def test_topics_in_every_form(write, content: str) -> None:
         ("\ta\n", "topics:1: a query with an empty id"),
         ('{"_id": true, "text": "a"}', "topics:1: none of the fields _id"),
         ('{"_id": ' + "[" * 100_000, "topics:1: not JSON"),
-        ('{"_id": ' + "9" * 5000 + "}", "topics:1: not JSON"),
+        (
+            '{"_id": ' + "9" * 5000 + "}",
+            r"topics:1: not JSON \(Exceeds the limit .*\); one JSON object a line is expected$",
+        ),
+        (
+            '{"_id": "1"}',
+            "topics:1: none of the fields text, query, title is there as text; rename the field to 'text'$",
+        ),
     ],
 )
 def test_bad_topics(write, content: str, message: str) -> None:
@@ -192,7 +206,11 @@ def test_ids_with_spaces_are_written_as_run_files_can_hold_them(write, tmp_path:
         (f"q 0 a {'9' * 5000}\n", "qrels:1: grade .* is beyond"),
         ("q 0 a 1_0\n", "qrels:1: grade '1_0' isn't a whole number"),
         ("q\ta\thigh\n", "qrels:1: grade 'high' isn't a whole number"),
-        ("q 0 a\0b 1\n", r"qrels:1: the document id 'a\\x00b' holds .* a NUL"),
+        (
+            "q 0 a\0b 1\n",
+            r"qrels:1: the document id 'a\\x00b' holds .* a NUL, which no run file and no scorer can carry; give it "
+            "another id, here and in every file that names it$",
+        ),
         ("\n", "qrels:1: no judgement in it"),
         ("q 0 a 1.5\n", "qrels:1: grade '1.5' isn't a whole number"),
     ],
@@ -279,8 +297,8 @@ def test_unknown_passage_and_empty_collection(write, collection: TrecFiles) -> N
 
 
 def test_several_documents_on_one_line(write) -> None:
-    docs = "<DOC><DOCNO>d1</DOCNO>one</DOC> <DOC><DOCNO>d2</DOCNO>\n\ntwo</DOC>\n"
-    assert list(read_documents(write("docs", docs))) == [Passage("d1", "one"), Passage("d2", "two")]
+    docs = "<DOC><DOCNO>d1</DOCNO>one</DOC> <DOC><DOCNO>d2</DOCNO>\n\ntwo X\n</DOC>\n"
+    assert list(read_documents(write("docs", docs))) == [Passage("d1", "one"), Passage("d2", "two X")]
 
 
 @pytest.mark.parametrize(
