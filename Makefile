@@ -17,7 +17,7 @@ CLUSTER_STAMP := $(CLUSTER)/.installed
 # An interpreter of that version which runs here and can make environments, pyenv's too; nothing where there is none.
 find = $(shell PYENV_VERSION=$$(pyenv latest $(1) 2>/dev/null) python$(1) -c 'import ensurepip, sys; print(sys.executable)' 2>/dev/null)
 
-.PHONY: quickstart test check test-newest perf setup clean lock test-cluster test-cluster-full
+.PHONY: quickstart test check test-newest perf setup clean lock mutants test-cluster test-cluster-full
 
 setup: $(STAMP)
 
@@ -72,8 +72,18 @@ lock: $(STAMP)
 	  --custom-compile-command 'make lock (Linux x86_64, CUDA 13, Python 3.11 and 3.12)' \
 	  --upgrade --no-annotate --no-emit-index-url --quiet --output-file constraints/cluster.txt
 
+# Minutes. One process: more share the cores with nothing to gain, and the spinner's megabytes go to a file.
+mutants: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints/cpu.txt "mutmut>=3.8,<3.9"
+	rm -rf mutants
+	mkdir mutants
+	OMP_NUM_THREADS=1 nice $(BIN)/mutmut run --max-children 1 > mutants/run.log 2>&1 || { tail -c 3000 mutants/run.log; exit 1; }
+	$(BIN)/mutmut export-cicd-stats > /dev/null
+	$(BIN)/mutmut results
+	@cat mutants/mutmut-cicd-stats.json
+
 perf: $(STAMP)
 	$(BIN)/python experiments/performance/run_all.py
 
 clean:
-	rm -rf $(VENV) $(CLUSTER) $(NEWEST) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CLUSTER) $(NEWEST) .mypy_cache .ruff_cache .pytest_cache mutants

@@ -14,6 +14,8 @@ import pytest
 
 # A case may take long on a loaded machine; pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("rearank", deadline=None)
+# `make mutants` runs the same tests thousands of times: few cases, and the same ones each time.
+hypothesis.settings.register_profile("mutants", deadline=None, max_examples=8, derandomize=True, database=None)
 hypothesis.settings.load_profile("rearank")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rearank.metrics import ndcg, rank_biased_overlap, recall
+from rearank.metrics import dcg, ideal_dcg, ndcg, rank_biased_overlap, recall
 
 CUTS = (1, 3, 5, 10, 20)
 
@@ -33,8 +33,40 @@ def test_edges() -> None:
     assert ndcg([], [], 10) == 0.0
     assert ndcg([1], [0, -1], 10) == 0.0
     assert recall([0, 1], [1, 1], 2) == 0.5
-    with pytest.raises(ValueError, match="k must be at least 1"):
+    assert recall([0, 1], [0, -1]) == 0.0
+    assert recall([-1, 2, 1], [2, 1], 2) == 0.5
+    with pytest.raises(ValueError, match=r"^nDCG's cut-off k must be at least 1, not 0$"):
         ndcg([1], [1], 0)
+
+
+def test_cut_offs_are_ten_unless_given() -> None:
+    eleventh = [0] * 10 + [1]
+    assert (dcg(eleventh), ndcg(eleventh, [1]), recall(eleventh, [1])) == (0, 0, 0)
+    tenth = eleventh[1:]
+    assert dcg(tenth) == pytest.approx(0.2890648263178879)  # 1 / log2(11)
+    assert ndcg(tenth, [1]) == pytest.approx(0.2890648263178879)
+    assert recall(tenth, [1]) == 1
+    assert ideal_dcg([1] * 11) == ideal_dcg([1] * 10) < ideal_dcg([1] * 11, 11)
+    assert ndcg([2], [2], 1) == 1
+
+
+def test_overlap_by_hand() -> None:
+    # Shares 0, 1, 1 of the first one, two and three, which weigh 1, 1/2, 1/4.
+    assert rank_biased_overlap([1, 0, 2], [0, 1, 2], 0.5) == pytest.approx((0 + 1 / 2 + 1 / 4) / (1 + 1 / 2 + 1 / 4))
+    assert rank_biased_overlap([1, 0], [0, 1]) == pytest.approx(0.9 / 1.9)
+    assert rank_biased_overlap([], []) == 1.0
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0, -0.5, 1.5])
+def test_overlap_weighs_by_a_share(p: float) -> None:
+    with pytest.raises(ValueError, match=rf"^rank-biased overlap needs p strictly between 0 and 1, not {p}$"):
+        rank_biased_overlap([0, 1], [0, 1], p)
+
+
+@pytest.mark.parametrize(("order", "reference"), [([0, 1], [0, 2]), ([0], [0, 1]), ([0, 1], [0])])
+def test_overlap_is_of_the_same_items(order: list[int], reference: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"^rank-biased overlap compares two orders of the same items$"):
+        rank_biased_overlap(order, reference)
 
 
 @given(st.permutations(range(12)))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rearank.parsing import ParseStatus, cut_in_reasoning, opened_at_end, parse_ranking, parse_yes_no
+from rearank.parsing import ParseStatus, cut_in_reasoning, is_mark, opened_at_end, parse_ranking, parse_yes_no
 
 
 def order(text: str, size: int = 3, *, tags: bool = True) -> tuple[tuple[int, ...], str]:
@@ -65,6 +65,15 @@ def order(text: str, size: int = 3, *, tags: bool = True) -> tuple[tuple[int, ..
         ("<answer>[3] is best, followed by [1], and [2]</answer>", (2, 0, 1), "ok"),
         ("<answer>[3]: see [1], [2]\n[1]: fair\n[2]: poor</answer>", (2, 0, 1), "duplicates"),
         ("<answer>[1] > [2], but then [9] > [8] > [7] > [3]</answer>", (0, 1, 2), "partial"),
+        # Without a word around them all count; with one, the chain does.
+        ("<answer>[1], [2] > [3]</answer>", (0, 1, 2), "ok"),
+        ("<answer>[1] (weak), [2] > [3]</answer>", (0, 1, 2), "ok"),
+        ("<answer>注[1], [2] > [3]</answer>", (1, 2, 0), "partial"),
+        ("<answer>[sorted] [3] > [1] > [2]</answer>", (2, 0, 1), "ok"),
+        ("<answer>Of [1]: weak\n> [3] > [2]</answer>", (2, 1, 0), "partial"),
+        ("<answer>Of [1], [2]: **[3]** > **[2]**</answer>", (2, 1, 0), "partial"),
+        ("<answer>Of [2]: [3] > [1], [2]</answer>", (2, 0, 1), "ok"),
+        ("<answer>Of [2]: [3 > 1]</answer>", (2, 0, 1), "partial"),
     ],
 )
 def test_tagged(text: str, expected: tuple[int, ...], status: str) -> None:
@@ -131,6 +140,21 @@ def test_no_models_reasoning_is_read_as_the_order(reasoning: str) -> None:
 )
 def test_the_reasoning_that_a_prompt_opens(prompt: str, opened: str) -> None:
     assert opened_at_end(prompt) == opened
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("<think>", True),
+        ("[/THINK]", True),
+        ("<|inner_suffix|>", True),
+        ("<think>x", False),
+        ("\n<think>", False),
+        ("", False),
+    ],
+)
+def test_a_mark_and_nothing_else(text: str, mark: bool) -> None:
+    assert is_mark(text) is mark
 
 
 def test_a_mark_of_another_kind_ends_no_reasoning() -> None:
@@ -241,6 +265,11 @@ def test_yes_or_no(text: str, relevant: bool | None, status: str) -> None:
     assert (parsed.relevant, parsed.status.value) == (relevant, status)
     assert parsed.ranking.named == (relevant is not None)
     assert parsed.ranking.status is parsed.status
+
+
+def test_the_texts_of_a_yes_or_no() -> None:
+    parsed = parse_yes_no("<think>so</think><answer> yes </answer>")
+    assert (parsed.think, parsed.answer, parsed.ranking.think, parsed.ranking.answer) == ("so", " yes ", "so", " yes ")
 
 
 def test_yes_or_no_without_tags() -> None:

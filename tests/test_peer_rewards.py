@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import pytrec_eval
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rearank.metrics import average_overlap
@@ -96,9 +96,15 @@ def test_the_authors_ideal_is_the_querys() -> None:
     assert RearankAuthorsReward(ideal="window")(text, wide).rank == AUTHORS(text, judged((0, 1, 2))).rank
 
 
+def test_the_authors_cut_off() -> None:
+    # Grade 1 of at most 2 comes first, from 0.
+    assert RearankAuthorsReward(k=1)(answered([2, 3, 1]), SMALL).rank == 0.5
+
+
 def test_a_breakdowns_ndcg_is_evaluations_whatever_the_reward_read() -> None:
     got = AUTHORS("<think>3 over 2", SMALL)
     assert (got.status, got.rank, got.ndcg_reranked) == (ParseStatus.UNCLOSED_THINK, 1, got.ndcg_initial)
+    assert AUTHORS("[3] > [2] > [1]", SMALL).status is ParseStatus.NO_ANSWER_TAG
 
 
 GRADES = st.lists(st.integers(-1, 3), min_size=1, max_size=20).map(tuple)
@@ -136,6 +142,17 @@ PIECES = st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", " ", "
 
 
 @given(st.lists(PIECES, max_size=14).map("".join))
+@example("<answer>1</answer><answer>2</answer></answer>")
+@example("</answer><answer>1</answer>")
+@example("<answer>1<answer>2</answer>")
+@example("before </answer>")
+@example("<answer>1")
+@example("<think>x</think><answer>1</answer><think>")
+@example("<think>x</think><answer>1</answer></answer>")
+@example("</answer><think>x</think><answer>1</answer>")
+@example("</think><answer>1</answer><think>x</think><answer>2</answer>")
+@example("a long text </think><answer>1</answer>")
+@example("<think>x</think><answer>1")
 def test_tags_are_read_as_the_expressions_that_peers_search_for(text: str) -> None:
     """Theirs go back and forth over a hostile text for minutes; ours find the same in one pass."""
     import re
@@ -233,6 +250,52 @@ def test_rank_r1_goes_by_the_single_label() -> None:
     text = "<think>x</think> <answer>[2]</answer>"
     assert RankR1Reward()(text, judged((2, 0, 2), gold=(1,))).total == 1
     assert RankR1Reward()(text, judged((2, 0, 2))).total == 0
+
+
+THOUGHT = "<think>x</think> <answer>"
+
+
+@pytest.mark.parametrize(
+    ("reward", "text", "parts"),
+    [
+        pytest.param(REASONRANK, answered([1, 3, 2]), (1.3, 1.3, 1, 1), id="ReasonRank: all of it"),
+        pytest.param(REASONRANK, answered([1, 3]), (0, 0, 1, 0), id="ReasonRank: the tags without the list"),
+        pytest.param(REASONRANK, "[1] > [3] > [2]", (-1, 0, 0, 0), id="ReasonRank: no tags"),
+        pytest.param(RankR1Reward(), THOUGHT + "[1]</answer>", (1, 1, 1, 1), id="Rank-R1: the label"),
+        pytest.param(RankR1Reward(), THOUGHT + "[2]</answer>", (0, 0, 1, 0), id="Rank-R1: another"),
+        pytest.param(RankR1Reward(), "[1]", (0, 0, 0, 0), id="Rank-R1: no tags"),
+    ],
+)
+def test_the_parts_of_a_peers_reward(reward: RewardFunction, text: str, parts: tuple[float, ...]) -> None:
+    got = reward(text, TRIPLE)
+    assert (got.total, got.rank, got.format_tags, got.format_list) == pytest.approx(parts)
+
+
+def test_reasonranks_cut_off_is_of_both_measures() -> None:
+    # Gold is [2] > [3] > [1]: one of two relevant in the first place, agreement 1, 1/2, 1.
+    got = ReasonRankReward(k=1)(answered([2, 1, 3]), judged((0, 1, 1)))
+    assert got.total == pytest.approx(1 + 0.2 / 2 + 0.1 * (1 + 1 / 2 + 1) / 3)
+    # The relevant one comes second: nothing of it in the first place.
+    assert ReasonRankReward(k=1)(answered([1, 2]), judged((0, 1))).total == pytest.approx(0.1 * (0 + 1) / 2)
+
+
+def test_ranks_of_a_window_without_passages() -> None:
+    assert RankR1Reward()(THOUGHT + "[1]</answer>", judged(())).total == 0
+
+
+@pytest.mark.parametrize(
+    ("reward", "never"),
+    [
+        (AUTHORS, False),
+        (REASONRANK, False),
+        (ReasonRankReward(missing_tags=0.0), True),
+        (ReasonRankReward(missing_tags=0.0, weight_recall=-0.1), False),
+        (ReasonRankReward(missing_tags=0.0, weight_overlap=-0.1), False),
+        (RankR1Reward(), True),
+    ],
+)
+def test_whether_a_peers_total_is_ever_negative(reward: RewardFunction, never: bool) -> None:
+    assert reward.never_negative is never
 
 
 ALL: list[RewardFunction] = [AUTHORS, REASONRANK, RankR1Reward()]

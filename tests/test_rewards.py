@@ -63,6 +63,13 @@ def test_the_ideal_cancels_in_the_ratio_only() -> None:
     assert AbsoluteReward(ideal="window")(text, large).rank == AbsoluteReward()(text, small).rank
 
 
+def test_the_difference_is_over_the_given_order() -> None:
+    # From 1 / log2(3) to 1, and back.
+    given = 0.6309297535714575
+    assert DifferenceReward()(answer([1, 0]), judged((0, 1))).rank == pytest.approx(1 - given)
+    assert DifferenceReward()(answer([1, 0]), judged((1, 0))).rank == pytest.approx(given - 1)
+
+
 def test_floor() -> None:
     window = judged((3, 2, 0, 1))
     worst = answer((2, 3, 1, 0))
@@ -88,6 +95,21 @@ def test_partial_scores_what_was_named_alone() -> None:
     window = judged((1, 3, 2, 2))
     assert reward(answer([0]), window).rank < reward(answer([0, 1, 2, 3]), window).rank
     assert reward(answer([0]), window).rank == pytest.approx(ndcg([1], [1, 3, 2, 2]))
+    # At a cut-off of 1 the one that was named is all there is.
+    assert AbsoluteReward(partial="score", k=1)(answer([0]), judged((1, 0, 1))).rank == 1
+
+
+def test_the_cut_off_is_of_all_values() -> None:
+    # Grade 1 of at most 2 comes first, from 0.
+    got = NdcgReward(k=1)(answer([1, 2, 0]), judged((0, 1, 2)))
+    assert (got.rank, got.ndcg_initial, got.ndcg_reranked, got.ndcg_best) == (0.5, 0, 0.5, 1)
+    nothing = NdcgReward()(answer([1, 0]), judged((0, 0)))
+    assert (nothing.ndcg_initial, nothing.ndcg_reranked, nothing.ndcg_best) == (0, 0, 0)
+
+
+def test_a_prompt_without_tags() -> None:
+    got = NdcgReward(tags=False)("[2] > [1]", judged((0, 1)))
+    assert (got.total, got.rank, got.format_tags, got.format_list, got.status) == (1, 1, 1, 1, ParseStatus.OK)
 
 
 def test_format_terms() -> None:
@@ -112,11 +134,43 @@ def test_multiview_is_gated_by_format() -> None:
     assert reward("<answer>[3] > [2] > [1]</answer>", window).total == -1
 
 
+def test_multiviews_three_terms() -> None:
+    # Gold is [3] > [2] > [1]. At k = 1: grade 1 of 2, one of two relevant; shares 0, 1, 1 weigh 1, 1/2, 1/4.
+    got = MultiviewReward(k=1, overlap_p=0.5)(answer([1, 2, 0]), judged((0, 1, 2)))
+    assert got.rank == got.total == pytest.approx(1 / 2 + 0.2 / 2 + 0.1 * (3 / 4) / (7 / 4))
+
+
+@pytest.mark.parametrize(
+    ("reward", "never"),
+    [
+        (NdcgReward(), False),
+        (NdcgReward(floor=0.0, unparsed=0.0), True),
+        (NdcgReward(floor=None, unparsed=0.0), False),
+        (NdcgReward(floor=0.0), False),
+        (NdcgReward(floor=0.0, unparsed=0.0, degenerate=-0.1), False),
+        (NdcgReward(floor=0.0, unparsed=0.0, degenerate=0.0), True),
+        (AbsoluteReward(), True),
+        (AbsoluteReward(unparsed=-0.1), False),
+        (DifferenceReward(), False),
+        (ExactReward(), True),
+        (ExactReward(unparsed=-0.1), False),
+        (MultiviewReward(), False),
+        (MultiviewReward(missing_tags=0.0), True),
+        (MultiviewReward(missing_tags=0.0, unparsed=-0.1), False),
+        (MultiviewReward(missing_tags=0.0, weight_recall=-0.1), False),
+        (MultiviewReward(missing_tags=0.0, weight_overlap=-0.1), False),
+    ],
+)
+def test_whether_a_total_is_ever_negative(reward: Reward, never: bool) -> None:
+    assert reward.never_negative is never
+
+
 def test_exact_names_the_best() -> None:
     reward = ExactReward()
     assert reward(answer([2, 0, 1]), judged((0, 1, 2))).total == 1
     assert reward(answer([1, 2, 0]), judged((0, 1, 2))).total == 0
     assert reward(answer([0, 1, 2]), judged((0, 0, 0))).total == 0
+    assert ExactReward()(answer([1, 0]), judged((0, 1))).total == 1
     assert ExactReward(partial="score")(answer([2]), judged((0, 1, 2))).total == 1
 
 
@@ -211,3 +265,59 @@ def test_a_long_answer_is_shown_in_part() -> None:
         score(Odd(), "x\n" * 50_000, judged((1, 0)))
     assert len(str(refused.value)) < 4000
     assert "(100000 characters)" in str(refused.value)
+
+
+def test_an_answer_at_the_limit_is_shown_whole() -> None:
+    for length, shown in ((2000, repr("x" * 2000)), (2001, repr("x" * 2000 + "... (2001 characters)"))):
+        with pytest.raises(NotFiniteError) as refused:
+            score(Odd(), "x" * length, judged((1, 0)))
+        assert f"the answer {shown};" in str(refused.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(NdcgReward):
+    def __call__(self, completion: str, judged: JudgedWindow) -> RewardBreakdown:
+        return replace(super().__call__(completion, judged), total=math.nan, rank=-math.inf)
+
+
+@pytest.mark.parametrize(("row", "where"), [(None, "query 'q'"), (0, "row 0, query 'q'")])
+def test_what_is_not_finite_is_named_with_the_remedy(row: int | None, where: str) -> None:
+    with pytest.raises(NotFiniteError) as refused:
+        score(Broken(), "[1]", judged((1, 0)), row)
+    assert str(refused.value) == (
+        f"the reward Broken gave a number that is not finite: total is nan, rank is -inf, for {where} and the answer "
+        "'[1]'; mend the reward (a division by 0, say), then run the same command again: it goes on from the last "
+        "checkpoint"
+    )
+    with pytest.raises(NotFiniteError, match=where):
+        score_groups(Broken(), [("[1]", judged((1, 0)))], ["an id" if row is None else row])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(NdcgReward):
+    """Pays as many points as the group has answers, and the window passages."""
+
+    lost: int = 0
+
+    def score_group(self, completions: list[str], judged: JudgedWindow) -> list[RewardBreakdown]:
+        paid = float(10 * len(completions) + len(judged.relevance))
+        return [replace(self(text, judged), total=paid) for text in completions][self.lost :]
+
+
+def test_groups_are_scored_apart_and_come_back_in_order() -> None:
+    two, three = judged((1, 0)), judged((1, 0, 0))
+    answers = [("a", two), ("b", three), ("c", two)]
+    assert [one.total for one in score_groups(Counting(), answers, ["x", "y", "x"])] == [22, 13, 22]
+
+
+@pytest.mark.parametrize("reward", [NdcgReward(), Counting()])
+def test_each_answer_has_its_group(reward: Reward) -> None:
+    with pytest.raises((ValueError, IndexError)):
+        score_groups(reward, [("a", judged((1, 0)))], [1, 2])
+    with pytest.raises(ValueError, match="argument"):
+        score_groups(reward, [("a", judged((1, 0)))] * 2, [1])
+
+
+def test_a_group_of_fewer_scores_than_answers_is_refused() -> None:
+    with pytest.raises(ValueError, match="argument"):
+        score_groups(Counting(lost=1), [("a", judged((1, 0)))] * 2, [1, 1])

@@ -14,7 +14,7 @@ from rearank.data import DataError, Source
 from rearank.data.beir import BeirFolder
 from rearank.data.benchmark import Benchmark
 from rearank.data.bm25 import Bm25
-from rearank.data.coverage import Coverage
+from rearank.data.coverage import Coverage, coverage_of
 from rearank.data.rankllm import RankLlmCandidates, RankLlmFile
 from rearank.data.trec import RunFile, TrecFiles
 from rearank.types import MAX_GRADE, Candidates, Passage, Query
@@ -87,13 +87,50 @@ def test_nothing_is_logged_where_nothing_is_missing(
         ("run", "4 Q0 d1 1 1 t\n", r"run: no list for any of the 3 queries"),
         ("qrels", "1 0 d1 0\n2 0 d2 -1\n", "no passage has a grade above 0"),
         ("qrels", "1 0 e1 1\n2 0 e2 1\n", "none of the 2 judged passages is in the collection.*'e1'"),
-        ("qrels", "1 0 d1 -100\n1 0 d2 -100\n1 0 d3 1\n", "none of the 1 judged queries has a candidate.*excluded"),
+        (
+            "qrels",
+            "1 0 d1 -100\n1 0 d2 -100\n1 0 d3 1\n",
+            "none of the 1 judged queries has a candidate; check .*, and that not every candidate is excluded$",
+        ),
     ],
 )
 def test_an_error_where_it_is_all(five: Benchmark, tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         five.judged()
+
+
+def test_a_collection_without_a_topic(trec: TrecFiles) -> None:
+    with pytest.raises(DataError) as refused:
+        coverage_of("s", trec, {}, {"1": {"d1": 1}}, {})
+    assert str(refused.value) == (
+        "s: no query has a judgement; check that topics and qrels belong together (1 queries are judged, none of them "
+        "is among the 0 topics)"
+    )
+
+
+def test_all_is_there(trec: TrecFiles) -> None:
+    queries = {"1": Query("1", "apples")}
+    lists = {"1": Candidates(queries["1"], (Passage("d1", "red apples"),))}
+    found = coverage_of("s", trec, queries, {"1": {"d1": 1}}, lists)
+    assert found == Coverage(1, 0, 0, 0, 0, 1, 0)
+    assert (found.missing, found.first_missing, found.line(zero=True)) == (0, "", "")
+
+
+def test_the_line_of_what_is_missing_in_full() -> None:
+    ranked, found = replace(OF_FIVE, absent=0), replace(OF_FIVE, without_text=0, without_candidates=0)
+    unranked = (
+        "3 of 5 judged queries can't be ranked (2 not among the topics, 1 without a candidate; the first is '9'): they "
+    )
+    absent = (
+        "1 of 3 judged passages aren't in the collection, so nothing can find them; are judgements and documents of "
+        "one version?"
+    )
+    assert ranked.line(zero=False) == unranked + "are left out"
+    assert ranked.line(zero=True) == (unranked + "count 0 in every mean (benchmark.missing=skip leaves them out)")
+    assert found.line(zero=True) == absent
+    assert OF_FIVE.line(zero=False) == f"{unranked}are left out; {absent}"
+    assert replace(found, absent=None).line(zero=True) == ""
 
 
 def test_candidates_of_another_collection(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def judged(query_id: str, text: str, *relevant: str) -> JudgedQuery:
         ("source co\u00adde", "source code"),
         ("source\u200b code", "source code"),
         ("???", "???"),
+        ("? \t !", "? !"),
     ],
 )
 def test_spellings_of_one_query(one: str, other: str) -> None:
@@ -48,6 +49,9 @@ def test_an_id_counts_with_its_judgements_alone() -> None:
     measured = [judged("1", "wing flutter", "12", "13")]
     assert not overlaps([judged("1", "ionosphere", "99", "12", "98")], [judged("1", "wing flutter", "12", "13", "14")])
     assert not overlaps([judged("1", "ionosphere")], measured)
+    # Half of the smaller set is enough, less is not.
+    assert len(overlaps([judged("1", "flutter of wings", "12", "98")], measured)) == 1
+    assert not overlaps([judged("1", "flutter of wings", "12", "97", "98")], [judged("1", "w", "12", "13", "14")])
     assert len(overlaps([judged("1", "flutter of wings", "12", "13")], measured)) == 1
     assert len(overlaps([judged("1#4", "flutter of wings", "12")], measured)) == 1
 

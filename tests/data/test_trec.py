@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rearank.data.base import DataError
-from rearank.data.trec import RunFile, TrecFiles, read_documents, read_qrels, read_run, read_topics, write_run
+from rearank.data.trec import (
+    RunFile,
+    TrecFiles,
+    documents_by_id,
+    read_documents,
+    read_qrels,
+    read_run,
+    read_topics,
+    write_run,
+)
 from rearank.types import Passage, Query
 
 DOCS = "d1\tred apples\nd2\tgreen pears\n"
@@ -53,10 +63,17 @@ def test_titles(write) -> None:
     ("content", "message"),
     [
         ("d1\ta\nd1\tb\n", r"docs:2: document id 'd1' occurs twice"),
-        ("d1\ta\nd2\tb\tc\n", r"docs:2: 3 columns where 2 are expected"),
+        (
+            "d1\ta\nd2\tb\tc\n",
+            r"docs:2: 3 columns where 2 are expected; put one tab between columns and none inside a text$",
+        ),
+        ("d1\ta\tb\nd2\tb\n", r"docs:2: 2 columns where 3 are expected"),
+        ("<DOC><DOCNO></DOCNO>x</DOC>\n", r"docs:1: a document without <DOCNO>; give each its identifier$"),
         ("d1\n", r"docs:1: 1 columns where 2 \(id, text\) or 3"),
         ("\ttext\n", r"docs:1: a document with an empty id"),
-        (b"d1\ta\nd2\t\xff\n", r"docs:2: not UTF-8 .*iconv"),
+        (b"d1\ta\nd2\t\xff\n", r"docs:2: not UTF-8 \(.*\); convert the file to UTF-8 \(iconv -f .* -t utf-8\)$"),
+        (b"\x1f\x8b no gzip", r"docs:1: can't be read \(.*\); fetch the file again$"),
+        ('{"text": "a"}\n', r"docs:1: none of the fields _id, id, .*; rename the field to '_id'$"),
         ('{"id": "d1", "text": "a"}\n{"id":\n', r"docs:2: not JSON"),
         ('{"id": "d1", "text": "a"}\n[1]\n', r"docs:2: a JSON object is expected"),
         ('{"id": "d1"}\n', r"docs:1: none of the fields text, .* rename"),
@@ -72,8 +89,11 @@ def test_bad_documents(write, content: str | bytes, message: str) -> None:
 
 
 def test_damaged_gzip(write) -> None:
-    with pytest.raises(DataError, match=r"docs:\d+: can't be read .*fetch"):
-        list(read_documents(write("docs", gzip.compress(DOCS.encode())[:-12])))
+    found: list[Passage] = []
+    with pytest.raises(DataError) as refused:
+        found.extend(read_documents(write("docs", gzip.compress(DOCS.encode())[:-12])))
+    assert f"docs:{len(found) + 1}: can't be read (" in str(refused.value)
+    assert str(refused.value).endswith("; fetch the file again")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -87,7 +107,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         "7\tripe fruit\n",
         "<top>\n<num> Number: 7\n<title> ripe\nfruit\n\n<desc> Description:\nlong\n</top>\n",
         "<top><num>7</num><title>ripe fruit</title></top>",
-        '{"_id": 7, "text": "ripe fruit"}\n',
+        *(f'{{"{key}": 7, "text": " ripe fruit"}}\n' for key in ("_id", "id", "qid", "query_id")),
+        *(f'\n{{"_id": "7", "{key}": "ripe fruit"}}\n' for key in ("text", "query", "title")),
         '<?xml version="1.0"?>\n<topics task="x" batch="all">\n  <topic number="7">\n    <query>ripe\n fruit</query>\n'
         "    <question>which?</question>\n  </topic>\n</topics>\n",
         "<top>\n<num> Number: 7 </num>\n<query> ripe fruit </query>\n<querytime> Tue </querytime>\n</top>\n",
@@ -110,7 +131,12 @@ def test_topics_in_every_form(write, content: str) -> None:
         ("<top>\n<num>1\n</top>\n", "topics:1: a topic without <num> or <title>"),
         (
             '<topics>\n<topic number="1"><summary>a</summary></topic></topics>',
-            "topics:2: a topic without.*it has <summary>",
+            r"topics:2: a topic without <num> or <title> \(or number=\.\.\. and <query>, as in XML\); it has "
+            "<summary>: rename the one that is to be the query to <title>$",
+        ),
+        (
+            "<topics>\n<topic number='1'><short>a</short><Long>b</Long></topic></topics>",
+            "topics:2: .*; it has <short>, <long>: rename",
         ),
         ("<topics>\n<topic><query>a</query></topic></topics>", "topics:2: a topic without <num>.*it has no number"),
         ("<html><body>a</body></html>", "topics:1: no <top> or <topic> in it"),
@@ -120,7 +146,14 @@ def test_topics_in_every_form(write, content: str) -> None:
         ("\ta\n", "topics:1: a query with an empty id"),
         ('{"_id": true, "text": "a"}', "topics:1: none of the fields _id"),
         ('{"_id": ' + "[" * 100_000, "topics:1: not JSON"),
-        ('{"_id": ' + "9" * 5000 + "}", "topics:1: not JSON"),
+        (
+            '{"_id": ' + "9" * 5000 + "}",
+            r"topics:1: not JSON \(Exceeds the limit .*\); one JSON object a line is expected$",
+        ),
+        (
+            '{"_id": "1"}',
+            "topics:1: none of the fields text, query, title is there as text; rename the field to 'text'$",
+        ),
     ],
 )
 def test_bad_topics(write, content: str, message: str) -> None:
@@ -172,7 +205,11 @@ def test_ids_with_spaces_are_written_as_run_files_can_hold_them(write, tmp_path:
         (f"q 0 a {'9' * 5000}\n", "qrels:1: grade .* is beyond"),
         ("q 0 a 1_0\n", "qrels:1: grade '1_0' isn't a whole number"),
         ("q\ta\thigh\n", "qrels:1: grade 'high' isn't a whole number"),
-        ("q 0 a\0b 1\n", r"qrels:1: the document id 'a\\x00b' holds .* a NUL"),
+        (
+            "q 0 a\0b 1\n",
+            r"qrels:1: the document id 'a\\x00b' holds .* a NUL, which no run file and no scorer can carry; give it "
+            "another id, here and in every file that names it$",
+        ),
         ("\n", "qrels:1: no judgement in it"),
         ("q 0 a 1.5\n", "qrels:1: grade '1.5' isn't a whole number"),
     ],
@@ -195,7 +232,9 @@ def test_run_is_ordered_by_score_then_rank(write) -> None:
         ("q Q0 a 1 x t\n", "run:1: rank '1' or score 'x' isn't a number"),
         ("q Q0 a 1 nan t\n", "run:1: score 'nan' can't be ordered"),
         ("q Q0 doc 4 1 1 t\n", "run:1: 7 columns where 6 .*part the columns by tabs"),
+        ("q Q0 doc 4 1 1 t\n", r"run:1: .* \(query id, Q0, document id, rank, score, tag\); where ids hold spaces, "),
         ("q\tQ0\t\t1\t1\tt\n", "run:1: a document with an empty id"),
+        ("\tQ0\td\t1\t1\tt\n", "run:1: a query with an empty id"),
         ("q Q0 a\0 1 1 t\n", "run:1: the document id"),
     ],
 )
@@ -210,6 +249,10 @@ def test_written_run_reads_back(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="without spaces"):
         write_run(tmp_path / "run", {"q": ["a b"]})
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    write_run(tmp_path / "run", {"q": ["b", "a"], "r": ["é"]}, "mine")
+    assert (tmp_path / "run").read_bytes() == "q Q0 b 1 2 mine\nq Q0 a 2 1 mine\nr Q0 é 1 1 mine\n".encode()
+    write_run(tmp_path / "run", {"q": ["b"]})
+    assert (tmp_path / "run").read_text() == "q Q0 b 1 1 rearank\n"
 
 
 @pytest.fixture
@@ -235,13 +278,38 @@ def test_run_with_an_unknown_document(write, collection: TrecFiles) -> None:
 
 def test_qrels_for_absent_documents(write, collection: TrecFiles) -> None:
     qrels = write("qrels", "q 0 d1 1\nq 0 d7 1\n")
-    with pytest.raises(DataError, match=r"qrels:2: document 'd7' isn't in .*check_qrels=false"):
+    with pytest.raises(DataError) as refused:
         collection.qrels()
+    assert str(refused.value) == (
+        f"{qrels}:2: document 'd7' isn't in {collection.docs} (1 judged documents are absent); set check_qrels=false "
+        "if the documents are only a part of the collection"
+    )
     assert TrecFiles(collection.docs, collection.topics, qrels, check_qrels=False).qrels() == {"q": {"d1": 1, "d7": 1}}
 
 
 def test_unknown_passage_and_empty_collection(write, collection: TrecFiles) -> None:
-    with pytest.raises(DataError, match=r"1 of 2 passages .* 'd9'"):
+    with pytest.raises(DataError, match=rf"^{collection.docs}: 1 of 2 passages .* 'd9'"):
         collection.passages(["d1", "d9"])
+    assert [passage.id for passage in collection.iter_passages()] == ["d1", "d2"]
     with pytest.raises(DataError, match="no document in it"):
         TrecFiles(write("none", ""), collection.topics).passages([])
+
+
+def test_several_documents_on_one_line(write) -> None:
+    docs = "<DOC><DOCNO>d1</DOCNO>one</DOC> <DOC><DOCNO>d2</DOCNO>\n\ntwo X\n</DOC>\n"
+    assert list(read_documents(write("docs", docs))) == [Passage("d1", "one"), Passage("d2", "two X")]
+
+
+@pytest.mark.parametrize(
+    ("read", "what"),
+    [
+        (read_topics, "topics file"),
+        (read_qrels, "judgements file"),
+        (read_run, "run file"),
+        (documents_by_id, "document file"),
+    ],
+)
+def test_a_missing_file_is_named_by_what_it_is(tmp_path: Path, read: Callable[[Path], object], what: str) -> None:
+    with pytest.raises(DataError) as refused:
+        read(tmp_path / "nowhere")
+    assert str(refused.value) == f"{tmp_path / 'nowhere'}: no such {what}; give the path of an existing file"

@@ -90,8 +90,9 @@ def _candidates(row: dict[str, Any], where: str) -> Candidates:
     # The order in the file is the ranking: some exports carry scores that don't fall.
     passages = tuple(_passage(item, where) for item in items)
     scores = _scores(items, where)
+    asked = Query(read_id(qid, where, "query"), well_formed(text))
     try:
-        return Candidates(Query(read_id(qid, where, "query"), well_formed(text)), passages, scores)
+        return Candidates(asked, passages, scores)
     except ValueError as error:
         raise DataError(f"{where}: {error}; remove the repetition") from error
 
