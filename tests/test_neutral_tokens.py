@@ -108,7 +108,7 @@ def test_no_text_makes_a_special_token_under_any_normaliser(kind: str, text: str
     assert neutralise(safe, reserved) == safe
 
 
-PROMPTS = [
+PROMPTS: list[CompactPrompt | ChatPrompt] = [
     CompactPrompt(final="Rank.", opening="{query}"),
     CompactPrompt(final="Rank.", white_space="keep", passage="[{i}] <{passage}> "),
     ChatPrompt(final="{query}", passage="[{i}]{passage}", received="Got {passage}: [{i}]", white_space="keep"),
