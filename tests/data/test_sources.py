@@ -220,7 +220,7 @@ def candidates_of(*items: Any, **query: Any) -> str:
         ),
         (
             candidates_of({"docid": "a", "doc": "x", "score": [1]}),
-            "1: score [1] isn't a finite number; write one, or null where there is none",
+            "1: score of type list isn't a finite number; write one, or null where there is none",
         ),
         (
             candidates_of({"docid": "a", "doc": "x"}, {"docid": "a", "doc": "y"}),
