@@ -73,9 +73,7 @@ def seconds(read: Callable[[Path], Any], path: Path, content: str) -> float:
         "topics on a line",
     ],
 )
-def test_the_time_grows_with_the_size(
-    tmp_path: Path, read: Callable[[Path], Any], made: Callable[[int], str]
-) -> None:
+def test_the_time_grows_with_the_size(tmp_path: Path, read: Callable[[Path], Any], made: Callable[[int], str]) -> None:
     size = 4_000
     path = tmp_path / "file"
     first = seconds(read, path, made(size))
