@@ -224,7 +224,7 @@ def test_an_answer_that_takes_too_long_is_given_up() -> None:
 def test_a_body_that_never_ends_is_given_up() -> None:
     with served(REVERSE, body_seconds=0.2, max_concurrent=1, max_waiting=0) as client:
         with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=30) as caller:
-            caller.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            caller.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
             assert b" 408 " in caller.recv(1000).splitlines()[0]
         assert client.post("/v1/rerank", json=QUESTION).status_code == 200
 

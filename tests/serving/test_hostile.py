@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serving.servers import QUESTION, served
 
-from rearank.engines import ScriptedNode
+from rearank.engines import ScriptedEngine, ScriptedNode
 
 REVERSE = ScriptedNode("reverse")
 
@@ -55,10 +55,14 @@ def client() -> Iterator[httpx.Client]:
         yield found
 
 
-SLOW_BODY = b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+SLOW_BODY = (
+    b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+)
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST /v1/rer", b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nX-A: ", SLOW_BODY])
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /v1/rer", b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nX-A: ", SLOW_BODY]
+)
 def test_connections_without_a_whole_request_make_room_for_one_with(sent: bytes) -> None:
     with served(REVERSE, max_connections=10, body_seconds=1000.0, header_seconds=1000.0) as client, ExitStack() as kept:
         crowd = [kept.enter_context(connect(client, sent)) for _ in range(40)]
@@ -75,7 +79,9 @@ def test_connections_without_a_whole_request_make_room_for_one_with(sent: bytes)
 def test_a_connection_is_refused_only_where_all_others_are_worked_for() -> None:
     with served(ScriptedNode("reverse", seconds=3.0), max_connections=2) as client, ExitStack() as kept:
         body = json.dumps(QUESTION).encode()
-        head = f"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
         under_way = [kept.enter_context(connect(client, head.encode() + body)) for _ in range(2)]
         time.sleep(0.5)
         refused = answered(kept.enter_context(connect(client)))
@@ -85,7 +91,7 @@ def test_a_connection_is_refused_only_where_all_others_are_worked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "first", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["a new connection", "after a request"]
+    "first", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"], ids=["a new connection", "after a request"]
 )
 def test_headers_must_arrive_in_time_however_they_drip(first: bytes) -> None:
     with served(REVERSE, header_seconds=0.5) as client, connect(client, first + b"GET /health HTTP/1.1\r\n") as caller:
@@ -112,7 +118,7 @@ def test_slow_bodies_take_no_place_from_requests_that_are_here() -> None:
 
 
 def test_endless_headers_are_refused(client: httpx.Client) -> None:
-    with connect(client, b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 70_000) as caller:
+    with connect(client, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 70_000) as caller:
         assert answered(caller).startswith(b"HTTP/1.1 400 ")
     assert client.get("/health").status_code == 200
 
@@ -121,7 +127,7 @@ def test_an_answer_that_nobody_reads_is_given_up() -> None:
     asked = json.dumps(
         {"query": "q", "documents": [{"text": "a", "more": "x" * 9_000_000}], "return_documents": True}
     ).encode()
-    head = f"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: {len(asked)}\r\n\r\n".encode()
+    head = f"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(asked)}\r\n\r\n".encode()
     with served(REVERSE, header_seconds=0.5) as client, connect(client, head + asked) as caller:
         assert caller.recv(15) == b"HTTP/1.1 200 OK"
         time.sleep(2)
@@ -144,7 +150,7 @@ def test_a_refusal_reaches_a_caller_who_is_still_sending(client: httpx.Client, p
 
 def test_a_body_without_end_is_not_read_to_its_end() -> None:
     with served(REVERSE, body_seconds=0.5, header_seconds=0.5) as client, connect(client) as caller:
-        caller.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        caller.sendall(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
 
         def sent_for(seconds: float) -> bool:
             began = time.monotonic()
@@ -162,7 +168,7 @@ def test_a_body_without_end_is_not_read_to_its_end() -> None:
 @pytest.mark.parametrize("line", ["POST /v1/rerank", "POST /nowhere", "HEAD /health"])
 def test_a_broken_body_leaves_no_traceback(line: str, caplog: pytest.LogCaptureFixture) -> None:
     with served(REVERSE) as client:
-        head = f"{line} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        head = f"{line} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         with connect(client, head) as caller:
             time.sleep(0.2)
             caller.sendall(b"no length\r\n\r\n")
@@ -254,6 +260,121 @@ def test_a_page_that_is_named_may_use_it(client: httpx.Client) -> None:
     assert "Access-Control-Allow-Origin" not in foreign.headers
 
 
+HELD = {"max_bytes": 1_000_000, "max_held_bytes": 2_500_000, "body_seconds": 1000.0}
+LARGE = json.dumps({"query": "q", "documents": ["x" * 900_000]}).encode()
+LARGE_HEAD = f"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(LARGE)}\r\n\r\n".encode()
+
+
+def test_bodies_on_their_way_share_a_bounded_memory() -> None:
+    with served(REVERSE, **HELD) as client, ExitStack() as kept:
+        slow = [kept.enter_context(connect(client, LARGE_HEAD + LARGE[:-1])) for _ in range(2)]
+        time.sleep(0.5)
+        honest = httpx.post(f"{client.base_url}/v1/rerank", content=LARGE, headers={"Content-Type": "application/json"})
+        assert honest.status_code == 200
+        assert slow[0].recv(1000).startswith(b"HTTP/1.1 408 ")  # the oldest made room
+        slow[1].sendall(LARGE[-1:])
+        assert slow[1].recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_requests_that_are_held_share_a_bounded_memory() -> None:
+    engine = ScriptedEngine("reverse", seconds=1000.0)
+    two = json.dumps({"query": "q", "documents": ["x" * 450_000] * 2}).encode()
+    json_kind = {"Content-Type": "application/json"}
+    with served(engine, **HELD) as client, ExitStack() as kept:
+        head = f"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(two)}\r\n\r\n".encode()
+        held = [kept.enter_context(connect(client, head + two)) for _ in range(2)]
+        time.sleep(1)
+        refused = client.post("/v1/rerank", content=two, headers=json_kind)
+        assert (refused.status_code, refused.json()["message"][:19]) == (429, "2 requests are unde")
+        small = [kept.enter_context(connect(client)) for _ in range(1)]
+        small[0].sendall(
+            f"{head.decode().partition('Content-Length')[0]}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+        )
+        small[0].settimeout(0.5)
+        with pytest.raises(TimeoutError):  # it is worked on
+            small[0].recv(100)
+        engine.seconds = 0.0
+        for caller in held:
+            caller.close()
+        for _ in range(100):
+            if client.post("/v1/rerank", content=two, headers=json_kind).status_code == 200:
+                return
+            time.sleep(0.1)
+        raise AssertionError("what was held was never freed")
+
+
+def test_answers_that_nobody_reads_share_a_bounded_memory() -> None:
+    document = {"text": "a", "more": "x" * 9_000_000}
+    asked = json.dumps({"query": "q", "documents": [document], "return_documents": True}).encode()
+    head = f"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(asked)}\r\n\r\n".encode()
+    with (
+        served(REVERSE, max_bytes=10_000_000, max_held_bytes=10_000_000, header_seconds=1000.0) as client,
+        ExitStack() as kept,
+    ):
+        callers = []
+        for _ in range(3):
+            callers.append(kept.enter_context(connect(client, head + asked)))
+            assert callers[-1].recv(15) == b"HTTP/1.1 200 OK"
+        with suppress(ConnectionResetError):
+            assert len(answered(callers[0])) < 9_000_000
+        last = b""
+        while len(last) < 9_000_000:
+            last += callers[-1].recv(1 << 20)
+
+
+def test_a_name_that_is_not_the_servers_is_refused(client: httpx.Client) -> None:
+    def ask(host: str, **headers: str) -> list[int]:
+        sent = {"Host": host, **headers}
+        paths = ("/v1/models", "/health", "/openapi.json")
+        answers = [client.get(path, headers=sent) for path in paths] + [
+            client.post("/v1/rerank", json=QUESTION, headers=sent)
+        ]
+        assert all(("is no name of this server" in answer.text) == (answer.status_code == 403) for answer in answers)
+        return sorted({answer.status_code for answer in answers})
+
+    for host in (
+        "evil.com",
+        "evil.com:8000",
+        "localhost.evil.com",
+        "127.0.0.1.evil.com",
+        "[evil",
+    ):
+        assert ask(host) == [403], host
+        assert ask(host, Authorization="Bearer x") == [403], host  # there is no key to send
+    port = client.base_url.port
+    for host in ("localhost", f"LOCALHOST:{port}", "localhost.", "a.localhost:1", "127.0.0.1", f"[::1]:{port}"):
+        assert ask(host) == [200], host
+    for host in ("10.0.0.7:8000", "app.example.org", "app.example.org:8443", socket.gethostname()):
+        assert ask(host) == [200], host
+    long = client.get("/health", headers={"Host": "e" * 10_000})
+    assert len(long.content) < 300
+    with connect(client, b"GET /health HTTP/1.0\r\n\r\n") as caller:  # no browser leaves it out
+        assert b" 200 " in answered(caller).splitlines()[0]
+
+
+def test_who_sends_the_key_may_use_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_SERVE_KEY", "k3y")
+    with served(REVERSE, key_variable="TEST_SERVE_KEY", host="127.0.0.1") as client:
+        for sent, status in (("Bearer k3y", 200), ("Bearer other", 403), ("Basic k3y", 403)):
+            headers = {"Host": "proxy.example.org", "Authorization": sent}
+            assert client.get("/v1/models", headers=headers).status_code == status
+            assert client.post("/v1/rerank", json=QUESTION, headers=headers).status_code == status
+        assert client.get("/health", headers={"Host": "evil.com"}).status_code == 403
+        assert client.get("/v1/models", headers={"Authorization": "Bearer other"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n\xff\r\n\r\n"],
+)
+def test_what_is_no_http_is_answered_in_json(client: httpx.Client, sent: bytes) -> None:
+    with connect(client, sent) as caller:
+        head, _, body = answered(caller).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request")
+    assert b"content-type: application/json" in head.lower()
+    assert json.loads(body).keys() == {"message"}
+
+
 LINES = [f"{method} {path} HTTP/1.1" for method in ("POST", "GET", "HEAD") for path in ("/v1/rerank", "/%00%ff", "*")]
 BODY = json.dumps(QUESTION).encode()
 HEADERS = [
@@ -283,7 +404,8 @@ REQUESTS = st.tuples(st.sampled_from(LINES), st.lists(st.sampled_from(HEADERS), 
 @given(requests=st.lists(REQUESTS, min_size=1, max_size=3), cut=st.integers(0, 400), ends=st.booleans())
 def test_whatever_is_sent_the_server_goes_on(client: httpx.Client, requests: list[Any], cut: int, ends: bool) -> None:
     sent = b"".join(
-        "\r\n".join([line, "Host: a", *headers, "", ""]).encode("latin-1") + body for line, headers, body in requests
+        "\r\n".join([line, "Host: localhost", *headers, "", ""]).encode("latin-1") + body
+        for line, headers, body in requests
     )
     errors = Errors()
     logging.getLogger().addHandler(errors)

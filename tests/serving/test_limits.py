@@ -16,6 +16,8 @@ from rearank.serving.server import address_of, bind
         ("port", 65536),
         ("max_documents", 0),
         ("max_bytes", 0),
+        ("max_values", 0),
+        ("max_held_bytes", 15_999_999),
         ("max_concurrent", 0),
         ("max_waiting", -1),
         ("max_connections", 0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ def test_coheres_and_jinas_bodies_are_read() -> None:
     documents = ["a", {"text": "b", "title": "B", "id": 7}]
     read = parse({"model": "tiny", "query": "q", "documents": documents, "top_n": 1, "return_documents": True})
     assert read.passages == (Passage("0", "a"), Passage("1", "b", "B"))
-    assert read.documents == ("a", {"text": "b", "title": "B", "id": 7})
+    assert [json.loads(document) for document in read.documents] == [{"text": "a"}, documents[1]]
+    assert parse({**GOOD, "return_documents": False}).documents == ()
     assert (read.top_n, read.return_documents, read.return_reasoning, read.warnings) == (1, True, False, ())
     fields = parse({"query": "q", "documents": [{"head": "H", "body": "B"}], "rank_fields": ["head", "body"]})
     assert fields.passages == (Passage("0", "H\nB"),)
@@ -90,5 +92,64 @@ def test_any_body_is_read_or_refused(body: Any) -> None:
         status = refused.status
     else:
         status = 200
-        assert len(read.documents) == len(read.passages) > 0
+        assert len(read.documents) == (len(read.passages) if read.return_documents else 0)
+        assert len(read.passages) > 0
     assert status in (200, 400, 404, 413, 422)
+
+
+def large(body: bytes) -> tuple[RerankRequest, int, int]:
+    """What is read of a body with the default limits, and the memory that it takes afterwards and at most."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        read = parse_request(body, Serving(), frozenset(("tiny",)))
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return read, after - before, peak - before
+
+
+@pytest.mark.parametrize("unit", ["[],", "{},", "[[]],", '"a",', '"\\"",', '{"a":0},', "1,", '"a""a"', "\\,", '","","'])
+@pytest.mark.parametrize("kept", ["true", "false"])
+def test_a_body_of_many_values_is_refused_before_it_is_parsed(unit: str, kept: str) -> None:
+    listed = unit * (15_000_000 // len(unit))
+    body = f'{{"query":"q","return_documents":{kept},"documents":[{{"text":"a","x":[{listed}0]}}]}}'.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match="more than the 200000 strings") as refused:
+            parse_request(body, Serving(), frozenset(("tiny",)))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert refused.value.status == 413
+
+
+def test_as_many_values_as_are_allowed_are_read() -> None:
+    few = Serving(max_values=10)  # {, "query", "q", a comma, "documents", [, "a", a comma, "b": 9
+    assert len(parse_request(json.dumps(GOOD).encode(), few, frozenset()).passages) == 2
+    with pytest.raises(RequestError, match="more than the 10"):
+        parse_request(json.dumps({**GOOD, "documents": ["a", "b", "c"]}).encode(), few, frozenset())
+    marks = {"query": 'a, [b] {c} "d" ' * 10, "documents": ["a, [b] {c}\\" * 10, "b"]}
+    assert parse_request(json.dumps(marks).encode(), few, frozenset()).passages[0].text == marks["documents"][0]
+
+
+def test_what_is_not_asked_back_is_not_kept() -> None:
+    values = ",".join(f'{{"k":{number}}}' for number in range(20_000))
+    body = b'{"query":"q","documents":[{"text":"a","title":"t","x":[%b],"y":"%b"}]' % (
+        values.encode(),
+        b"y" * 3_000_000,
+    )
+    read, held, _ = large(body + b"}")
+    assert read.passages == (Passage("0", "a", "t"),)
+    assert held < 20_000
+    read, held, _ = large(body + b',"return_documents":true}')
+    assert [json.loads(one)["x"][7] for one in read.documents] == [{"k": 7}]
+    assert read.size - 100 < held < len(body) + 20_000
+
+
+def test_the_size_of_a_request_is_what_its_texts_take() -> None:
+    text = "\U0001f600" + "a" * 500_000  # four bytes a character in memory
+    body = json.dumps({"query": "q", "documents": [text, {"text": "b", "title": text}]}, ensure_ascii=False).encode()
+    read, held, peak = large(body)
+    assert 4_000_000 < read.size <= held + 1000 < read.size + 10_000
+    assert peak < 20_000_000

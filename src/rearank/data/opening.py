@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rearank.data.base import DataError
-from rearank.data.files import read_lines
+from rearank.data.files import parse_json, read_lines
 from rearank.data.irds import Irds
 from rearank.data.trec import RunFile, read_run
 from rearank.reach import reachable
@@ -70,10 +70,7 @@ def _whole(collection: Any, retriever: Any) -> None:
 def _first_lines(path: Path) -> None:
     for number, line in islice(read_lines(path), _FIRST):
         if line.lstrip().startswith("{"):
-            try:
-                json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON ({error}); fetch the file again") from error
+            parse_json(line, path, number, "fetch the file again")
 
 
 def _files(place: Path) -> list[Path]:

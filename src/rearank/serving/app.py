@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
 import logging
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -22,7 +19,8 @@ from rearank import __version__
 from rearank.engines import EngineError
 from rearank.ranking import AbortRunError
 from rearank.reranker import Reranker, RerankResult
-from rearank.serving.door import Door
+from rearank.serving.door import Door, has_key
+from rearank.serving.encoding import as_json
 from rearank.serving.gate import Gate
 from rearank.serving.limits import Serving
 from rearank.serving.request import RequestError, RerankRequest, parse_request
@@ -49,10 +47,17 @@ def create_app(reranker: Reranker, settings: Serving) -> FastAPI:
     app.add_middleware(Door, settings=settings)
     if settings.origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
-    gate = Gate(settings.max_concurrent, settings.max_waiting)
+    gate = Gate(settings.max_concurrent, settings.max_waiting, settings.max_held_bytes)
     model = reranker.model
     names = frozenset((model.name, model.path))
     began = int(time.time())
+
+    async def received(request: Request) -> RerankRequest:
+        async with gate.reading(settings.body_seconds) as arrived:
+            body = await _body(request, settings.max_bytes, arrived)
+        with gate.holding(len(body)):
+            async with gate.parsing:
+                return await asyncio.to_thread(parse_request, body, settings, names)
 
     async def in_turn(wanted: RerankRequest) -> RerankResult:
         async with gate.places:
@@ -64,13 +69,11 @@ def create_app(reranker: Reranker, settings: Serving) -> FastAPI:
         _check_key(request, settings.key)
         _check_type(request)
         async with _limit(settings.timeout_seconds, 504, "the answer took longer than this server allows"):
-            async with gate.reading(settings.body_seconds):
-                body = await _body(request, settings.max_bytes)
-            wanted = parse_request(body, settings, names)
-            with gate.admitted():
+            wanted = await received(request)
+            with gate.admitted(wanted.size):
                 result = await _unless_gone(request, in_turn(wanted))
         _log.info("%s: %d documents, %d windows, %.2f s", request_id, len(result), result.calls, result.seconds)
-        return _json(render(request_id, version, model.name, wanted, result))
+        return Response(render(request_id, version, model.name, wanted, result), media_type="application/json")
 
     async def health() -> Response:
         return _json({"status": "ok", "model": model.name, "engine": reranker.engine_name, "version": __version__})
@@ -134,9 +137,7 @@ def _say_errors_in_json(app: FastAPI) -> None:
 def _check_key(request: Request, key: str | None) -> None:
     if key is None:
         return
-    kind, _, sent = request.headers.get("authorization", "").partition(" ")
-    # The bytes on both sides, whatever they are: a header is read as Latin-1, the environment as this system's.
-    if kind.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode("latin-1"), os.fsencode(key)):
+    if not has_key(request.headers.get("authorization", ""), key):
         raise RequestError(401, "a valid key is needed: Authorization: Bearer ...", {"WWW-Authenticate": "Bearer"})
 
 
@@ -150,7 +151,7 @@ def _check_type(request: Request) -> None:
         raise RequestError(415, "the body must be JSON; send Content-Type: application/json with it")
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def _body(request: Request, most: int, arrived: Callable[[int], None]) -> bytearray:
     """The whole body; raises ``RequestError`` 413 as soon as it is longer than ``most`` bytes."""
     too_long = RequestError(413, f"the body is longer than the {most} bytes this server takes")
     stated = request.headers.get("content-length", "")
@@ -162,9 +163,10 @@ async def _body(request: Request, most: int) -> bytes:
             body += chunk
             if len(body) > most:
                 raise too_long
+            arrived(len(chunk))
     except ClientDisconnect:
         raise _GoneError from None
-    return bytes(body)
+    return body
 
 
 @asynccontextmanager
@@ -200,6 +202,4 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    # What is sent back may hold lone surrogates, which only escapes can carry: Python's are JSON's.
-    return Response(text.encode("utf-8", "backslashreplace"), status, headers, media_type="application/json")
+    return Response(as_json(content), status, headers, media_type="application/json")

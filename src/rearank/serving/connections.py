@@ -31,8 +31,10 @@ def most_connections(wanted: int) -> tuple[int, int]:
     return max(min(wanted, allowed // 2), 1), max(min(128, allowed // 8), 1)
 
 
-def bounded(most: int, seconds: float) -> type[H11Protocol]:
+def bounded(most: int, seconds: float, most_bytes: int) -> type[H11Protocol]:
     """Uvicorn's protocol with at most ``most`` connections, and ``seconds`` in which a request's headers must be here.
+
+    Answers that aren't read yet take ``most_bytes`` together; beyond, the connection that is open longest is ended.
 
     Where it is full, the oldest connection makes room that no request is worked on for: one that is idle, or whose
     request is still on its way. A new one is answered 503 only where there is none.
@@ -69,6 +71,12 @@ def bounded(most: int, seconds: float) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            unsent = {one: size for one in connections if (size := one.transport.get_write_buffer_size())}
+            total = sum(unsent.values())
+            for one, size in unsent.items():
+                if total > most_bytes and one is not self:
+                    one.transport.abort()
+                    total -= size
             self._watch()
 
         def send_400_response(self, msg: str) -> None:
@@ -76,8 +84,16 @@ def bounded(most: int, seconds: float) -> type[H11Protocol]:
             if self.cycle is not None:
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
+            body = json.dumps({"message": msg}).encode()
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
             try:
-                super().send_400_response(msg)
+                for event in (
+                    h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                    h11.Data(data=body),
+                    h11.EndOfMessage(),
+                ):
+                    self.transport.write(self.conn.send(event))
+                self.transport.close()
             except h11.LocalProtocolError:
                 self.transport.close()
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import ipaddress
 import json
+import os
+import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
@@ -20,14 +23,19 @@ Send = Callable[[Message], Awaitable[None]]
 class Door:
     """ASGI around the endpoints.
 
-    A page of another origin is answered 403: a browser would let it use a server that only its user can reach. The
-    rest of an unread body is taken off the line and dropped: closing the connection before would reset it, and the
+    A page of another origin is answered 403: a browser would let it use a server that only its user can reach. So is
+    a request to a name that isn't this server's: a foreign name can be pointed at this machine for a moment, and what
+    its page asks for would then be of the same origin. Who sends the key may use any name.
+
+    The rest of an unread body is taken off the line and dropped: closing the connection before would reset it, and the
     caller would never see the answer.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], settings: Serving) -> None:
         self._app = app
         self._settings = settings
+        places = (urlsplit(origin).hostname or "" for origin in settings.origins)
+        self._names = {"localhost", settings.host.lower(), socket.gethostname().lower(), *places}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,13 +62,43 @@ class Door:
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if _is_foreign(headers, self._settings.origins):
-            await _refuse(headers["origin"], answer)
+            page = ascii(headers["origin"])[:80]
+            await _refuse(f"a page of {page} may not use this server: serve.origins=[...] lists those that may", answer)
+        elif not self._is_known(headers):
+            name = ascii(headers["host"])[:80]
+            await _refuse(
+                f"{name} is no name of this server: use its address, list http://... in serve.origins, or set "
+                "serve.key_variable and send the key",
+                answer,
+            )
         else:
             await self._app(scope, read, answer)
 
+    def _is_known(self, headers: Mapping[str, str]) -> bool:
+        """Whether the request names this server by an address or a name of its own, or comes with the key.
 
-async def _refuse(origin: str, send: Send) -> None:
-    text = f"a page of {ascii(origin)[:80]} may not use this server: serve.origins=[...] lists those that may"
+        Every browser names one.
+        """
+        host, key = headers.get("host", ""), self._settings.key
+        if not host or (key is not None and has_key(headers.get("authorization", ""), key)):
+            return True
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+            if name not in self._names and not name.endswith(".localhost"):
+                ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def has_key(authorization: str, key: str) -> bool:
+    """Whether this header's value holds the key."""
+    kind, _, sent = authorization.partition(" ")
+    # The bytes on both sides, whatever they are: a header is read as Latin-1, the environment as this system's.
+    return kind.lower() == "bearer" and hmac.compare_digest(sent.strip().encode("latin-1"), os.fsencode(key))
+
+
+async def _refuse(text: str, send: Send) -> None:
     body = json.dumps({"message": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 403, "headers": headers})

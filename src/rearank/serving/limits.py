@@ -33,6 +33,10 @@ class Serving:
         max_documents: in a request.
         max_characters: of the query and the documents of a request together.
         max_bytes: of a request's body.
+        max_values: strings, lists, objects and commas in a body, those within texts aside: each small value takes much
+            memory.
+        max_held_bytes: of the bodies on their way and the requests under way or waiting, together; and of the answers
+            that are not read yet. At least ``max_bytes``.
         max_connections: held at once; where there are more, the oldest one without a request that is worked on makes
             room. At most half of the files that this process may open (``ulimit -n``).
         max_concurrent: requests worked on at once; each hands the engine every window that its strategy has ready.
@@ -43,7 +47,8 @@ class Serving:
             be under way or waiting, the oldest is given up before.
         shutdown_seconds: that requests under way are given when the server is asked to stop.
         origins: of web pages that may use this server, ``https://app.example.org`` say; browsers let them, and
-            every other page is refused.
+            every other page is refused. Their hosts, ``host`` and this machine's name are the names by which callers
+            without a key may reach the server, beside addresses and ``localhost``.
         store: a SQLite file of the model's answers, so that an equal window is never paid for twice; ``null`` for none.
     """
 
@@ -53,6 +58,8 @@ class Serving:
     max_documents: Positive = 1000
     max_characters: Positive = 4_000_000
     max_bytes: Positive = 16_000_000
+    max_values: Positive = 200_000
+    max_held_bytes: Positive = 256_000_000
     max_connections: Positive = 512
     max_concurrent: Positive = 32
     max_waiting: Annotated[int, Ge(0)] = 128
@@ -71,6 +78,8 @@ class Serving:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"origins: {origin!r} is no origin; write scheme://host or scheme://host:port")
         check_fields(self)
+        if self.max_held_bytes < self.max_bytes:
+            raise ValueError(f"max_held_bytes must be at least max_bytes={self.max_bytes}, not {self.max_held_bytes}")
 
     @property
     def key(self) -> str | None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
+from sys import getsizeof
 from typing import Any, NoReturn
 
+from rearank.serving.encoding import as_json
 from rearank.serving.limits import Serving
 from rearank.types import Passage
 
@@ -15,6 +19,8 @@ _KNOWN = frozenset(
     ("query", "documents", "top_n", "top_k", "return_documents", "return_reasoning", "model", "rank_fields", "priority")
 )
 _MOST_WARNINGS = 10
+# A string, closed or not, or a mark that a value begins or follows with.
+_VALUE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.S)
 
 
 class RequestError(Exception):
@@ -29,18 +35,27 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class RerankRequest:
-    """What is to be reranked: ``documents`` as they were sent, to be sent back; ``passages`` what the model sees."""
+    """What is to be reranked: ``passages`` what the model sees; ``documents`` as JSON where they are to be sent back.
+
+    Nothing else of the body is kept: what a caller sends beside is held by nobody while the model works.
+    """
 
     query: str
-    documents: tuple[Any, ...]
+    documents: tuple[bytes, ...]
     passages: tuple[Passage, ...]
     top_n: int | None = None
     return_documents: bool = False
     return_reasoning: bool = False
     warnings: tuple[str, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Bytes that its texts take in memory."""
+        texts = (text for passage in self.passages for text in (passage.text, passage.title))
+        return getsizeof(self.query) + sum(map(getsizeof, texts)) + sum(map(getsizeof, self.documents))
 
-def parse_request(body: bytes, settings: Serving, models: frozenset[str]) -> RerankRequest:
+
+def parse_request(body: bytes | bytearray, settings: Serving, models: frozenset[str]) -> RerankRequest:
     """Read a body of Cohere's or Jina's shape.
 
     Keys that mean nothing here are named in ``warnings``, so that none is dropped in silence.
@@ -49,6 +64,7 @@ def parse_request(body: bytes, settings: Serving, models: frozenset[str]) -> Rer
         RequestError: 400 for what is no JSON object, 404 for a model that isn't served, 413 for too much, 422 for a
             value that can't be; the message names the key.
     """
+    _check_values(body, settings.max_values)
     fields = _object(body)
     model = fields.get("model")
     if model is not None and not isinstance(model, str):
@@ -67,8 +83,6 @@ def parse_request(body: bytes, settings: Serving, models: frozenset[str]) -> Rer
         )
     names = _rank_fields(fields.get("rank_fields"))
     return_documents = _flag(fields, "return_documents")
-    if return_documents:
-        _check_depth(documents)
     passages = tuple(_passage(document, index, names) for index, document in enumerate(documents))
     characters = len(query) + sum(len(passage.text) + len(passage.title) for passage in passages)
     if characters > settings.max_characters:
@@ -78,7 +92,7 @@ def parse_request(body: bytes, settings: Serving, models: frozenset[str]) -> Rer
         )
     return RerankRequest(
         query,
-        tuple(documents),
+        tuple(map(_sent_back, documents)) if return_documents else (),
         passages,
         _results(fields),
         return_documents,
@@ -87,7 +101,18 @@ def parse_request(body: bytes, settings: Serving, models: frozenset[str]) -> Rer
     )
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _check_values(body: bytes | bytearray, most: int) -> None:
+    """Raise ``RequestError`` 413 for a body of many small values: each takes much more memory than its characters.
+
+    Commas and brackets within a text don't count; they are looked at only where they could matter.
+    """
+    if sum(map(body.count, (b"[", b"{", b",", b'"'))) > most and any(islice(_VALUE.finditer(body), most, None)):
+        raise RequestError(
+            413, f"the body holds more than the {most} strings, lists, objects and commas that this server takes"
+        )
+
+
+def _object(body: bytes | bytearray) -> dict[str, Any]:
     try:
         fields = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers or nesting without end
@@ -110,13 +135,10 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _check_depth(documents: list[Any]) -> None:
-    """Raise ``RequestError`` for documents that could be read but not be written again, some levels further down."""
-    nested: Any = documents
-    for _ in range(50):
-        nested = [nested]
+def _sent_back(document: Any) -> bytes:
+    """A document as it will be sent back; raises ``RequestError`` for one that can be read but not be written again."""
     try:
-        json.dumps(nested)
+        return as_json({"text": document} if isinstance(document, str) else document)
     except RecursionError:
         raise RequestError(400, "documents: one is nested too deeply to be sent back") from None
 

@@ -5,29 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from rearank.reranker import RerankResult, WindowTrace
+from rearank.serving.encoding import as_json
 from rearank.serving.request import RerankRequest
 
 
-def render(request_id: str, version: str, model: str, request: RerankRequest, result: RerankResult) -> dict[str, Any]:
+def render(request_id: str, version: str, model: str, request: RerankRequest, result: RerankResult) -> bytes:
     """The answer's body.
 
     ``relevance_score`` is 1 / rank: it falls with the rank and says nothing else.
     """
     kept = result.passages[: request.top_n]
-    ranked: list[dict[str, Any]] = [{"index": item.index, "relevance_score": item.score} for item in kept]
+    ranked = [as_json({"index": item.index, "relevance_score": item.score}) for item in kept]
     if request.return_documents:
         ranked = [
-            {**entry, "document": _document(request, item.index)} for entry, item in zip(ranked, kept, strict=True)
+            b'%b,"document":%b}' % (entry[:-1], request.documents[item.index])
+            for entry, item in zip(ranked, kept, strict=True)
         ]
     tokens = {"input_tokens": result.prompt_tokens, "output_tokens": result.completion_tokens}
     meta: dict[str, Any] = {"api_version": {"version": version}, "tokens": tokens}
     if warnings := [*request.warnings, *_unread(result)]:
         meta["warnings"] = warnings
-    answer = {
-        "id": request_id,
-        "model": model,
-        "object": "list",
-        "results": ranked,
+    head = as_json({"id": request_id, "model": model, "object": "list"})
+    answer: dict[str, Any] = {
         "meta": meta,
         "usage": {
             "prompt_tokens": result.prompt_tokens,
@@ -37,12 +36,7 @@ def render(request_id: str, version: str, model: str, request: RerankRequest, re
     }
     if request.return_reasoning:
         answer["reasoning"] = [_window(window) for window in result.windows]
-    return answer
-
-
-def _document(request: RerankRequest, index: int) -> dict[str, Any]:
-    document = request.documents[index]
-    return {"text": document} if isinstance(document, str) else document
+    return b'%b,"results":[%b],%b' % (head[:-1], b",".join(ranked), as_json(answer)[1:])
 
 
 def _unread(result: RerankResult) -> list[str]:

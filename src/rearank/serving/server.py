@@ -74,7 +74,7 @@ def uvicorn_config(reranker: Reranker, settings: Serving) -> Any:
     return uvicorn.Config(
         create_app(reranker, settings),
         loop="asyncio",
-        http=bounded(held, settings.header_seconds),
+        http=bounded(held, settings.header_seconds, settings.max_held_bytes),
         ws="none",
         backlog=accepted,  # asyncio accepts as many in one go
         lifespan="off",
