@@ -57,7 +57,7 @@ def test_what_an_own_reward_raises_is_one_line_and_keeps_its_traceback() -> None
     ("gives", "said"),
     [
         (None, "raised KeyError: 'grade'"),
-        ([], "score_group gave 0 breakdowns for 2 answers"),
+        ([], "score_group gave 0 breakdowns for the 2 answers of its argument"),
         ([1.0, 2.0], "a reward gives a RewardBreakdown, not float"),
         (7, "raised TypeError: "),
     ],

@@ -182,7 +182,8 @@ def score_groups(
         with _named(reward, texts[0], judged, rows[group[0]]):
             found = list(map(_breakdown, reward.score_group(texts, judged)))
             if len(found) != len(group):
-                raise ValueError(f"score_group gave {len(found)} breakdowns for {len(group)} answers")
+                what = f"{len(found)} breakdowns for the {len(group)} answers of its argument"
+                raise ValueError(f"score_group gave {what}")
         scored |= dict(zip(group, found, strict=True))
     numbered = enumerate(zip(answers, rows, strict=True))
     return [_finite(reward, scored[place], *answer, row) for place, (answer, row) in numbered]
