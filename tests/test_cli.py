@@ -169,6 +169,17 @@ def test_names_that_are_too_long_are_named_by_their_key() -> None:
         assert f"choose a shorter {key}=..." in (explain(error, [given_as]) or "")
 
 
+def test_a_path_that_is_too_long_is_named_by_the_key_that_most_of_it_is_from() -> None:
+    for long, short in (("name", "paths.outputs"), ("paths.outputs", "name")):
+        deep = "/".join(["ab"] * 1500)
+        error = OSError(errno.ENAMETOOLONG, "", f"/out/{deep}/trial/training")
+        message = explain(error, ["seed=1", f"{short}=trial", f"{long}='{deep}'"]) or ""
+        assert message.startswith(f"{long}: /out/ab/ab/")
+        assert f"is too long for a path ({5 + 4499 + 15} bytes; 4096 are usual); choose a shorter {long}=..." in message
+    error = OSError(errno.ENAMETOOLONG, "", "/out/" + "b" * 200 + "/run")  # some file systems take less
+    assert "too long for the name of a file or folder (200 bytes" in (explain(error, [f"name={'b' * 200}"]) or "")
+
+
 def run(*arguments: str, to: int | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *arguments],

@@ -176,3 +176,45 @@ def test_the_shipped_model_in_a_pipeline(bm25: FirstStage) -> None:
         frame = (bm25 % 8 >> RerankTransformer(reranker)).transform(topics(COLLECTION)[:3])
     first = (bm25 % 8).transform(topics(COLLECTION)[:3])
     assert set(zip(frame["qid"], frame["docno"], strict=True)) == set(zip(first["qid"], first["docno"], strict=True))
+
+
+ROWS = {"qid": ["1", "1", "1"], "query": ["q"] * 3, "docno": ["a", "b", "c"], "text": ["x", "y", "z"]}
+
+
+def rerank_with(column: str, value: object, place: int = 1) -> pd.DataFrame:
+    cells = {**ROWS, "title": ["t"] * 3, "score": [3.0, 2.0, 1.0]}
+    cells[column] = [value if row == place else cell for row, cell in enumerate(cells[column])]
+    with tiny(ScriptedNode("given")) as reranker:
+        return RerankTransformer(reranker).transform(
+            pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
+        )
+
+
+@pytest.mark.parametrize("value", [b"x", 5, 1.5, ["x"], True, {"x": 1}])
+@pytest.mark.parametrize("column", ["text", "query", "title"])
+def test_a_cell_of_another_type_is_no_text(column: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"^qid '1', docno 'b': the column '{column}' holds .* and a text is needed"):
+        rerank_with(column, value)
+
+
+@pytest.mark.parametrize("value", [b"b", 1.0, ["b"], True])
+@pytest.mark.parametrize("column", ["qid", "docno"])
+def test_an_id_is_a_text_or_a_whole_number(column: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"^qid .*: the column '{column}' holds .* of type {type(value).__name__}"):
+        rerank_with(column, value)
+    assert list(rerank_with(column, np.int64(1))["docno"]) == ["a", 1 if column == "docno" else "b", "c"]
+
+
+def test_a_qid_has_one_query(bm25: FirstStage) -> None:
+    with pytest.raises(ValueError, match=r"^qid '1' has two queries, 'q' and 'r' \(column 'query'\)"):
+        rerank_with("query", "r", 2)
+    with pytest.raises(ValueError, match=r"^qid '7' has two queries, 'a' and 'b'"):
+        bm25.transform(pd.DataFrame({"qid": ["7", "7"], "query": ["a", "b"]}))
+    with pytest.raises(ValueError, match=r"docno 'c': no value in the column 'query'"):
+        rerank_with("query", float("nan"), 2)
+
+
+@pytest.mark.parametrize("value", ["first", "nan", [1], b"x"])
+def test_a_place_is_a_number(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^qid '1', docno 'b': the column 'score' holds .* which is no number"):
+        rerank_with("score", value)

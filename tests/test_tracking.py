@@ -257,3 +257,20 @@ def test_a_damaged_line_is_named_and_a_last_one_cut_short_is_not(
     tracker.path.write_bytes(whole[0].replace(b"step", b"stfp") + whole[1])
     tracker.rewind(2)
     assert read_jsonl(tracker.path) == [{"step": 1, "x": 1}]
+
+
+@pytest.mark.parametrize("value", ["true", "1", "TRUE", " yes "])
+def test_wandb_s_older_switch_is_honoured_where_ours_is_auto(
+    value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_DISABLED", value)
+    for mode in ("", "online", "offline"):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        assert WandbTracking().preflight() == []
+        assert not WandbTracking().online
+        WandbTracking().open(tmp_path, "name", {}, "train").close()
+    assert {path.name for path in tmp_path.iterdir()} <= {"train.jsonl"}
+    assert WandbTracking(mode="online").online, "what the config names wins"
+    monkeypatch.setenv("WANDB_DISABLED", "false")
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    assert "WANDB_MODE=sometimes is none of" in WandbTracking().preflight()[0]

@@ -1,10 +1,12 @@
 """Ranges of a dataclass's fields, stated where the field is: ``depth: Annotated[int, Ge(2)] = 100``.
 
-The words are those of the package annotated-types. ``Literal`` fields are held to their values, too.
+The words are those of the package annotated-types. ``Literal`` fields are held to their values, too, and a
+``float`` that has a range must be finite.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from dataclasses import fields
@@ -63,6 +65,8 @@ def _says(hint: Any) -> bool:
 def _check(name: str, value: Any, hint: Any) -> None:
     if value is None:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, not {value}")
     if get_origin(hint) is Annotated:
         inner, *metadata = get_args(hint)
         bounds = [bound for one in metadata for bound in (one if isinstance(one, Interval) else (one,))]

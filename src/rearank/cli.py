@@ -238,17 +238,24 @@ def _explain_comma(key: str, value: str) -> str:
 
 
 _ENDS = re.compile(r"[/,'\"\[\]]")
+_NAME_MAX, _PATH_MAX = 255, 4096  # bytes
 
 
 def _explain_name(path: str, overrides: Iterable[str]) -> str:
-    """The key is the one whose value the too long part of ``path`` is made of."""
+    """The key is the one whose value the too long part of ``path`` is made of, or the most of it."""
     part = max(path.split("/"), key=lambda one: len(os.fsencode(one)))
     given = [match.groups() for one in overrides if (match := _OVERRIDE.match(one))]
-    keys = [key for key, value in given if any(len(one) > 20 and one in part for one in _ENDS.split(value))]
-    size = len(os.fsencode(part))
+    if len(os.fsencode(part)) > _NAME_MAX or len(os.fsencode(path)) < _PATH_MAX:  # some file systems take less
+        keys = [key for key, value in given if any(len(one) > 20 and one in part for one in _ENDS.split(value))]
+        what, shown, most = "the name of a file or folder", part, _NAME_MAX
+    else:
+        inside = [(len(text), key) for key, value in given if (text := value.strip("'\"/")) and text in path]
+        keys = [key for _, key in [max(inside, default=(0, ""))] if key]
+        what, shown, most = "a path", path, _PATH_MAX
+    size = len(os.fsencode(shown))
     return (
-        f"{' and '.join(keys) or 'name'}: {part[:40]}... is too long for the name of a file or folder ({size} bytes; "
-        f"255 are usual); choose a shorter {'=..., '.join(keys) or 'name'}=..."
+        f"{' and '.join(keys) or 'name'}: {shown[:40]}... is too long for {what} ({size} bytes; {most} are usual); "
+        f"choose a shorter {'=..., '.join(keys) or 'name'}=..."
     )
 
 

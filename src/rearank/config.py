@@ -31,6 +31,9 @@ class ConfigError(ValueError):
 def build(node: Any, key: str = "", *, stored: bool = False) -> Any:
     """The object that ``node`` describes, nested nodes first.
 
+    The class is looked at once its module is imported, and importing runs the module's code: what the running config
+    names is trusted like any other code that one starts, and what a folder has stored is not (``stored``).
+
     Args:
         node: a mapping (or ``DictConfig``) with ``_target_: package.module.Class``, interpolations resolvable.
         key: the node's place in the config, ``reward`` say, for error messages.

@@ -12,7 +12,7 @@ import pytest
 from tests import shipped
 from tests.training.test_trl import ALGORITHM, TRAINER, job, rows  # noqa: F401  # a fixture
 
-from rearank.rewards import NdcgReward, NotFiniteError, RewardBreakdown
+from rearank.rewards import NdcgReward, RewardBreakdown, RewardError
 from rearank.tracking import read_jsonl
 from rearank.training.base import TrainingError
 from rearank.training.guard import Guard
@@ -85,7 +85,12 @@ def test_a_step_without_spread_is_warned_of(
     assert "algorithm.temperature" in said[0]
 
 
-def test_a_reward_that_is_not_finite_stops_the_run_after_its_last_step(rows: Path, tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_reward_that_is_not_finite_or_fails_stops_the_run_after_its_last_step(
+    rows: Path,  # noqa: F811
+    tmp_path: Path,
+    raises: bool,
+) -> None:
     """Saved though no checkpoint was due; with the reward mended the run ends where an undisturbed one does."""
     algorithm, trainer = replace(ALGORITHM, steps=3, learning_rate=1e-3), replace(TRAINER, save_every=100)
     whole = trainer.train(job(rows, tmp_path / "whole", validation=[]), algorithm)
@@ -96,10 +101,13 @@ def test_a_reward_that_is_not_finite_stops_the_run_after_its_last_step(rows: Pat
             nonlocal asked
             asked += 1
             found = super().__call__(completion, judged)
+            if asked == 8 * 2 + 3 and raises:
+                raise LookupError("no such grade")
             return replace(found, total=float("nan")) if asked == 8 * 2 + 3 else found
 
     part = job(rows, tmp_path / "part", validation=[])
-    with pytest.raises(NotFiniteError, match=r"total is nan, for row \d+, query '.+' and the answer '"):
+    said = r"Odd raised LookupError: no such grade \(.+, line \d+\)" if raises else "total is nan"
+    with pytest.raises(RewardError, match=said + r", for row \d+, query '.+' and the answer '"):
         trainer.train(replace(part, reward=Odd()), algorithm)
     kept = [path.name for path in (tmp_path / "part" / "checkpoints").glob("checkpoint-*")]
     assert kept == ["checkpoint-2"]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ class FirstStage(pt.Transformer):  # type: ignore[misc]
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Retrieve for every query of the frame."""
         pt.validate.query_frame(inp, extra_columns=["query"], context=self)
-        queries = {_id(row, "qid"): Query(_id(row, "qid"), well_formed(_text(row, "query"))) for row in _rows(inp)}
+        queries = {query.id: Query(query.id, well_formed(query.text)) for query in _queries(_rows(inp)).values()}
         found = self.retriever.retrieve(self.collection, queries, self.num_results) if queries else {}
         rows = [{**row, **hit} for row in _rows(inp) for hit in _hits(found[_id(row, "qid")])]
         titled = any(row["title"] for row in rows)
@@ -66,7 +67,8 @@ class FirstStage(pt.Transformer):  # type: ignore[misc]
 class RerankTransformer(pt.Transformer):  # type: ignore[misc]
     """R -> R: a ``Reranker`` over each query's results, all queries at once.
 
-    A row without an id, a text (``None``, ``NaN``) or a number for its place raises ``ValueError`` before any call.
+    A row without an id, a text (``None``, ``NaN``, anything but a text) or a number for its place raises ``ValueError``
+    before any call, and so do two rows of one qid with different queries.
     The results are read in the order of ``rank``, or of falling ``score``, or as they stand. ``score`` (``1 / rank``:
     an order, no probabilities) and ``rank`` (from 0) are new, every other column stays. A failed query raises.
 
@@ -92,13 +94,11 @@ class RerankTransformer(pt.Transformer):  # type: ignore[misc]
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Rerank every query of the frame; raises ``EngineError`` where one fails."""
         pt.validate.result_frame(inp, extra_columns=["query", self.text_field], context=self)
+        queries = _queries(_rows(inp))
         by_query: dict[str, list[dict[str, Any]]] = {}
         for row in sorted(_rows(inp), key=_given_order):
             by_query.setdefault(_id(row, "qid"), []).append(row)
-        pairs = [
-            (Query(qid, _text(rows[0], "query")), [self._passage(row) for row in rows])
-            for qid, rows in by_query.items()
-        ]
+        pairs = [(queries[qid], [self._passage(row) for row in rows]) for qid, rows in by_query.items()]
         results = self.reranker.rerank_many(pairs, show_progress=self.show_progress)
         ranked = []
         for rows, result in zip(by_query.values(), results, strict=True):
@@ -108,8 +108,9 @@ class RerankTransformer(pt.Transformer):  # type: ignore[misc]
         return _frame(ranked, [*columns, "score", "rank"])
 
     def _passage(self, row: dict[str, Any]) -> Passage:
-        title = row.get(self.title_field) if self.title_field is not None else None
-        return Passage(_id(row, "docno"), _text(row, self.text_field), title if isinstance(title, str) else "")
+        titled = self.title_field is not None and not _is_nothing(row.get(self.title_field))
+        title = _text(row, str(self.title_field)) if titled else ""
+        return Passage(_id(row, "docno"), _text(row, self.text_field), title)
 
     def __repr__(self) -> str:
         return f"RerankTransformer({self.reranker.model.name})"
@@ -137,28 +138,71 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in rows]
 
 
-def _text(row: dict[str, Any], column: str) -> str:
-    """What a cell says; pandas writes ``None``, ``NaN`` or ``NA`` where a table has nothing."""
+def _queries(rows: Sequence[dict[str, Any]]) -> dict[str, Query]:
+    """By qid, which has one query however many rows it has."""
+    found: dict[str, Query] = {}
+    for row in rows:
+        query = Query(_id(row, "qid"), _text(row, "query"))
+        if found.setdefault(query.id, query) != query:
+            raise ValueError(
+                f"qid {query.id!r} has two queries, {found[query.id].text!r} and {query.text!r} (column 'query'); give "
+                "each query a qid of its own"
+            )
+    return found
+
+
+def _is_nothing(value: Any) -> bool:
+    """What pandas writes where a table has nothing: ``None``, ``NaN`` or ``NA``."""
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+
+
+def _value(row: dict[str, Any], column: str) -> Any:
     value = row[column]
-    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
+    if _is_nothing(value):
         raise ValueError(
-            f"qid {row['qid']!r}, docno {row.get('docno')!r}: no value in the column {column!r} ({value!r}); fill it "
+            f"{_place(row)}: no value in the column {column!r} ({value!r}); fill it "
             "(pt.text.get_text adds texts) or drop the row"
+        )
+    return value
+
+
+def _place(row: dict[str, Any]) -> str:
+    return f"qid {row['qid']!r}, docno {row.get('docno')!r}"
+
+
+def _text(row: dict[str, Any], column: str) -> str:
+    """What a cell says."""
+    value = _value(row, column)
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{_place(row)}: the column {column!r} holds {str(value)[:40]!r} of type {type(value).__name__}, and a "
+            "text is needed; make it one (frame[column].astype(str), or bytes.decode())"
         )
     return str(value)
 
 
 def _id(row: dict[str, Any], column: str) -> str:
-    found = _text(row, column)
+    """A text, or a whole number, which pandas makes of ids in digits."""
+    value = _value(row, column)
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    found = str(value) if whole else _text(row, column)
     if not scorable(found):
         raise ValueError(f"{column} {found!r} holds half a character or a NUL, which trec_eval can't hold; rename it")
     return found
 
 
 def _given_order(row: dict[str, Any]) -> float:
-    if "rank" in row:
-        return float(_text(row, "rank"))
-    return -float(_text(row, "score")) if "score" in row else 0.0
+    column = next((name for name in ("rank", "score") if name in row), None)
+    if column is None:
+        return 0.0
+    value = _value(row, column)
+    try:
+        place = float(value)
+    except (TypeError, ValueError):
+        place = math.nan
+    if math.isnan(place):
+        raise ValueError(f"{_place(row)}: the column {column!r} holds {str(value)[:40]!r}, which is no number; mend it")
+    return place if column == "rank" else -place
 
 
 def _hits(candidates: Candidates) -> list[dict[str, Any]]:

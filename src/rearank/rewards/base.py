@@ -8,8 +8,10 @@ that read an answer by rules of their own are :class:`RewardFunction`.
 from __future__ import annotations
 
 import math
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
@@ -28,7 +30,11 @@ SAME = 1e-12  # two nDCG values closer than this are the same order's value, sum
 _LONGEST = 2000  # characters of an answer that an error shows
 
 
-class NotFiniteError(ValueError):
+class RewardError(ValueError):
+    """A reward of one's own that fails on an answer; the message names the reward, the row and the line of its code."""
+
+
+class NotFiniteError(RewardError):
     """A reward that is NaN or infinite: it would spoil the advantages of its whole batch, and then the weights."""
 
 
@@ -150,8 +156,11 @@ def score(reward: RewardFunction, completion: str, judged: JudgedWindow, row: in
 
     Raises:
         NotFiniteError: where a number of the breakdown is NaN or infinite.
+        RewardError: where a reward from outside of this package raises anything, or gives no breakdown.
     """
-    return _finite(reward, reward(completion, judged), completion, judged, row)
+    with _named(reward, completion, judged, row):
+        found = _breakdown(reward(completion, judged))
+    return _finite(reward, found, completion, judged, row)
 
 
 def score_groups(
@@ -169,7 +178,12 @@ def score_groups(
         places.setdefault(group, []).append(place)
     scored: dict[int, RewardBreakdown] = {}
     for group in places.values():
-        found = reward.score_group([answers[place][0] for place in group], answers[group[0]][1])
+        texts, judged = [answers[place][0] for place in group], answers[group[0]][1]
+        with _named(reward, texts[0], judged, rows[group[0]]):
+            found = list(map(_breakdown, reward.score_group(texts, judged)))
+            if len(found) != len(group):
+                what = f"{len(found)} breakdowns for the {len(group)} answers of its argument"
+                raise ValueError(f"score_group gave {what}")
         scored |= dict(zip(group, found, strict=True))
     numbered = enumerate(zip(answers, rows, strict=True))
     return [_finite(reward, scored[place], *answer, row) for place, (answer, row) in numbered]
@@ -183,14 +197,41 @@ def _finite(
     wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
     if not wrong:
         return breakdown
-    where = f"row {row}, query" if row is not None else "query"
-    text = completion if len(completion) <= _LONGEST else f"{completion[:_LONGEST]}... ({len(completion)} characters)"
     found = ", ".join(f"{name} is {value}" for name, value in wrong.items())
     raise NotFiniteError(
-        f"the reward {type(reward).__name__} gave a number that is not finite: {found}, for {where} "
-        f"{judged.window.query.id!r} and the answer {text!r}; mend the reward (a division by 0, say), then run the "
-        "same command again: it goes on from the last checkpoint"
+        f"the reward {type(reward).__name__} gave a number that is not finite: {found}, for "
+        f"{_place(completion, judged, row)}; mend the reward (a division by 0, say), then run the same command again: "
+        "it goes on from the last checkpoint"
     )
+
+
+def _place(completion: str, judged: JudgedWindow, row: int | None) -> str:
+    """Of an answer, for a message."""
+    where = f"row {row}, query" if row is not None else "query"
+    text = completion if len(completion) <= _LONGEST else f"{completion[:_LONGEST]}... ({len(completion)} characters)"
+    return f"{where} {judged.window.query.id!r} and the answer {text!r}"
+
+
+def _breakdown(found: object) -> RewardBreakdown:
+    if not isinstance(found, RewardBreakdown):
+        raise TypeError(f"a reward gives a RewardBreakdown, not {type(found).__name__}")
+    return found
+
+
+@contextmanager
+def _named(reward: RewardFunction, completion: str, judged: JudgedWindow, row: int | None) -> Iterator[None]:
+    """What a reward from outside of this package raises becomes a ``RewardError``; a bug of ours stays what it is."""
+    try:
+        yield
+    except Exception as error:
+        if type(reward).__module__.startswith("rearank."):
+            raise
+        *_, last = traceback.extract_tb(error.__traceback__)
+        raise RewardError(
+            f"the reward {type(reward).__name__} raised {type(error).__name__}: {' '.join(str(error).split())} "
+            f"({last.filename}, line {last.lineno}), for {_place(completion, judged, row)}; mend the reward, then run "
+            "the same command again: it goes on from the last checkpoint (REARANK_TRACE=1 shows the whole traceback)"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,8 +68,9 @@ class WandbTracking:
     Args:
         project: where the runs are listed.
         entity: team or user; ``null`` for the key's own.
-        mode: ``auto`` is what WANDB_MODE says, else online where a key is set (WANDB_API_KEY or `wandb login`) and the
-            server answers, offline otherwise; offline runs are sent later with `wandb sync`.
+        mode: ``auto`` is none where WANDB_DISABLED=true, else what WANDB_MODE says, else online where a key is set
+            (WANDB_API_KEY or `wandb login`) and the server answers, offline otherwise; offline runs are sent later with
+            `wandb sync`.
         group: keeps runs together; ``null`` for the sweep's name, or the run's.
         tags: for filtering.
         upload: kinds of artefacts whose files are sent; of the others W&B keeps where they are.
@@ -92,6 +93,8 @@ class WandbTracking:
 
     def preflight(self) -> list[str]:
         """The package; a key and a server that answers where ``mode`` is online. What ``auto`` comes to is logged."""
+        if self.mode == "auto" and _disabled():
+            return []
         if (asked := os.environ.get("WANDB_MODE", "").strip().lower()) and asked not in _MODES and self.mode == "auto":
             return [f"WANDB_MODE={asked} is none of {', '.join(_MODES)}; set one of them, or unset it"]
         if self._mode() == "disabled":
@@ -109,6 +112,8 @@ class WandbTracking:
     def _mode(self) -> Literal["online", "offline", "disabled"]:
         if self.mode != "auto":
             return self.mode
+        if _disabled():
+            return "disabled"
         asked = _MODES.get(os.environ.get("WANDB_MODE", "").strip().lower(), "online")
         if asked != "online" or not has_key():
             return "offline" if asked == "online" else asked
@@ -174,6 +179,11 @@ def _run_id(path: Path) -> str:
     if not path.is_file():
         path.write_text(secrets.token_hex(4))
     return path.read_text()
+
+
+def _disabled() -> bool:
+    """Whether WANDB_DISABLED says so: older than WANDB_MODE, and still what many set."""
+    return os.environ.get("WANDB_DISABLED", "").strip().lower() in ("true", "1", "yes", "on", "y", "t")
 
 
 def server_url() -> str:

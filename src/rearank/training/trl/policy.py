@@ -11,7 +11,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from rearank.algorithms import PolicyGradient
-from rearank.rewards import NotFiniteError
+from rearank.rewards import RewardError
 from rearank.training.local import is_complete
 from rearank.training.trl.reward import TrlReward
 
@@ -25,7 +25,8 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
        digits are kept, so that a run repeats what an earlier version of rearank made.
     2. Minibatches take whole groups, in the order in which they were sampled; TRL shuffles answers among them.
     3. A run that goes on continues with the order of windows of its own epoch; TRL begins again with the first's.
-    4. Where a reward isn't finite the step before is saved, and the run goes on from there once the reward is mended.
+    4. Where a reward fails or isn't finite the step before is saved, and the run goes on from there once the reward is
+       mended.
     """
 
     _buffered_inputs: Any
@@ -41,7 +42,7 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
         on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         try:
             output = super()._generate_and_score_completions(inputs)
-        except NotFiniteError:
+        except RewardError:
             torch.set_rng_state(state)  # the same answers are sampled again
             torch.cuda.set_rng_state_all(on_gpus)
             self._save_last_step()
