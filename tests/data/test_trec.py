@@ -199,6 +199,21 @@ def test_ids_with_spaces_are_written_as_run_files_can_hold_them(write, tmp_path:
         ("q 0 a b 1\n", "qrels:1: 5 columns where 3 or 4 .*part the columns by tabs"),
         ("corpus-id\tquery-id\tscore\na\tq\t1\n", "qrels:1: columns corpus-id, query-id, score; they must be query-id"),
         ("query-id\tscore\tcorpus-id\nq\t1\t7\n", "qrels:1: columns query-id, score, corpus-id; they must be"),
+        *(
+            (
+                f"{first}\tscore\tcorpus-id\n",
+                f"qrels:1: columns {first}, score, corpus-id; they must be query-id, corpus-id, score .or TREC's four, "
+                "where no header is needed., in this order$",
+            )
+            for first in ("query_id", "qid", "QID")
+        ),
+        ("\t0\ta\t1\n", "qrels:1: a query with an empty id"),
+        ("q\t0\t\t1\n", "qrels:1: a document with an empty id"),
+        (
+            "q a\n",
+            r"qrels:1: 2 columns where 3 or 4 are expected \(query id, 0, document id, grade; BEIR's have no 0\); where ids "
+            "hold spaces, part the columns by tabs$",
+        ),
         ("q 0 a 1\nq 0 b 10001\n", "qrels:2: grade 10001 is beyond 10000"),
         ("q 0 a -99999999999\n", "qrels:1: grade -99999999999 is beyond"),
         ("q 0 a 2147483647\n", "qrels:1: grade 2147483647 is beyond"),
