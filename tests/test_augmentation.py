@@ -125,6 +125,11 @@ def test_filter_at_its_bounds(
     assert bounds.reason_to_drop(window(relevance, ideal)) == reason
 
 
+def test_the_bounds_of_a_filter_may_be_one() -> None:
+    one = WindowFilter(minimum=0.5, maximum_initial=0.5)
+    assert one.minimum == one.maximum_initial
+
+
 def test_two_candidates_are_enough() -> None:
     few = {"fewer than two candidates": 1}
     for augmentation in (MultiSample(sets=1, filter=ANY), NoAugmentation(filter=ANY)):

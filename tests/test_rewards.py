@@ -289,7 +289,7 @@ def test_what_is_not_finite_is_named_with_the_remedy(row: int | None, where: str
         "'[1]'; mend the reward (a division by 0, say), then run the same command again: it goes on from the last "
         "checkpoint"
     )
-    with pytest.raises(NotFiniteError, match=where):
+    with pytest.raises(NotFiniteError, match=f"for {where} and"):
         score_groups(Broken(), [("[1]", judged((1, 0)))], ["an id" if row is None else row])
 
 

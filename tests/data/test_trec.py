@@ -75,7 +75,7 @@ def test_titles(write) -> None:
         (b"\x1f\x8b no gzip", r"docs:1: can't be read \(.*\); fetch the file again$"),
         ('{"text": "a"}\n', r"docs:1: none of the fields _id, id, .*; rename the field to '_id'$"),
         ('{"id": "d1", "text": "a"}\n{"id":\n', r"docs:2: not JSON"),
-        ('{"id": "d1", "text": "a"}\n[1]\n', r"docs:2: a JSON object is expected"),
+        ('{"id": "d1", "text": "a"}\n[1]\n', r"docs:2: a JSON object is expected, not list$"),
         ('{"id": "d1"}\n', r"docs:1: none of the fields text, .* rename"),
         ("<DOC>\n<DOCNO>d1</DOCNO>\ntext\n", r"docs:1: <DOC> is never closed"),
         ("<DOC>\n<DOC>\n", r"docs:2: <DOC> inside the <DOC> of line 1"),
@@ -199,6 +199,21 @@ def test_ids_with_spaces_are_written_as_run_files_can_hold_them(write, tmp_path:
         ("q 0 a b 1\n", "qrels:1: 5 columns where 3 or 4 .*part the columns by tabs"),
         ("corpus-id\tquery-id\tscore\na\tq\t1\n", "qrels:1: columns corpus-id, query-id, score; they must be query-id"),
         ("query-id\tscore\tcorpus-id\nq\t1\t7\n", "qrels:1: columns query-id, score, corpus-id; they must be"),
+        *(
+            (
+                f"{first}\tscore\tcorpus-id\n",
+                f"qrels:1: columns {first}, score, corpus-id; they must be query-id, corpus-id, score .or TREC's four, "
+                "where no header is needed., in this order$",
+            )
+            for first in ("query_id", "qid", "QID")
+        ),
+        ("\t0\ta\t1\n", "qrels:1: a query with an empty id"),
+        ("q\t0\t\t1\n", "qrels:1: a document with an empty id"),
+        (
+            "q a\n",
+            r"qrels:1: 2 columns where 3 or 4 are expected \(query id, 0, document id, grade; BEIR's have no 0\); where ids "
+            "hold spaces, part the columns by tabs$",
+        ),
         ("q 0 a 1\nq 0 b 10001\n", "qrels:2: grade 10001 is beyond 10000"),
         ("q 0 a -99999999999\n", "qrels:1: grade -99999999999 is beyond"),
         ("q 0 a 2147483647\n", "qrels:1: grade 2147483647 is beyond"),
@@ -211,12 +226,33 @@ def test_ids_with_spaces_are_written_as_run_files_can_hold_them(write, tmp_path:
             "another id, here and in every file that names it$",
         ),
         ("\n", "qrels:1: no judgement in it"),
-        ("q 0 a 1.5\n", "qrels:1: grade '1.5' isn't a whole number"),
+        (
+            "q 0 a 1.5\n",
+            r"qrels:1: grade '1\.5' isn't a whole number; write 0, 1, 2\.\.\. \(a header line ends with 'score'\)$",
+        ),
+        ("q 0 a -10001\n", "qrels:1: .* 10000; is it a count, a time or an id\\? Write grades such as 0, 1, 2$"),
     ],
 )
 def test_bad_qrels(write, content: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_qrels(write("qrels", content))
+
+
+def test_the_highest_and_the_lowest_grade(write) -> None:
+    assert read_qrels(write("qrels", "q 0 a 10000\nq 0 b -10000\nq 0 c +1\n")) == {
+        "q": {"a": 10000, "b": -10000, "c": 1}
+    }
+
+
+def test_ids_with_spaces_are_counted(write, caplog: pytest.LogCaptureFixture) -> None:
+    for docs, messages in (
+        ("a b\tx\nc\ty\n", ["1 ids hold spaces, which run files can't; they have _ for it from here on"]),
+        (DOCS, []),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO", "rearank.data.trec"):
+            list(read_documents(path := write("docs", docs)))
+        assert caplog.messages == [f"{path}: {line}" for line in messages]
 
 
 def test_run_is_ordered_by_score_then_rank(write) -> None:
