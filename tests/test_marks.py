@@ -133,3 +133,70 @@ def test_many_marks_in_one_answer_take_linear_time() -> None:
     for piece in ("<think>", "<reason>x", "a<thought>", "</think><reason>"):
         parsed = parse_ranking(f"<answer>[1] {piece * 200_000}</answer>", 1)
         assert len(parsed.permutation) == 1
+
+
+WEAK = "[1] is weak, [3] > [1] better"
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing", "known"),
+    [
+        ("<think >", "</think >", True),
+        ("< think >", "</ think >", True),
+        ("<THINK lang='en'>", "</think>", True),
+        ("<cot>", "</cot>", True),
+        ("<inner_monologue>", "</inner_monologue>", True),
+        ("<antThinking>", "</antThinking>", True),
+        ("<think_on>", "</think_on>", True),
+        ("<deliberate>", "</deliberate>", True),
+        ('<details type="reasoning">', "</details>", True),
+        ("<plan>", "</plan>", False),
+        ("<internal>", "</internal>", False),
+        ("<assessment>", "</assessment>", False),
+        ("<notes><a>x</a>", "</notes>\n<plan>[3] or [1]?</plan>\n<cot>[3]</cot>", False),
+    ],
+)
+def test_a_text_that_begins_with_a_tag_has_its_reasoning_inside(opening: str, closing: str, known: bool) -> None:
+    for reply in ("[2] > [1] > [3]", "\nRanking: 2, 1, 3", "<ranking>[2] > [1] > [3]</ranking>", "<b>2 > 1 > 3</b>"):
+        parsed = parse_ranking(f"{opening}{WEAK}{closing}{reply}", 3, tags=False)
+        assert (parsed.permutation.order, parsed.status, parsed.tagged) == ((1, 0, 2), ParseStatus.OK, False), reply
+        assert WEAK in (parsed.think or "")
+    quoted = f"{opening}as <answer>[3] > [2] > [1]</answer>{closing}"
+    assert parse_ranking(f"{quoted}<answer>[2] > [1] > [3]</answer>", 3).permutation.order == (1, 0, 2)
+    assert parse_ranking(f"{opening}2 > 1{closing}B > A", 2, tags=False, letters=True).permutation.order == (1, 0)
+    assert parse_yes_no(f"{opening}Yes? {closing}no", tags=False).relevant is False
+    cut = parse_ranking(f"{opening}{WEAK}", 3, tags=False)
+    assert (cut.status is ParseStatus.UNCLOSED_THINK) is known
+    assert known is (parse_ranking(f"{quoted} [2]", 3).status is ParseStatus.NO_ANSWER_TAG)
+
+
+def test_a_tag_before_the_reasoning_costs_no_reward() -> None:
+    text = "<plan>of [1]</plan><think>so</think><answer>[2] > [1] > [3]</answer>"
+    parsed = parse_ranking(text, 3)
+    assert (parsed.think, parsed.tagged, parsed.permutation.order) == ("so", True, (1, 0, 2))
+    assert parse_ranking("<plan>of [1]</plan><think>[3] > [2]", 3).think is None
+
+
+@pytest.mark.parametrize("name", ["ranking", "final_ranking", "result", "output", "response", "b", "p", "ol", "other"])
+@pytest.mark.parametrize("behind", ["", "\nI hope this helps!"])
+def test_a_reply_in_a_tag_is_read(name: str, behind: str) -> None:
+    for inside in ("[2] > [1] > [3]", "<answer>[2] > [1] > [3]</answer>"):
+        parsed = parse_ranking(f"<{name}>{inside}</{name}>{behind}", 3, tags=inside.startswith("<"))
+        assert (parsed.permutation.order, parsed.status) == ((1, 0, 2), ParseStatus.OK)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<ranking>[2] > [1] > [3]</ranking> since [3] > [1]",
+        "<p>[2] > [1] > [3]</p><p>for [3] > [1] in length</p>",
+        "<id>[2]</id> > <id>[1]</id> > <id>[3]</id>",
+        "<item>the second: [2]</item><item>the first: [1]</item><item>[3]</item>",
+        "<best>[2]</best><fair>[1]</fair><worst>[3]</worst>",
+        "<root><answer>[2] > [1] > [3]</answer></root> as asked in 1.",
+        "<plan> [2] > [1] > [3]",
+    ],
+)
+def test_what_a_tag_holds_is_not_always_a_reasoning(text: str) -> None:
+    parsed = parse_ranking(text, 3, tags="<answer>" in text)
+    assert (parsed.permutation.order, parsed.status) == ((1, 0, 2), ParseStatus.OK)

@@ -368,6 +368,20 @@ PIECES = [
         "a:",
         '"1",',
     ),
+    *(
+        "<cot></cot>",
+        "<cot>",
+        "<a_x>1 b</a_x>",
+        "< /",
+        "<",
+        "</cot",
+        "(ab)",
+        "#1 > ",
+        "Passage 1 > ",
+        "**",
+        "[1.0",
+        "1.0",
+    ),
 ]
 
 
@@ -411,3 +425,64 @@ def test_the_work_grows_as_the_text_does(piece: str) -> None:
 def test_negative_size_is_refused() -> None:
     with pytest.raises(ValueError, match="-1"):
         parse_ranking("", -1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        # The last of several complete orders that contradict each other.
+        "Not [3] > [1] > [2] but [2] > [1] > [3]",
+        "The given order was [1] > [2] > [3]. Better: [2] > [1] > [3]",
+        "Because 3 > 2 > 1 in grades, 2 > 1 > 3",
+        "Of [1], [2], [3] I make [2], [1], [3]",
+        "Not [1] > [2] > [3], nor [3 > 2 > 1]: **[2] > [1] > [3]**, and [3] > [1] in length",
+        # The first, if the answer begins with it.
+        "[2] > [1] > [3], and not [3] > [1] > [2]",
+        "**[2] > [1] > [3]**: the given order was [1] > [2] > [3]",
+        "[2], [1], [3] is better than [1], [2], [3]",
+        "Passage 2 > Passage 1 > Passage 3, though the grades are 3 > 2 > 1",
+        # The first of those that say the same: what comes behind it doesn't count.
+        "My order is [2] > [1] > [3], that is [2] > [1] > [3] > [9]",
+    ],
+)
+def test_the_order_among_several(answer: str) -> None:
+    assert order(f"<answer>{answer}</answer>") == ((1, 0, 2), "ok")
+    letters = parse_ranking(answer.translate(str.maketrans("1239", "ABCZ")), 3, tags=False, letters=True)
+    if "Passage" not in answer:
+        assert (letters.permutation.order, letters.status) == ((1, 0, 2), ParseStatus.OK)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "status"),
+    [
+        ("Passage 2 > Passage 1 > Passage 3", (1, 0, 2), "ok"),
+        ("The order: document 2 > document 1 > document 3.", (1, 0, 2), "ok"),
+        ("#2 > #1 > #3", (1, 0, 2), "ok"),
+        ("Passage #2 > Passage #1 > Passage #3", (1, 0, 2), "ok"),
+        ("**2** > **1** > **3**", (1, 0, 2), "ok"),
+        ('"2" > "1" > "3"', (1, 0, 2), "ok"),
+        ("**2** > **1**", (1, 0, 2), "partial"),
+        ("2, 1, 3 (most relevant first)", (1, 0, 2), "ok"),
+        ("2, 1, 3 (the grades are 3 > 2 > 1).", (1, 0, 2), "ok"),
+        ("Ranking: 2, 1, 3", (1, 0, 2), "ok"),
+        ("**Final ranking:** 2 1 3", (1, 0, 2), "ok"),
+        ("The order is: 2, 1, 3 (best first)", (1, 0, 2), "ok"),
+        ("Ranking: 2, 1", (0, 1, 2), "empty"),
+        ("Scores: 2, 1, 3", (0, 1, 2), "empty"),
+        ("Ranking: 2, 1, 3 years", (0, 1, 2), "empty"),
+        ("2, 1, 3 (least relevant first)", (0, 1, 2), "empty"),
+        ("[2.0] > [1] > [3]", (1, 0, 2), "ok"),
+        ("[2.0, 1.0, 3.00]", (1, 0, 2), "ok"),
+        ("[2.5] > [1] > [3]", (0, 2, 1), "partial"),
+    ],
+)
+def test_an_order_that_a_person_reads_at_once(answer: str, expected: tuple[int, ...], status: str) -> None:
+    assert order(answer, tags=False) == (expected, status)
+    assert order(f"<answer> {answer}\n</answer>") == (expected, status)
+
+
+def test_letters_that_a_person_reads_at_once() -> None:
+    for answer in ("**B** > **A** > **C**", "Ranking: B, A, C", "B, A, C (best first)"):
+        parsed = parse_ranking(answer, 3, tags=False, letters=True)
+        assert (parsed.permutation.order, parsed.status) == ((1, 0, 2), ParseStatus.OK), answer
+    assert parse_ranking("Ranking: B, A", 3, tags=False, letters=True).status is ParseStatus.EMPTY

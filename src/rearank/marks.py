@@ -22,6 +22,23 @@ MARK = re.compile(
 WORDED = re.compile(
     r"analysis(?=[A-Z])(?:(?s:(.*?))assistantfinal)?|Here is my thought process:(?s:(.*?))Here is my response:"
 )
+# The tag with which a text begins, <cot> or <details type="reasoning">, and what it holds if it is closed.
+_LEADING = re.compile(
+    r"\s*+(?P<tag><\s*+(?P<name>[a-z][a-z_.:-]{0,40}+)(?:\s[^<>]{0,200}+)?+>)"
+    r"(?:(?P<inside>(?s:.*?))<\s*+/\s*+(?P=name)\s*+>)?+",
+    re.IGNORECASE,
+)
+_REASONING = re.compile(r"think|thought|reason|analys|scratchpad|reflect|monologue|deliberat|\bcot\b", re.IGNORECASE)
+# What isn't put around a reasoning: names of an answer, and what HTML is written with.
+_NO_REASONING = re.compile(
+    r".*(?:answer|rank|result|output|response|reply|final|order|permutation|solution)|json|xml|(?:[biaup]|[oud]l|li|d[dt]"
+    r"|em|strong|mark|small|div|span|code|pre|table|t[hrd]|tbody|thead|html|body|main|section|article|blockquote|center"
+    r"|font)\Z",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"\W*+(?:(?:passage|document|doc|text)\W++)?(?:\d++|[a-z])\W*+", re.IGNORECASE)
+_READABLE = re.compile(r"[\d\[［【]|\b(?:[B-Z]|(?-i:A))\b(?<!I)|\b(?:yes|no)\b", re.IGNORECASE)
+_MOST_LEADING = 8  # a bound keeps the time linear
 _OTHER = ("", "")
 # Behind a word it is a type's parameter in code: List<Answer>.
 _ANSWER = re.compile(r"(?P<opens>(?!(?<=[A-Za-z0-9_])<(?-i:Answer)>)<answer>)|</answer>", re.IGNORECASE)
@@ -34,7 +51,41 @@ def split_reasoning(text: str) -> tuple[str, str | None, bool, bool]:
     Some chat templates open the reasoning themselves, so a closing mark that comes first ends a reasoning that began
     with the completion. Inside a reasoning only its own closing mark counts. No reasoning opens directly behind a word
     (``List<thought>``), nor inside an answer that is complete (``because of <reason> code``) unless it closes there.
+    A text that begins with any other tag than an answer's or HTML's has its reasoning inside, if a reply follows.
     """
+    begin, said, cut = _leading(text)
+    if cut:
+        return "", None, True, False
+    reply, think, unclosed, tagged = _split(text[begin:] if begin else text)
+    return reply, said if think is None and not unclosed else think, unclosed, tagged
+
+
+def _leading(text: str) -> tuple[int, str | None, bool]:
+    """(where the reply begins, the reasoning in the tag with which ``text`` begins, whether that is never closed)."""
+    begin, said = 0, None
+    for _ in range(_MOST_LEADING):
+        tag = _LEADING.match(text, begin)
+        if tag is None or MARK.fullmatch(tag["tag"]) or _NO_REASONING.match(tag["name"]):
+            break
+        known = _REASONING.search(tag["tag"]) is not None
+        if tag["inside"] is None:
+            return begin, said, known and not any(map(_closes, MARK.finditer(text, tag.end())))
+        if not (known or _is_reasoning(text, tag)):
+            break
+        begin, said = tag.end(), tag["inside"] if said is None else said
+    return begin, said, False
+
+
+def _is_reasoning(text: str, tag: re.Match[str]) -> bool:
+    """Whether a tag of no known name holds a reasoning: not one label of several, nor the reply itself."""
+    again = re.compile(rf"<\s*+{re.escape(tag['name'])}[\s>]", re.IGNORECASE)
+    if _LABEL.fullmatch(tag["inside"]) or again.search(text, tag.end()) or not _READABLE.search(text, tag.end()):
+        return False
+    return any(begin > tag.end() for begin, _ in answers_in(text)) or not any(answers_in(tag["inside"]))
+
+
+def _split(text: str) -> tuple[str, str | None, bool, bool]:
+    """As ``split_reasoning``, by known marks."""
     if worded := WORDED.match(text):
         said = worded[worded.lastindex] if worded.lastindex else None
         return text[worded.end() :] if said is not None else "", said, said is None, False

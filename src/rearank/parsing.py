@@ -3,7 +3,8 @@
 A completion is untrusted: every string, however long or malformed, gives a full permutation of the window. What the
 answer named comes first, in its order; the rest follows as it was given. Identifiers are read from the answer only,
 never from the reasoning, whatever marks a model puts around it. Where prose stands around the order, the longest chain
-of distinct valid identifiers is the order, and the first of equal ones. The time is linear in the text.
+of distinct valid identifiers is the order: of complete ones that contradict each other the last, unless the first
+begins the answer, and else the first of equal ones. The time is linear in the text.
 """
 
 from __future__ import annotations
@@ -16,25 +17,36 @@ from itertools import pairwise
 
 from rearank.marks import MARK, WORDED, answers_in, is_behind_word, split_reasoning
 from rearank.types import Permutation
+from rearank.yes_no import yes_or_no
 
 # One bracket pair around one or more numbers: [3], [3, 1], ["3", "1"], [3 > 1], and full-width ［3］, 【3】.
 _BRACKETS = re.compile(r"[\[［【]([^\[\]［］【】]*)[\]］】]")
-_NUMBERS = re.compile(r"\s*+[\"']?[-−]?\d++[\"']?\s*+(?:[,，>＞]\s*+[\"']?[-−]?\d++[\"']?\s*+)*+")
-_NUMBER = re.compile(r"[-−]?\d+")
+_LABEL = r"[\"']?[-−]?\d++(?:\.0++)?+[\"']?\s*+"  # [2.0] is [2]
+_NUMBERS = re.compile(rf"\s*+{_LABEL}(?:[,，>＞]\s*+{_LABEL})*+")
+_NUMBER = re.compile(r"([-−]?\d+)(?:\.0++(?!\d))?")
 _MARGIN = "*_` \t\r\n"  # of what stands between two labels
 _DIGITS = re.compile(r"\d+")
 # Without brackets, or in round ones, only text that is nothing but a list counts ("3 > 1", "(3), (1)"), or else the
 # longest chain of `>`.
 _BARE_LIST = re.compile(r"\s*+[(（]?\d++(?:(?:[)）]?\s*+[,，>＞]\s*+|[)）]?\s++)[(（]?\d++)*+[)）]?\s*+[.。]?\s*+")
-_BARE_CHAIN = re.compile(r"(?<![\w.])\d++(?:[)）]?\s*+[>＞]\s*+[(（]?\d++)++")
+_PASSAGE = r"(?:(?i:passage|document|doc|text)\s++)?+"
+_BEFORE, _BEHIND = r"[#*`\"'(（]{0,3}+", r"[*`\"')）]{0,3}+"
+_BARE_CHAIN = re.compile(
+    rf"(?<![\w.]){_PASSAGE}{_BEFORE}(?<![\w.])\d++(?:{_BEHIND}\s*+[>＞]\s*+{_PASSAGE}{_BEFORE}\d++)++"
+)
+# What may stand around a list without brackets that is complete: a heading, and a remark at the end.
+_AROUND = re.compile(
+    r"\A[\s*_#]*+(?i:(?:(?:my|the|final|best) )*+(?:ranking|order|answer|result|output|list|permutation)(?: is)?)"
+    r"[*_ ]*+:[\s*_]*+|\([^\W\d_]{2}[^()]*+\)\s*+[.。]?\s*+\Z"
+)
 _CANONICAL = re.compile(r"\s*+\[\d++\](?:\s*+>\s*+\[\d++\])*+\s*+")
 # Letters as labels: [B], [B > A]; without brackets an answer that is nothing but labels, or else "Passage B".
 _LETTERS = re.compile(r"\s*+[\"']?[A-Za-z][\"']?\s*+(?:[,，>＞]\s*+[\"']?[A-Za-z][\"']?\s*+)*+")
 _LETTER = re.compile(r"[A-Za-z]")
 _BARE_LETTERS = re.compile(r"\W*+[A-Za-z](?:[)）]?\s*+[,，>＞]\s*+[(（]?[A-Za-z])*+\W*+")
-_BARE_LETTER_CHAIN = re.compile(r"(?<!\w)[A-Za-z](?:[)）]?\s*+[>＞]\s*+[(（]?[A-Za-z](?!\w))++")
-# Between two identifiers of one chain: remarks in round brackets and the numbers of a list don't count.
-_REMARK = re.compile(r"\([^()]*+\)|\n\s*+\d++[.)]")
+_BARE_LETTER_CHAIN = re.compile(rf"(?<!\w)[A-Za-z](?:{_BEHIND}\s*+[>＞]\s*+{_BEFORE}[A-Za-z](?!\w))++")
+# Between two identifiers of one chain: remarks in round brackets, the numbers of a list, and tags don't count.
+_REMARK = re.compile(r"\([^()]*+\)|\n\s*+\d++[.)]|</?[A-Za-z]\w{0,20}>")
 _MORE = (">", "＞", "≻", "→", "≥")
 # An order from worst to best isn't the one that was asked for, and none is guessed from it.
 _LESS = ("<", "＜", "≺", "←", "≤", "⪯", "≼", "≪", "<-", "<=", "&lt;")
@@ -42,12 +54,6 @@ _WORST_FIRST = re.compile(
     r"\b(?:least|worst|lowest)(?:[ -]relevant)? (?:to (?:the )?(?:most|best|highest)|first)\b", re.IGNORECASE
 )
 _NAMED = re.compile(r"\b(?i:passage|document|text)\s++[\[(]?([A-Z]|\d++)(?!\w)")
-_YES_OR_NO = re.compile(r"(?<!\w)(?:(yes)|no)(?!\w)", re.IGNORECASE)
-_NOT = re.compile(
-    r"(?:\bnot|n['’]t|\bnever|\bcannot)(?: (?:really|quite|exactly|be))?(?: an?(?: \w+)?)? [\"'“‘*_]*+\Z", re.IGNORECASE
-)
-_LONGEST_NOT = 40  # characters
-_FIRST_WORD = re.compile(r"[\W_]*+(?:(yes)|no)(?!\w)", re.IGNORECASE)
 # How an answer without reasoning begins: its tag, a chain (behind a short heading), a label, or a yes or no.
 _ANSWER_FIRST = re.compile(
     r"[\s*_`]*+(?:<answer>|(?:[^\d<>\[［【\n]{0,80}[:\n][\s*_`]*+)?(?:\d{1,3}[.)]\s*+)?[\[［【(（]?[\"']?(?:\d{1,9}|[A-Z](?!\w))"
@@ -163,7 +169,7 @@ def parse_yes_no(text: str, *, tags: bool = True) -> ParsedRelevance:
     """
     reply, think, unclosed, _ = split_reasoning(text)
     answer = _last_answer(reply) if tags else reply
-    relevant = _yes_or_no(answer or "")
+    relevant = yes_or_no(answer or "")
     status = _form(text, answer, unclosed, names_any=relevant is not None)
     return ParsedRelevance(relevant, status, think, answer)
 
@@ -175,19 +181,6 @@ def _form(text: str, answer: str | None, unclosed: bool, *, names_any: bool) -> 
     if unclosed:
         return ParseStatus.UNCLOSED_THINK
     return ParseStatus.NO_ANSWER_TAG if answer is None else ParseStatus.OK
-
-
-def _yes_or_no(answer: str) -> bool | None:
-    first = _FIRST_WORD.match(answer)
-    if first is not None:
-        return first.group(1) is not None
-    found = set()
-    for word in _YES_OR_NO.finditer(answer):
-        yes = word.group(1) is not None
-        negated = _NOT.search(answer, max(0, word.start() - _LONGEST_NOT), word.start()) is not None
-        if yes or not negated:  # "not a yes" is a no, and "not a no" nothing
-            found.add(yes and not negated)
-    return found.pop() if len(found) == 1 else None
 
 
 def is_mark(text: str) -> bool:
@@ -225,11 +218,13 @@ def _numbers(answer: str, size: int, best: bool) -> Sequence[str]:
     numbers, rising = _bracketed(answer, _NUMBERS, _NUMBER, size)
     if rising or (numbers and (best or _valid(numbers, size) == size)):
         return numbers
-    chain = _longest([_NUMBER.findall(chain) for chain in _BARE_CHAIN.findall(answer)], size)
+    chain = _bare(_BARE_CHAIN, _NUMBER, answer, size)
     if numbers:  # a stray bracket beside a whole chain is no order
         return chain if _valid(chain, size) == size else numbers
-    if _BARE_LIST.fullmatch(answer):
-        return _NUMBER.findall(answer)
+    if _BARE_LIST.fullmatch(bare := _without_heading(answer)):
+        listed = _NUMBER.findall(bare)
+        if bare == answer or _valid(listed, size) == size:
+            return listed
     return chain or ([name for name in _named(answer) if name.isdigit()] if best else ())
 
 
@@ -238,12 +233,26 @@ def _letters(answer: str, size: int, best: bool) -> Sequence[str]:
     letters, rising = _bracketed(answer, _LETTERS, _LETTER, size)
     if rising or (letters and (best or _valid(letters, size) == size)):
         return letters
-    chain = _longest([_as_numbers(_LETTER.findall(chain)) for chain in _BARE_LETTER_CHAIN.findall(answer)], size)
+    chain = _bare(_BARE_LETTER_CHAIN, _LETTER, answer, size)
     if letters:
         return chain if _valid(chain, size) == size else letters
-    if _BARE_LETTERS.fullmatch(answer):
-        return _as_numbers(_LETTER.findall(answer))
+    if _BARE_LETTERS.fullmatch(bare := _without_heading(answer)):
+        listed = _as_numbers(_LETTER.findall(bare))
+        if bare == answer or _valid(listed, size) == size:
+            return listed
     return chain or _as_numbers(name for name in _named(answer) if not name.isdigit())
+
+
+def _bare(several: re.Pattern[str], one: re.Pattern[str], answer: str, size: int) -> Sequence[str]:
+    """The order by the chains without brackets."""
+    found = list(several.finditer(answer))
+    chains = [_as_numbers(one.findall(chain[0])) for chain in found]
+    begins = bool(found) and not any(map(str.isalnum, answer[: found[0].start()]))
+    return _longest(chains, size, chains[0] if begins else ())
+
+
+def _without_heading(answer: str) -> str:
+    return answer if _WORST_FIRST.search(answer) else _AROUND.sub("", answer)
 
 
 def _named(answer: str) -> list[str]:
@@ -270,7 +279,7 @@ def _bracketed(answer: str, several: re.Pattern[str], one: re.Pattern[str], size
     every: list[str] = []
     chains: list[list[str]] = []
     lists: list[list[str]] = []
-    end, chained, prose, rising = 0, False, False, False
+    end, chained, prose, rising, begins = 0, False, False, False, False
     for bracket in _BRACKETS.finditer(answer):
         inner = bracket.group(1)
         if not several.fullmatch(inner):
@@ -294,20 +303,30 @@ def _bracketed(answer: str, several: re.Pattern[str], one: re.Pattern[str], size
         else:
             lists.append(list(labels))
         prose = prose or words
+        begins = begins if every else not words
         every += labels
         end = bracket.end()
     rising = rising or (bool(every) and not chains and _WORST_FIRST.search(answer) is not None)
     if not (rising or prose or any(map(str.isalnum, answer[end:]))):
         return every, False
-    chain, listing = _longest(chains, size), _longest(lists, size)
+    start = every if begins else ()
+    chain, listing = _longest(chains, size, start), _longest(lists, size, start)
     if rising or _valid(chain, size):
         return chain, rising
     return (listing if _valid(listing, size) == _valid(every, size) else every), False
 
 
-def _longest(chains: Sequence[Sequence[str]], size: int) -> Sequence[str]:
-    """The chain that names most of the window's passages, the first of equals."""
-    return max(chains, key=lambda chain: _valid(chain, size), default=())
+def _longest(chains: Sequence[Sequence[str]], size: int, start: Sequence[str]) -> Sequence[str]:
+    """The chain that names most of the window's passages, the first of equals.
+
+    Of complete ones that contradict each other it is the last, unless the first is ``start``: a denied order is
+    mentioned before the right one, and a reason behind it.
+    """
+    first = max(chains, key=lambda chain: _valid(chain, size), default=())
+    if _valid(first, size) < size or first == start[: len(first)]:
+        return first
+    last = next((chain for chain in reversed(chains) if _valid(chain, size) == size), first)
+    return first if [*_positions(first, size)[0]] == [*_positions(last, size)[0]] else last
 
 
 def _valid(labels: Sequence[str], size: int) -> int:
