@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -157,7 +156,7 @@ def test_a_reward_that_is_not_finite_ends_the_run() -> None:
             solution_str="<think>x</think> <answer>[4] > [3] > [2] > [1]</answer>",
             ground_truth=truth,
             extra_info=extra,
-            reward=json.dumps(node_of(AbsoluteReward(weight_list=math.inf))),
+            reward=json.dumps(node_of(AbsoluteReward(weight_list=1e308, weight_tags=1e308))),
         )
 
 

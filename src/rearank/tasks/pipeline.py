@@ -28,7 +28,7 @@ _TRAINS: tuple[str, ...] = ("dataset", "model", "trainer", "algorithm", "trackin
 _MEASURES: tuple[str, ...] = ("benchmark", "model", "engine", "tracking")
 _MAKES_ROWS = ("rearank.tasks.prepare", "rearank.training.rows")
 _READS_ANSWERS = (
-    *("rearank.parsing", "rearank.marks", "rearank.engines.ranker", "rearank.engines.session"),
+    *("rearank.parsing", "rearank.marks", "rearank.yes_no", "rearank.engines.ranker", "rearank.engines.session"),
     *("rearank.ranking.schedule", "rearank.evaluation.scoring"),
 )
 """Modules that decide a result whatever is chosen."""
