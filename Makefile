@@ -80,7 +80,7 @@ mutants: $(STAMP)
 	OMP_NUM_THREADS=1 nice $(BIN)/mutmut run --max-children 1 > mutants/run.log 2>&1 || { tail -c 3000 mutants/run.log; exit 1; }
 	$(BIN)/mutmut export-cicd-stats > /dev/null
 	$(BIN)/mutmut results
-	@cat mutants/mutmut-cicd-stats.json
+	@cat mutants/mutmut-cicd-stats.json; echo
 
 perf: $(STAMP)
 	$(BIN)/python experiments/performance/run_all.py

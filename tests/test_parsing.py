@@ -128,6 +128,20 @@ def test_no_models_reasoning_is_read_as_the_order(reasoning: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        ("<think>[2]</think>[3] > [1]", "[3] > [1]"),
+        ("[3] <think>[2]</think>> [1]", "[3] > [1]"),
+        ("analysisWe see [2]assistantfinal[3] > [1]", "[3] > [1]"),
+        ("analysisWe see [2]", ""),
+        ("<think>[2]", ""),
+    ],
+)
+def test_the_reply_is_what_stands_outside_the_reasoning(text: str, reply: str) -> None:
+    assert parse_ranking(text, 3, tags=False).answer == reply
+
+
+@pytest.mark.parametrize(
     ("prompt", "opened"),
     [
         ("<|im_start|>assistant\n<think>\n", "<think>\n"),

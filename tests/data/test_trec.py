@@ -211,8 +211,8 @@ def test_ids_with_spaces_are_written_as_run_files_can_hold_them(write, tmp_path:
         ("q\t0\t\t1\n", "qrels:1: a document with an empty id"),
         (
             "q a\n",
-            r"qrels:1: 2 columns where 3 or 4 are expected \(query id, 0, document id, grade; BEIR's have no 0\); where "
-            "ids hold spaces, part the columns by tabs$",
+            r"qrels:1: 2 columns where 3 or 4 are expected \(query id, 0, document id, grade; BEIR's have no 0\); "
+            "where ids hold spaces, part the columns by tabs$",
         ),
         ("q 0 a 1\nq 0 b 10001\n", "qrels:2: grade 10001 is beyond 10000"),
         ("q 0 a -99999999999\n", "qrels:1: grade -99999999999 is beyond"),
