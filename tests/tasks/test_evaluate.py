@@ -237,6 +237,7 @@ def test_what_is_missing_stands_by_the_numbers(place: Path, caplog: pytest.LogCa
     evaluate_models(with_benchmark(run, BenchmarkList("both", {"whole": replace(one, name="whole"), "some": some})))
     missing = f"some: 2 of {QUERIES} judged queries can't be ranked (0 not among the topics, 2 without a candidate"
     assert missing in (place / "run" / "evaluation" / "table.md").read_text()
+    assert missing.removeprefix("some: ") in (place / "run" / "evaluation" / "some" / "table.md").read_text()
     assert [line for line in caplog.messages if "can't be ranked" in line] == [f"some: {some.gaps}"]
     for name, without in (("whole", 0), ("some", 2)):
         for metrics in (place / "run" / "evaluation" / name).glob("*/metrics.json"):

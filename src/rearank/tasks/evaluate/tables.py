@@ -37,7 +37,8 @@ def report(benchmark: Benchmark, results: Sequence[SystemScores], trained: str, 
         f"{benchmark.name}: {len(first.values)} queries, first {benchmark.depth} candidates; differences are to "
         f"the first stage, intervals are 95% bootstrap"
     ]
-    after = [*failed_lines(benchmark, results), *known_lines(benchmark, first), *_published_lines(results)]
+    gaps = [benchmark.gaps] if benchmark.gaps else []
+    after = [*gaps, *failed_lines(benchmark, results), *known_lines(benchmark, first), *_published_lines(results)]
     tests, lines_of_tests = _trained_tests(results, trained)
     notes = [result.note for result in results if result.note]
     show(folder / "table", lines, rows, [*notes, *after, *lines_of_tests])
