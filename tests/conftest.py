@@ -19,7 +19,7 @@ hypothesis.settings.register_profile("mutants", deadline=None, max_examples=8, d
 hypothesis.settings.load_profile("rearank")
 
 ROOT = Path(__file__).resolve().parent.parent
-WITHOUT = [name for name in ("torch", "transformers") if find_spec(name) is None]
+WITHOUT = [name for name in ("torch", "transformers", "tokenizers") if find_spec(name) is None]
 
 # Several processes share the cores, and the models are tiny: more threads each only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

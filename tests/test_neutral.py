@@ -22,6 +22,7 @@ from rearank.prompts import ChatPrompt, CompactPrompt
 from rearank.ranking import FullList
 from rearank.types import Candidates, Completion, Message, Passage, Query, Sampling, Window
 
+pytest.importorskip("tokenizers")
 TINY = Path(rearank.training.__file__).parent / "assets" / "tiny"
 SPECIAL = [
     "[|user|]",

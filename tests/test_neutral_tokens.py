@@ -16,6 +16,7 @@ from rearank.parsing import ParseStatus, parse_ranking
 from rearank.prompts import ChatPrompt, CompactPrompt
 from rearank.types import Passage, Query, Window
 
+pytest.importorskip("tokenizers")
 NORMALISED = ["<end of turn>", "<|im_end|>", "<x y>", "\u2581<pre>", "[Cd]", "\u00df\u00df", "\u20ac"]
 EXACT = ["<|im_start|>", "] x", "<t> ", "\n(2", "y\n[2]", "a b"]
 

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -103,10 +104,10 @@ def test_another_file_is_not_taken_for_a_store(tmp_path: Path) -> None:
 
 
 def use(path: Path) -> None:
-    store = CompletionStore(path)
-    for number in range(200):
-        store.get(f"k{number}")
-        store.put(f"new{number}", MESSAGES, Completion("answer"))
+    with closing(CompletionStore(path)) as store:
+        for number in range(200):
+            store.get(f"k{number}")
+            store.put(f"new{number}", MESSAGES, Completion("answer"))
 
 
 def test_a_store_that_was_cut_or_overwritten_names_itself_and_the_way_out(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import jinja2
 import pytest
 
 from rearank.engines.base import turns
 from rearank.engines.template import example, refusal
 from rearank.prompts import ChatPrompt, CompactPrompt, Prompt
 from rearank.types import Message
+
+jinja2 = pytest.importorskip("jinja2")
 
 _TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 _NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ refuse('System role not supported') }}{% endif %}"

@@ -48,6 +48,7 @@ def problems(run: Run) -> str:
 
 
 def test_data_in_order_is_opened_and_passes(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
     preflight(run_of(folder, tmp_path))
 
 
@@ -68,6 +69,7 @@ def test_a_broken_line_is_found_before_anything_is_trained(folder: Path, tmp_pat
 
 
 def test_of_large_files_the_first_lines_are_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
     monkeypatch.setattr(opening, "_SMALL", 10)
     preflight(run_of(folder, tmp_path))
     (folder / "queries.jsonl").write_text("{broken\n")

@@ -171,6 +171,7 @@ def test_windows_of_one_query_are_held_out_together(tmp_path: Path) -> None:
 
 
 def test_preflight_finds_it_before_any_row_is_made(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
     with pytest.raises(PreflightError, match=r"4 of 12 training queries are also in local_beir"):
         preflight(run_of(folder, tmp_path))
     preflight(run_of(folder, tmp_path, "prepare.overlap=allow"))

@@ -98,11 +98,11 @@ def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) 
     results: dict[str, list[SystemScores]] = {}
     missing: dict[str, str] = {}
     stopped: Exception | None = None
-    store = CompletionStore(folder / STORE)
     found = systems(how.parts, how.settings, how.seed, how.trained)
     _refuse_trained_on(found, benchmarks, how.overlap)
     _move_damaged_aside(stage.folder)
     _move_stale_aside(stage.folder, {one.name for one in found}, how.trained.algorithm)
+    store = CompletionStore(folder / STORE)
     measuring = Measuring(how.parts, found, how.settings, Places(stage, cache), store, how.chosen)
     try:
         for benchmark in benchmarks:
