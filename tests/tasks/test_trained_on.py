@@ -18,7 +18,7 @@ from rearank.runs.reader import read_systems
 from rearank.sections import Compare, Preparation
 from rearank.tasks.compare import compare_runs
 from rearank.tasks.overlap import OverlapError
-from rearank.tasks.pipeline import evaluate_models, prepare_rows, refuse_measured_queries
+from rearank.tasks.pipeline import evaluate_models, prepare_rows, refuse_measured_queries, rows_stage
 from rearank.tasks.preflight import PreflightError, preflight
 from rearank.training.base import TrainingResult, write_result
 from rearank.training.rows import read_rows
@@ -181,3 +181,12 @@ def test_where_all_is_dropped_the_cause_is_named(folder: Path, tmp_path: Path) -
     same = ("benchmark.collection.split=train", "prepare.overlap=drop", "prepare.validation_windows=0")
     with pytest.raises(ValueError, match=r"leaves no training query, as all 12 are also in local_beir"):
         prepare_rows(run_of(folder, tmp_path, *same))
+
+
+def test_code_that_splits_queries_and_reads_answers_counts(folder: Path, tmp_path: Path) -> None:
+    run = run_of(folder, tmp_path)
+    assert {"rearank.tasks.prepare", "rearank.data.overlap", "rearank.training.rows"} <= rows_stage(run).code.keys()
+    read = {"rearank.parsing", "rearank.marks", "rearank.yes_no", "rearank.evaluation.scoring"}
+    evaluate_models(replace(run, experiment=replace(run.experiment, prepare=Preparation(overlap="allow"))))
+    (stored,) = (run.folder / "evaluation" / "local_beir").glob("scripted/settings.json")
+    assert read <= json.loads(stored.read_text())["code"].keys()

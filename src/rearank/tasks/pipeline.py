@@ -26,7 +26,7 @@ from rearank.training.rows import VERSION
 
 _TRAINS: tuple[str, ...] = ("dataset", "model", "trainer", "algorithm", "tracking")
 _MEASURES: tuple[str, ...] = ("benchmark", "model", "engine", "tracking")
-_MAKES_ROWS = ("rearank.tasks.prepare", "rearank.training.rows")
+_MAKES_ROWS = ("rearank.tasks.prepare", "rearank.data.overlap", "rearank.training.rows")
 _READS_ANSWERS = (
     *("rearank.parsing", "rearank.marks", "rearank.yes_no", "rearank.engines.ranker", "rearank.engines.session"),
     *("rearank.ranking.schedule", "rearank.evaluation.scoring"),
