@@ -16,6 +16,7 @@ from rearank.rewards import (
     AbsoluteReward,
     DifferenceReward,
     ExactReward,
+    Measured,
     MultiviewReward,
     NdcgReward,
     NotFiniteError,
@@ -286,8 +287,8 @@ def test_what_is_not_finite_is_named_with_the_remedy(row: int | None, where: str
         score(Broken(), "[1]", judged((1, 0)), row)
     assert str(refused.value) == (
         f"the reward Broken gave a number that is not finite: total is nan, rank is -inf, for {where} and the answer "
-        "'[1]'; mend the reward (a division by 0, say), then run the same command again: it goes on from the last "
-        "checkpoint"
+        "'[1]'; mend the reward (a division by 0, say), then run the same command with accept_changed_code=true, and "
+        "it goes on from its last checkpoint"
     )
     with pytest.raises(NotFiniteError, match=f"for {where} and"):
         score_groups(Broken(), [("[1]", judged((1, 0)))], ["an id" if row is None else row])
@@ -321,3 +322,13 @@ def test_each_answer_has_its_group(reward: Reward) -> None:
 def test_a_group_of_fewer_scores_than_answers_is_refused() -> None:
     with pytest.raises(ValueError, match="argument"):
         score_groups(Counting(lost=1), [("a", judged((1, 0)))] * 2, [1, 1])
+
+
+def test_a_sum_of_ones_own_sees_what_was_measured() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Halved(NdcgReward):
+        def total(self, rank: float, tags: float, form: float, measured: Measured) -> float:
+            return super().total(rank, tags, form, measured) / len(measured.parsed.permutation)
+
+    text = "<think>x</think> <answer>[2] > [1]</answer>"
+    assert Halved()(text, judged((0, 1))).total == NdcgReward()(text, judged((0, 1))).total / 2

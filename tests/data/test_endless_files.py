@@ -88,6 +88,8 @@ def test_a_document_is_read_as_before(tmp_path: Path) -> None:
         "<TITLE>open <DOCNO>d2</DOCNO><HEADLINE>h</HEADLINE> z</DOC>\n</root>"
     )
     assert documents(path) == [Passage("d1", "t x\n\ny", "a  B"), Passage("d2", "open  z", "h")]
+    path.write_text("<DOC><DOCNO>d1</DOCNO><TITLE>a title alone</TITLE>x</DOC>")
+    assert documents(path) == [Passage("d1", "x", "a title alone")]
     topics = tmp_path / "topics"
     topics.write_text("<top><num> Number: 7 <title> Topic: a</top><top><num>\n8</num><title>b</top>")
     assert read_topics(topics) == {"7": Query("7", "a"), "8": Query("8", "b")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.engines.models import CHAT, save_tiny_model
@@ -69,21 +70,26 @@ def test_a_reasoning_that_the_template_opened_is_part_of_the_answer(tmp_path: Pa
         assert parsed.think.strip() == "[1] is good"
 
 
-def test_special_tokens_that_mark_a_reasoning_are_kept() -> None:
-    """Mistral's are special, and decoding leaves special tokens out."""
+def marking_tokenizer() -> Any:
+    """Of words; the marks of its reasoning are special tokens, as Mistral's are."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<unk>", "</s>", "[THINK]", "[/THINK]", "[INST]", "one", "two"]
+    words = ["<unk>", "</s>", "[THINK]", "[/THINK]", "[INST]", "one", "two", "[1]", "[2]"]
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=raw,
         unk_token="<unk>",
         eos_token="</s>",
         additional_special_tokens=["[THINK]", "[/THINK]", "[INST]"],
         chat_template="{{ messages[0].content }}{% if add_generation_prompt %}[THINK]{% endif %}",
     )
+
+
+def test_special_tokens_that_mark_a_reasoning_are_kept() -> None:
+    """Decoding leaves special tokens out."""
+    tokenizer = marking_tokenizer()
     tokens = tokenizer("[THINK] one [/THINK] two [INST] </s>")["input_ids"]
     assert decoded(tokenizer, tokens) == "[THINK]one[/THINK]two"
     assert decoded(tokenizer, []) == ""

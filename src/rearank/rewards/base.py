@@ -28,6 +28,7 @@ SAME = 1e-12  # two nDCG values closer than this are the same order's value, sum
 
 
 _LONGEST = 2000  # characters of an answer that an error shows
+_GO_ON = "run the same command with accept_changed_code=true, and it goes on from its last checkpoint"
 
 
 class RewardError(ValueError):
@@ -200,8 +201,7 @@ def _finite(
     found = ", ".join(f"{name} is {value}" for name, value in wrong.items())
     raise NotFiniteError(
         f"the reward {type(reward).__name__} gave a number that is not finite: {found}, for "
-        f"{_place(completion, judged, row)}; mend the reward (a division by 0, say), then run the same command again: "
-        "it goes on from the last checkpoint"
+        f"{_place(completion, judged, row)}; mend the reward (a division by 0, say), then {_GO_ON}"
     )
 
 
@@ -229,8 +229,8 @@ def _named(reward: RewardFunction, completion: str, judged: JudgedWindow, row: i
         *_, last = traceback.extract_tb(error.__traceback__)
         raise RewardError(
             f"the reward {type(reward).__name__} raised {type(error).__name__}: {' '.join(str(error).split())} "
-            f"({last.filename}, line {last.lineno}), for {_place(completion, judged, row)}; mend the reward, then run "
-            "the same command again: it goes on from the last checkpoint (REARANK_TRACE=1 shows the whole traceback)"
+            f"({last.filename}, line {last.lineno}), for {_place(completion, judged, row)}; mend the reward, then "
+            f"{_GO_ON} (REARANK_TRACE=1 shows the whole traceback)"
         ) from error
 
 

@@ -21,6 +21,7 @@ from rearank.training.verl.reward import FUNCTION
 from rearank.training.verl.settings import Files, VerlSettings, Weights
 
 REWARD_PATH = "pkg://rearank.training.verl.reward"
+READING_PATH = "pkg://rearank.training.verl.step"
 _MEBIBYTE = 1 << 20
 # Weights travel to the rollout engines through a buffer. verl hands a weight that exceeds it over by a path that has no
 # fallback and that nobody tests, and Qwen2.5-7B's embedding (2,079 MiB of float32) exceeds verl's own 2 GiB.
@@ -288,6 +289,9 @@ def _run(trainer: VerlSettings, weights: Weights, files: Files, steps: int) -> d
         "reward.num_workers": trainer.reward_workers,
         "reward.custom_reward_function.path": REWARD_PATH,
         "reward.custom_reward_function.name": FUNCTION,
+        "reward.reward_manager.source": "importlib",
+        "reward.reward_manager.name": "ReadingManager",
+        "reward.reward_manager.module.path": READING_PATH,
         "+reward.custom_reward_function.reward_kwargs.reward": weights.reward,
         "+reward.custom_reward_function.reward_kwargs.opened": weights.opened,
     }

@@ -25,6 +25,7 @@ class Events:
         self._events: list[tuple[str, Any]] = []
         self._taken = 0
         self._failure: str | None = None
+        self._harmless = False
         self._stop = False
 
     def put(self, kind: str, content: Any) -> int:
@@ -41,17 +42,18 @@ class Events:
         """Up to which number the driver has dealt with them."""
         return self._taken
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, harmless: bool) -> None:
         """Remember what went wrong; the first message stays."""
-        self._failure = self._failure or message
+        if self._failure is None:
+            self._failure, self._harmless = message, harmless
 
     def stop(self) -> None:
         """Ask the run to end: the driver was interrupted."""
         self._stop = True
 
-    def state(self) -> tuple[str | None, bool]:
-        """(what went wrong in some process of the run, whether it was asked to end)."""
-        return self._failure, self._stop
+    def state(self) -> tuple[str | None, bool, bool]:
+        """(what went wrong in some process of the run, whether all processes live, whether it was asked to end)."""
+        return self._failure, self._harmless, self._stop
 
 
 @dataclass(frozen=True)
@@ -95,27 +97,47 @@ class Reporter:
                 raise TimeoutError(f"the command that started this run took no figures for {seconds:.0f} s")
             time.sleep(0.02)
 
-    def fail(self, message: str) -> None:
-        """Say what went wrong, before anybody waits for this process in vain."""
-        self._ray.get(self._actor.fail.remote(message))
+    def fail(self, message: str, *, harmless: bool = False) -> None:
+        """Say what went wrong, before anybody waits for this process in vain.
+
+        ``harmless``: every process lives, so that the steps that are done can still be saved.
+        """
+        self._ray.get(self._actor.fail.remote(message, harmless))
 
     def failure(self) -> str | None:
         """What went wrong anywhere."""
         return self._state()[0]
 
+    def harmless(self) -> bool:
+        """Whether what went wrong left every process alive."""
+        return self._state()[1]
+
     def check(self) -> None:
         """Raises ``StoppedError`` once the driver has asked the run to end."""
-        if self._state()[1]:
+        if self._state()[2]:
             raise StoppedError("interrupted")
 
-    def _state(self) -> tuple[str | None, bool]:
-        state: tuple[str | None, bool] = self._ray.get(self._actor.state.remote())
+    def _state(self) -> tuple[str | None, bool, bool]:
+        state: tuple[str | None, bool, bool] = self._ray.get(self._actor.state.remote())
         return state
 
 
 def root_cause(error: BaseException) -> str:
     """The innermost reason of an error that crossed Ray's processes, in a line: ``ValueError: no such grade``."""
     from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+
+    error = innermost(error)
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if isinstance(error, (ActorDiedError, RayActorError)):
+        who = next((line.partition(":")[2].strip() for line in lines if line.startswith("class_name:")), "")
+        return f"a process of the cluster{f' ({who})' if who else ''} died: killed, out of memory, or its node is gone"
+    message = lines[-1] if isinstance(error, RayTaskError) and lines else (lines[0] if lines else "")
+    return message if _is_ours(error) else f"{type(error).__name__}: {message}"
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Of an error that crossed Ray's processes, the one that it began with, as far as that is known."""
+    from ray.exceptions import RayActorError, RayTaskError
 
     seen: set[int] = set()
     while id(error) not in seen and not _is_ours(error):
@@ -125,12 +147,7 @@ def root_cause(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    if isinstance(error, (ActorDiedError, RayActorError)):
-        who = next((line.partition(":")[2].strip() for line in lines if line.startswith("class_name:")), "")
-        return f"a process of the cluster{f' ({who})' if who else ''} died: killed, out of memory, or its node is gone"
-    message = lines[-1] if isinstance(error, RayTaskError) and lines else (lines[0] if lines else "")
-    return message if _is_ours(error) else f"{type(error).__name__}: {message}"
+    return error
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -71,6 +71,9 @@ OURS: Mapping[str, str] = {
     "model.target_modules": "set trainer.lora",
     "reward.custom_reward_function.path": "set reward=...",
     "reward.custom_reward_function.name": "set reward=...",
+    "reward.reward_manager.name": "answers are read as everywhere else; set reward=...",
+    "reward.reward_manager.module.path": "answers are read as everywhere else; set reward=...",
+    "reward.reward_manager.source": "answers are read as everywhere else; set reward=...",
     f"{_ROLE}.rollout.agent.agent_loop_manager_class": "a failed answer ends the run through it",
 }
 """Keys that rearank decides, and what to set instead."""

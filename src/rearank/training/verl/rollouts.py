@@ -18,7 +18,8 @@ from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from rearank.training.verl.events import SEEDED, Reporter, root_cause
+from rearank.rewards import RewardError
+from rearank.training.verl.events import SEEDED, Reporter, innermost, root_cause
 
 _Worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 _group: ContextVar[str] = ContextVar("group")
@@ -50,7 +51,8 @@ class RolloutWorker(_Worker):  # type: ignore[misc,valid-type]
         try:
             return await super()._run_agent_loop(sampling_params, trajectory=trajectory, **kwargs)
         except Exception as error:
-            self._reporter.fail(f"an answer could not be sampled or scored: {root_cause(error)}")
+            message = f"an answer could not be sampled or scored: {root_cause(error)}"
+            self._reporter.fail(message, harmless=isinstance(innermost(error), RewardError))
             raise
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transfer_queue as tq
+from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 from verl.utils.tensordict_utils import get_tensordict
 
 from rearank.engines.chat import decoded, opening
@@ -110,6 +111,28 @@ def answers_of(batch: Any) -> list[SampledAnswer]:
 def text_of(answer: SampledAnswer, tokenizer: Any) -> str:
     """What is read of an answer: the ``<think>`` that the chat template opened for it, and its own text."""
     return opening(tokenizer) + decoded(tokenizer, answer.tokens.tolist())
+
+
+class ReadingManager(NaiveRewardManager):  # type: ignore[misc]
+    """verl's manager of rules that score, over the text that is read everywhere else.
+
+    verl decodes without special tokens, and with them go the marks of a reasoning that some models make of such tokens
+    (Mistral's ``[THINK]``).
+    """
+
+    def __init__(self, config: Any, tokenizer: Any, compute_score: Any, **more: Any) -> None:
+        super().__init__(config, _Decoder(tokenizer), compute_score, **more)
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Of a tokenizer, the one method that the manager calls."""
+
+    tokenizer: Any
+
+    def decode(self, tokens: torch.Tensor, skip_special_tokens: bool) -> str:
+        """The text of an answer; ``skip_special_tokens`` is always true."""
+        return decoded(self.tokenizer, tokens.tolist())
 
 
 def score_together(batch: Any, reward: RewardFunction, rows: Mapping[int, TrainingRow], tokenizer: Any) -> None:

@@ -12,13 +12,14 @@ from statistics import fmean
 from typing import Any
 
 import ray
+import torch
 import transfer_queue as tq
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from rearank.rewards import SeesGroup
+from rearank.rewards import RewardError, SeesGroup
 from rearank.training.base import ROLLOUT_COLUMNS, TrainingError, describe, rollout_line
 from rearank.training.guard import Watchdog
-from rearank.training.local import mark_complete, prune
+from rearank.training.local import is_complete, mark_complete, prune
 from rearank.training.rows import read_rows
 from rearank.training.verl.events import Reporter
 from rearank.training.verl.reward import reward_of
@@ -69,7 +70,8 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
         self._scores: dict[str, dict[str, Any]] = {}
         self._shown_answers: list[list[str]] = []
         self._saved: _Checkpoint | None = None
-        self._replaced = 0
+        self._replaced = self._logged = 0
+        self._windows: Any = None  # the data loader's state before this step
         self.stopped: str | None = None
         self._remember(watch.history)
         self._best_when_whole = self._best_step
@@ -108,15 +110,21 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
             self._reporter.check()
             look()
             if any(buffer.failure_keys.values()):
+                if buffer.failure_keys["train"] and self._reporter.harmless():
+                    self.checkpoint_manager.abort_replicas(reject_request=True)
+                    self.checkpoint_manager.sleep_replicas()
+                    self._save_step_before()
                 raise TrainingError(self._reporter.failure() or "an answer failed and no cause was reported")
 
         buffer._sync_metadata_from_transfer_queue = look_for_failures
         return buffer
 
     def on_step_begin(self) -> None:
-        """Nothing was replaced yet."""
+        """Nothing was replaced yet, and no window of this step was drawn."""
         super().on_step_begin()
         self._replaced = 0
+        if self.global_steps > 1 and not is_complete(self._place(self.global_steps - 1)):
+            self._windows = self.train_dataloader.state_dict()
 
     def _add_prompts_to_generate(self, num_prompts: int) -> Any:
         """Dynamic sampling asks for windows in place of those whose answers all earned the same; verl sets no limit."""
@@ -154,8 +162,23 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
         elif self.config.trainer.test_freq > 0 and step % self._watch.validate_every == 0:
             self._save(weights_only=True)
 
+    def _save_step_before(self) -> None:
+        """A checkpoint of the steps that are done, where there is none yet: this step draws the same windows again."""
+        if self.global_steps <= 1 or is_complete(self._place(self.global_steps - 1)):
+            return
+        self.global_steps -= 1
+        self._save(weights_only=False)
+        torch.save(self._windows, self._place(self.global_steps) / "data.pt")
+        self._reporter.wait_for_driver(self._logged)
+        mark_complete(self._place(self.global_steps))
+        self.global_steps += 1
+
+    def _place(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
+
     def _save(self, *, weights_only: bool) -> None:
-        place = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        place = self._place(self.global_steps)
         contents = ["model"] if weights_only else list(self.config.actor_rollout_ref.actor.checkpoint.save_contents)
         ray.get([worker.__ray_call__.remote(_save_only, contents) for worker in self.actor_rollout_wg.workers])
         if weights_only:
@@ -203,7 +226,11 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
     def _compute_advantage(self, batch: Any, metrics: Any) -> Any:
         """verl's, once a reward that looks at its whole group has been asked."""
         if isinstance(self._reward, SeesGroup):
-            score_together(batch, self._reward, self._rows, self.tokenizer)
+            try:
+                score_together(batch, self._reward, self._rows, self.tokenizer)
+            except RewardError:
+                self._save_step_before()
+                raise
         return super()._compute_advantage(batch, metrics)
 
     def _compute_metrics(self, batch: Any, metrics: Any, timing_raw: Any, global_steps: int, epoch: int) -> None:
@@ -214,7 +241,7 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
         if self._validation:
             figures |= self._take_validation(global_steps)
             reason = reason or self._dog.validated(figures["val/ndcg@10"])
-        number = self._log(global_steps, figures)
+        self._log(global_steps, figures)
         if global_steps == 1 and self.config.trainer.test_freq <= 0:
             self._check_first(figures, "rollout", figures["rollout/cut_off"])
         self._warn_of_no_spread(global_steps, figures)
@@ -222,7 +249,7 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
             self.checkpoint_manager.sleep_replicas()  # verl saves while the rollout engines have let go of the GPU
             self._save(weights_only=False)
         if self._saved is not None:
-            self._reporter.wait_for_driver(number)
+            self._reporter.wait_for_driver(self._logged)
             mark_complete(self._saved.path, weights_only=self._saved.weights_only)
             if not self._saved.weights_only:
                 self._best_when_whole = self._best_step
@@ -250,12 +277,11 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
         self._better(step, figures["val/ndcg@10"])
         return figures
 
-    def _log(self, step: int, figures: Mapping[str, float]) -> int:
-        number = self._reporter.put("log", (step, dict(figures)))
+    def _log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._logged = self._reporter.put("log", (step, dict(figures)))
         if self._shown_answers:
-            number = self._reporter.put("table", ("rollouts", ROLLOUT_COLUMNS, self._shown_answers, step))
+            self._logged = self._reporter.put("table", ("rollouts", ROLLOUT_COLUMNS, self._shown_answers, step))
             self._shown_answers = []
-        return number
 
     def _step_figures(self, batch: Any, metrics: Mapping[str, Any], timing: Mapping[str, float]) -> dict[str, float]:
         answers = answers_of(batch)
