@@ -349,3 +349,10 @@ def test_a_missing_file_is_named_by_what_it_is(tmp_path: Path, read: Callable[[P
     with pytest.raises(DataError) as refused:
         read(tmp_path / "nowhere")
     assert str(refused.value) == f"{tmp_path / 'nowhere'}: no such {what}; give the path of an existing file"
+
+
+def test_a_byte_order_mark_belongs_to_no_id(tmp_path: Path) -> None:
+    """Editors begin a file with one, and files that are joined bring it along."""
+    path = tmp_path / "joined.qrels"
+    path.write_text("\ufeffq1 0 d1 1\n\ufeffq2 0 d1 1\n", encoding="utf-8")
+    assert read_qrels(path) == {"q1": {"d1": 1}, "q2": {"d1": 1}}

@@ -61,7 +61,7 @@ def read_lines(path: str | Path, what: str = "file") -> Iterator[tuple[int, str]
                 number += 1
                 if len(raw) > _LONGEST_LINE:
                     raise _too_long(f"{found}:{number}: the line")
-                data = raw.removeprefix(_BOM) if number == 1 else raw
+                data = raw.removeprefix(_BOM)  # of any line: files that are joined bring it along, and it is invisible
                 yield number, data.rstrip(b"\r\n").decode("utf-8")
     except UnicodeDecodeError as error:
         hint = "convert the file to UTF-8 (iconv -f <its encoding> -t utf-8)"
