@@ -103,6 +103,8 @@ def test_untagged(text: str, expected: tuple[int, ...], status: str) -> None:
         "<seed:think>{}</seed:think>",
         "<longcat_think>{}</longcat_think>",
         "<|begin_of_thought|>{}<|end_of_thought|>",
+        "<|reasoning_start|>{}<|reasoning_end|>",
+        "<think_begin>{}<think_end>",
         "<|START_THINKING|>{}<|END_THINKING|>",
         "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>",
         "<|inner_prefix|>{}<|inner_suffix|>",

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 # no such form gpt-oss, Apertus, MedGemma, Gemma. One charset comes first, which makes the search ten times as fast.
 MARK = re.compile(
     r"(?P<left>[<\[◁])(?:[|｜]?(?P<close>/|end_(?:of_)?)?(?:(?:begin|start)_(?:of_)?|\w{1,20}[:_])?"
-    r"(?P<word>think(?:ing)?|thoughts?|reason(?:ing)?|analysis|scratchpad|reflection)[|｜]?[>\]▷]"
+    r"(?P<word>think(?:ing)?|thoughts?|reason(?:ing)?|analysis|scratchpad|reflection)(?:_(?:start|begin)|(?P<shut>_end))?"
+    r"[|｜]?[>\]▷]"
     r"|(?P<opens>\|channel\|>(?:analysis|commentary)<\|message\|>|\|inner_prefix\|>|unused94>(?:thought)?"
     r"|\|channel>thought)"
     r"|(?P<closes>\|channel\|>final<\|message\|>|\|inner_suffix\|>|unused95>|channel\|>))",
@@ -69,7 +70,7 @@ def _leading(text: str) -> tuple[int, str | None, bool]:
             break
         known = _REASONING.search(tag["tag"]) is not None
         if tag["inside"] is None:
-            return begin, said, known and not any(map(_closes, MARK.finditer(text, tag.end())))
+            return begin, said, known and not any(map(closes, MARK.finditer(text, tag.end())))
         if not (known or _is_reasoning(text, tag)):
             break
         begin, said = tag.end(), tag["inside"] if said is None else said
@@ -99,7 +100,7 @@ def _split(text: str) -> tuple[str, str | None, bool, bool]:
     opened, ended = next(answers, (0, 0))
     for mark, closing in zip(marks, closed, strict=True):
         kind = _kind(mark)
-        if _closes(mark):
+        if closes(mark):
             if inside == kind or first:
                 if think is None:
                     think, tagged = text[start : mark.start()], mark[0].lower() == "</think>"
@@ -132,7 +133,7 @@ def answers_in(text: str) -> Iterator[tuple[int, int]]:
 def is_behind_word(text: str, mark: re.Match[str]) -> bool:
     """Whether an opening mark is code's, as in ``List<thought>`` or ``by[reason]``: directly behind a word."""
     before = text[mark.start() - 1 : mark.start()]
-    return bool(mark["word"]) and not _closes(mark) and before.isascii() and (before.isalnum() or before == "_")
+    return bool(mark["word"]) and not closes(mark) and before.isascii() and (before.isalnum() or before == "_")
 
 
 def is_parameter(text: str, place: int) -> bool:
@@ -144,8 +145,9 @@ def _kind(mark: re.Match[str]) -> tuple[str, str]:
     return (mark["left"], mark["word"].lower()) if mark["word"] else _OTHER
 
 
-def _closes(mark: re.Match[str]) -> bool:
-    return bool(mark["close"] or mark["closes"])
+def closes(mark: re.Match[str]) -> bool:
+    """Whether a mark ends a reasoning."""
+    return bool(mark["close"] or mark["shut"] or mark["closes"])
 
 
 def _closed(marks: list[re.Match[str]]) -> list[int | None]:
@@ -154,7 +156,7 @@ def _closed(marks: list[re.Match[str]]) -> list[int | None]:
     found: list[int | None] = []
     for mark in reversed(marks):
         kind = _kind(mark)
-        if _closes(mark):
+        if closes(mark):
             nearest[kind] = mark.start()
         found.append(nearest.get(kind))
     return found[::-1]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from rearank.marks import MARK, WORDED, answers_in, is_behind_word, split_reasoning
+from rearank.marks import MARK, WORDED, answers_in, closes, is_behind_word, split_reasoning
 from rearank.types import Permutation
 from rearank.yes_no import yes_or_no
 
@@ -192,7 +192,7 @@ def opened_at_end(text: str) -> str:
     """The opening mark of a reasoning that ends ``text``, white space included; ``""`` where there is none."""
     end = text[-_LONGEST_MARK:]
     last = [mark for mark in MARK.finditer(end) if not end[mark.end() :].strip()]
-    return end[last[0].start() :] if last and not (last[0]["close"] or last[0]["closes"]) else ""
+    return end[last[0].start() :] if last and not closes(last[0]) else ""
 
 
 def cut_in_reasoning(text: str) -> bool:

@@ -63,6 +63,7 @@ def test_a_few_are_counted_and_logged(
     assert "the first is '9'" in line
     assert words in line
     assert "1 of 3 judged passages aren't in the collection" in line
+    assert "1 of 5 judged queries have no grade above 0: they score 0 whatever the order" in line
     values = benchmark.score({one.candidates.query.id: [p.id for p in one.candidates.passages] for one in judged})
     assert sum(values["recip_rank"].values()) / len(values["recip_rank"]) == mean
     assert json.loads(json.dumps(benchmark.coverage.as_json()))["without_text"] == 2
@@ -118,7 +119,9 @@ def test_all_is_there(trec: TrecFiles) -> None:
 
 
 def test_the_line_of_what_is_missing_in_full() -> None:
-    ranked, found = replace(OF_FIVE, absent=0), replace(OF_FIVE, without_text=0, without_candidates=0)
+    fruitful = replace(OF_FIVE, without_relevant=0)
+    ranked, found = replace(fruitful, absent=0), replace(fruitful, without_text=0, without_candidates=0)
+    fruitless = "1 of 5 judged queries have no grade above 0: they score 0 whatever the order"
     unranked = (
         "3 of 5 judged queries can't be ranked (2 not among the topics, 1 without a candidate; the first is '9'): they "
     )
@@ -129,7 +132,7 @@ def test_the_line_of_what_is_missing_in_full() -> None:
     assert ranked.line(zero=False) == unranked + "are left out"
     assert ranked.line(zero=True) == (unranked + "count 0 in every mean (benchmark.missing=skip leaves them out)")
     assert found.line(zero=True) == absent
-    assert OF_FIVE.line(zero=False) == f"{unranked}are left out; {absent}"
+    assert OF_FIVE.line(zero=False) == f"{unranked}are left out; {absent}; {fruitless}"
     assert replace(found, absent=None).line(zero=True) == ""
 
 

@@ -231,6 +231,23 @@ def test_what_is_not_about_length() -> None:
     assert too_long({}, "invalid message") is None
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (500, "exceed_context_size_error", Kind.OVERFLOW),
+        (503, "context_length_exceeded", Kind.OVERFLOW),
+        (500, "server_error", Kind.RETRY),
+        (429, "tokens_limit_exceeded", Kind.RETRY),
+    ],
+)
+def test_a_length_named_by_its_code_is_one_under_any_status_of_a_fault(status: int, code: str, kind: Kind) -> None:
+    """The same prompt would fail again; a limit of tokens a minute would not."""
+    body = json.dumps({"error": {"message": "the request exceeds the available context size", "type": code}})
+    if kind is not Kind.OVERFLOW:
+        body = body.replace("the available context size", "what I can do")
+    assert read_failure(status, {}, body, None).kind is kind
+
+
 @given(
     st.lists(st.integers(0, 4000), min_size=1, max_size=8),
     st.integers(1, 3000),

@@ -155,6 +155,32 @@ def test_too_long_an_answer_is_mended_by_asking_for_less(message: str) -> None:
     assert str(found).endswith("set a smaller model.max_tokens")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens (96) must be at least 100 and at most 8192",
+        "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16, too small",
+        "max_completion_tokens must be greater than or equal to 100",
+    ],
+)
+def test_too_short_an_answer_is_mended_by_asking_for_more(message: str) -> None:
+    with canned_server(lambda *_: (400, {"error": {"message": message}})) as server:
+        (found,) = ask(engine(server.url), "a")
+        assert len(server.requests) == 1
+    assert isinstance(found, ServerError)
+    assert str(found).endswith("set a larger model.max_tokens")
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_prompt_that_violates_a_policy_fails_alone(status: int) -> None:
+    said = {"message": "Prompt violates usage policies", "type": "permission_error"}
+    with canned_server(lambda *_: (status, {"error": said})) as server:
+        (found,) = ask(engine(server.url), "a")
+    assert type(found) is EngineError
+    assert "the server refuses this prompt for its content" in str(found)
+    assert "key" not in str(found)
+
+
 def test_another_name_for_the_most_tokens_is_still_that() -> None:
     message = "Unsupported parameter: 'max_tokens' is not supported with o4-mini-2025. Use 'max_completion_tokens'."
     with canned_server(lambda *_: (400, {"error": {"message": message}})) as server:

@@ -23,6 +23,10 @@ def test_what_is_damaged_is_measured_again_to_the_same_bytes(tmp_path: Path, cap
         return {path: path.read_bytes() for name in ("run.trec", "metrics.json") for path in [place / name]}
 
     whole = results()
+    own = place.parent.parent / "wandb" / "offline-run-1"  # W&B's: no system's, and `wandb sync` looks for it there
+    (own / "files").mkdir(parents=True)
+    (own / "run-1.wandb").write_bytes(b"x")
+    own.with_name("latest-run").symlink_to(own.name)
 
     def cut(path: Path) -> None:
         path.write_bytes(path.read_bytes()[:100])
@@ -40,6 +44,7 @@ def test_what_is_damaged_is_measured_again_to_the_same_bytes(tmp_path: Path, cap
         assert f"is kept as {place}.{number}" in caplog.text
     assert [one.name for one in read_systems(tmp_path / "run")] == ["bm25", "scripted", "ideal"]
     assert {path.name for path in place.parent.glob("other*")} == {"other.1"}
+    assert {path.name for path in own.parent.iterdir()} == {"offline-run-1", "latest-run"}
 
 
 def test_what_would_stop_a_run_at_its_end_is_refused_before_it(tmp_path: Path) -> None:

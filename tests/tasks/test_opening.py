@@ -76,6 +76,12 @@ def test_of_large_files_the_first_lines_are_read(folder: Path, tmp_path: Path, m
     assert "queries.jsonl:1: not JSON" in problems(run_of(folder, tmp_path))
 
 
+def test_judgements_without_a_relevant_passage(folder: Path, tmp_path: Path) -> None:
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t0\nq1\td2\t-1\n")
+    run = run_of(folder, tmp_path)
+    assert "benchmark=local_beir: no passage has a grade above 0; check the column of grades" in problems(run)
+
+
 def test_a_run_of_other_queries(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other.trec").write_text("another Q0 d1 1 1.0 x\n")
     run = run_of(folder, tmp_path, "retriever=run_file", f"retriever.path={tmp_path}/other.trec")

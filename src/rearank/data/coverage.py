@@ -59,6 +59,11 @@ class Coverage:
                 f"{self.absent} of {self.passages} judged passages aren't in the collection, so nothing can find them; "
                 "are judgements and documents of one version?"
             )
+        if self.without_relevant:
+            parts.append(
+                f"{self.without_relevant} of {self.judged} judged queries have no grade above 0: they score 0 whatever "
+                "the order"
+            )
         return "; ".join(parts)
 
 

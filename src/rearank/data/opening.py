@@ -58,6 +58,10 @@ def _whole(collection: Any, retriever: Any) -> None:
             f"none of the {len(judged)} judged queries is among the {len(queries)} topics; check that they belong "
             "together"
         )
+    if judged and max(grade for grades in judged.values() for grade in grades.values()) < 1:
+        place = getattr(collection, "qrels_file", "")
+        where = f"{place}: " if place else ""
+        raise DataError(f"{where}no passage has a grade above 0; check the column of grades in the judgements")
     if passages and passages.isdisjoint(passage.id for passage in collection.iter_passages()):
         raise DataError(
             f"none of the {len(passages)} judged passages is in the collection; check that judgements and passages "

@@ -121,6 +121,11 @@ def too_long(error: Mapping[str, Any], message: str, request: Request | None = N
     return TooLong(context=max((figure for figure in limits if figure < asked), default=None))
 
 
+def names_too_long(error: Mapping[str, Any]) -> bool:
+    """Whether the error's code or type says that a prompt is too long, whatever the HTTP status is."""
+    return _CODE.search(f"{error.get('code') or ''} {error.get('type') or ''}") is not None
+
+
 def _by_size(
     message: str, request: Request | None, besides: Set[int] = frozenset(), *, sure: bool = True
 ) -> TooLong | None:

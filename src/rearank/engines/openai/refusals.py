@@ -8,7 +8,8 @@ from typing import Any
 
 _MODERATION = re.compile(
     r"moderat|flagged|content[_ -]?(?:filter|policy|management|safety|risk)|content exists risk|responsible ?ai|"
-    r"policy[_ ]?violation|data_?inspection|inappropriate|safety|sensitive|harmful|prohibited[_ ]content",
+    r"policy[_ ]?violation|data_?inspection|inappropriate|safety|sensitive|harmful|prohibited[_ ]content|"
+    r"(?:prompt|input|content|message)s?\b.{0,60}\bviolat\w*\b.{0,60}\bpolic",
     re.IGNORECASE,
 )
 _MODERATED_FIELDS = {"reasons", "flagged_input", "categories", "moderation", "innererror"}
@@ -63,6 +64,11 @@ _TOO_MANY = re.compile(
     r"up to|must be|[<>≤]",
     re.IGNORECASE,
 )
+_TOO_FEW = re.compile(  # bounds of one digit are for what this program never sends
+    r"too (?:small|few|low|short)|(?:at least|minimum(?: value)?(?: of| is)?|is (?:below|under|(?:low|small)er than|"
+    r"less than)|must be (?:>=?|≥|(?:great|larg|high)er than(?: or equal to)?))\D{0,12}\d{2}",
+    re.IGNORECASE,
+)
 _FIGURE = re.compile(r"(?<![\w.-])\d{2,}(?![\w-])")
 _MODEL = re.compile(
     r"model_not_|model_decom|invalid_model|\bmodel\b.*(?:not (?:exist|found)|n.t exist|decommission)", re.IGNORECASE
@@ -113,11 +119,18 @@ def is_about_the_key(status: int, error: Mapping[str, Any], message: str) -> boo
     return (_KEY if status == 403 else _ADDRESSES_KEY).search(named) is not None
 
 
+def wants_a_longer_answer(message: str) -> bool:
+    """Whether ``model.max_tokens`` is below what the server takes."""
+    return _OF_THE_ANSWER.search(message) is not None and _TOO_FEW.search(message) is not None
+
+
 def refused_setting(error: Mapping[str, Any], message: str) -> str | None:
     """The remedy where a refusal names something that every call sends; ``None`` where it doesn't."""
     parameter = str(error.get("param") or "")
     named = f"{message} {parameter} {error.get('code') or ''} {error.get('type') or ''}"
     by_name = _SENT.search(f"{message} {parameter}")
+    if wants_a_longer_answer(f"{message} {parameter}"):
+        return "set a larger model.max_tokens"
     if _OF_THE_ANSWER.search(f"{message} {parameter}") and _TOO_MANY.search(message) and _FIGURE.search(message):
         return "set a smaller model.max_tokens"
     if not (_REFUSED_PARAMETER.search(named) or is_about_roles(message) or (by_name and _REFUSED.search(named))):

@@ -23,7 +23,7 @@ from enum import Enum
 from typing import Any
 
 from rearank.engines.openai.budget import Usage
-from rearank.engines.openai.overflow import Request, TooLong, too_long
+from rearank.engines.openai.overflow import Request, TooLong, names_too_long, too_long
 from rearank.engines.openai.refusals import (
     is_about_credit,
     is_about_roles,
@@ -31,6 +31,7 @@ from rearank.engines.openai.refusals import (
     is_about_the_model,
     is_moderated,
     refused_setting,
+    wants_a_longer_answer,
 )
 
 WORDS = ("message", "detail", "msg", "error_msg", "status_msg")
@@ -156,9 +157,11 @@ def read_failure(
         return Trouble(Kind.NO_MODEL, said)
     if status in _TEMPLATE and is_about_roles(message) and (remedy := refused_setting(error, message)):
         return Trouble(Kind.REFUSED, f"the model's template refuses the conversation ({said}); {remedy}")
-    if status in _RETRIED or status >= 500:
+    coded = status >= 500 and names_too_long(error)  # a local server that raised, or a gateway in front of one
+    if (status in _RETRIED or status >= 500) and not coded:
         return Trouble(Kind.RETRY, said, wait=retry_after(headers))
-    length = too_long(error, message, request) if status in _TOO_LONG else None
+    readable = (coded or status in _TOO_LONG) and not wants_a_longer_answer(message)
+    length = too_long(error, message, request) if readable else None
     if length is not None:
         return Trouble(Kind.OVERFLOW, said, too_long=length)
     if (remedy := refused_setting(error, message)) is not None:

@@ -17,7 +17,19 @@ from rearank.data import DataError
 from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.engines import CompletionStore, NoEngine, ScriptedNode
 from rearank.reranker.setup import Parts
-from rearank.runs.layout import METRICS, STORE, SUMMARY, free_name, set_aside, write_json
+from rearank.runs.layout import (
+    ENGINE,
+    ENVIRONMENT,
+    METRICS,
+    RUN,
+    SEAL,
+    SETTINGS,
+    STORE,
+    SUMMARY,
+    free_name,
+    set_aside,
+    write_json,
+)
 from rearank.runs.reader import SYSTEM, TUNED, UNTRAINED, FolderError, on_its_way, read_systems
 from rearank.runs.seal import damaged
 from rearank.runs.stage import Stage, StageError
@@ -33,6 +45,7 @@ from rearank.tasks.train import Trained
 from rearank.tracking.run_trackers import RunTrackers
 
 _log = logging.getLogger(__name__)
+_OF_A_SYSTEM = (SETTINGS, ENVIRONMENT, METRICS, RUN, ENGINE, SEAL)
 
 
 class EvaluationError(RuntimeError):
@@ -152,9 +165,13 @@ def _refuse_trained_on(found: Sequence[System], benchmarks: Sequence[Benchmark],
 
 
 def _move_damaged_aside(folder: Path) -> None:
-    """What can't be believed or read any more; it is made again from the stored answers where it is measured."""
+    """What can't be believed or read any more; it is made again from the stored answers where it is measured.
+
+    A folder without any file of a system's is a tracker's own (``wandb/``).
+    """
     for place in sorted(folder.glob("*/*")):
-        if place.is_dir() and not set_aside(place) and (why := _damage(place)):
+        ours = place.is_dir() and any((place / name).exists() for name in _OF_A_SYSTEM)
+        if ours and not set_aside(place) and (why := _damage(place)):
             aside = free_name(place)
             place.rename(aside)
             _log.warning("%s; %s is made again where it is measured, what was there is kept as %s", why, place, aside)
