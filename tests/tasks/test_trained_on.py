@@ -76,6 +76,14 @@ def test_queries_of_the_benchmark_are_refused(folder: Path, tmp_path: Path) -> N
         refuse_measured_queries(run, prepare_rows(run))
 
 
+@pytest.mark.parametrize("task", ["train", "sft", "pipeline"])
+def test_no_task_trains_on_them(task: str, folder: Path, tmp_path: Path) -> None:
+    run = run_of(folder, tmp_path, "prepare.validation_windows=0", f"task={task}")
+    with pytest.raises(OverlapError, match="4 of 12 training queries"):
+        run.experiment.task.run(run)
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
 def test_or_dropped(folder: Path, tmp_path: Path) -> None:
     run = run_of(folder, tmp_path, "prepare.validation_windows=0", "prepare.overlap=drop")
     rows = prepare_rows(run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from rearank.data.irds import Irds
 from rearank.experiment import Run
 from rearank.prompts import Tokenizer
 from rearank.reranker.setup import Parts
@@ -82,7 +83,9 @@ class TrainTask:
 
     def run(self, run: Run) -> None:
         """Into ``<output_dir>/training``."""
-        train_model(run, prepare_rows(run))
+        rows = prepare_rows(run)
+        refuse_measured_queries(run, rows)
+        train_model(run, rows)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,9 @@ class SftTask:
 
     def run(self, run: Run) -> None:
         """Into ``<output_dir>/sft``."""
-        fine_tune_model(run, prepare_rows(run))
+        rows = prepare_rows(run)
+        refuse_measured_queries(run, rows)
+        fine_tune_model(run, rows)
 
 
 @dataclass(frozen=True)
@@ -152,9 +157,15 @@ def evaluate_models(run: Run, tuned: TrainingResult | None = None) -> dict[str, 
 
 
 def refuse_measured_queries(run: Run, rows: Rows) -> None:
-    """Raises ``OverlapError`` where rows to train on and the benchmarks share queries, before anything is trained."""
-    measured = measured_queries(run.experiment.benchmark.benchmarks, missing="skip")
-    refuse_overlap(training_queries(rows.folder.parent), measured, run.experiment.prepare.overlap)
+    """Raises ``OverlapError`` where rows to train on and the benchmarks share queries, before anything is trained.
+
+    A task that measures nothing downloads no benchmark for this.
+    """
+    chosen = run.experiment
+    measures = "benchmark" in chosen.task.needs
+    here = [one for one in chosen.benchmark.benchmarks if measures or not isinstance(one.collection, Irds)]
+    measured = measured_queries(here, missing="skip")
+    refuse_overlap(training_queries(rows.folder.parent), measured, chosen.prepare.overlap)
 
 
 def analyse_models(run: Run) -> dict[str, Any]:
