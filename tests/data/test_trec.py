@@ -356,3 +356,17 @@ def test_a_byte_order_mark_belongs_to_no_id(tmp_path: Path) -> None:
     path = tmp_path / "joined.qrels"
     path.write_text("\ufeffq1 0 d1 1\n\ufeffq2 0 d1 1\n", encoding="utf-8")
     assert read_qrels(path) == {"q1": {"d1": 1}, "q2": {"d1": 1}}
+
+
+def test_comments_and_a_document_type_are_no_topics(tmp_path: Path) -> None:
+    path = tmp_path / "topics.xml"
+    path.write_text(
+        '<?xml version="1.0"?>\n<!DOCTYPE topics [\n  <!ELEMENT topic (query)>\n]>\n<topics> <!-- made by hand -->\n'
+        '<!--\n<topic number="9"><query>left out</query></topic>\n-->\n'
+        '<topic number="1"><query>ships</query></topic><!-- x --><topic number="2"><query>sails</query></topic>\n'
+        "</topics>\n"
+    )
+    assert {query.text for query in read_topics(path).values()} == {"ships", "sails"}
+    path.write_text("<topics>\n<!-- open\n<topic number='1'><query>ships</query></topic></topics>")
+    with pytest.raises(DataError, match=r"topics\.xml:2: a comment .* never closed by -->"):
+        read_topics(path)

@@ -20,6 +20,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"\s")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+_ASIDE = r"(?P<aside><!--|<!DOCTYPE[^<>\[]*\[)"
 _ENDLESS = re.compile(r"&#[0-9]{4000,};?")  # a reference to a character beyond all that there are
 _MARKUP = re.compile(r"<[/?!A-Za-z][^<>]*>")
 _CDATA = re.compile(r"<!\[CDATA\[((?:(?!<!\[CDATA\[|\]\]>).)*)\]\]>", re.S)  # looks at each character once
@@ -93,20 +94,31 @@ def cells_of(path: str | Path, what: str = "file", separator: str | None = None)
 def blocks(path: str | Path, tag: str) -> Iterator[tuple[int, str, str]]:
     """First line number, attributes and content of each ``<tag> ... </tag>``; a tag may share its line with others.
 
-    Around them may stand other tags, as an XML file's root.
+    Around them may stand other tags, as an XML file's root, comments, and a document type with its declarations.
     """
     opening, closing = re.compile(rf"<{tag}(\s[^<>]*)?>", re.I), re.compile(rf"</{tag}>", re.I)
+    outside = re.compile(rf"{opening.pattern}|{_ASIDE}", re.I)
     start, attributes, parts = 0, "", [""]
-    size = 0
+    size = aside = 0
+    until = ""
     for number, line in read_lines(path):
         at = 0  # what stands before is done with: cutting it off would copy the rest each time
         while at < len(line):
+            if until:
+                end = line.find(until, at)
+                if end < 0:
+                    break
+                at, until = end + len(until), ""
+                continue
             if start == 0:
-                found = opening.search(line, at)
+                found = outside.search(line, at)
                 if _MARKUP.sub("", line[at : found.start()] if found else line[at:]).strip():
                     raise DataError(f"{path}:{number}: text outside <{tag}>; wrap each record in <{tag}>...</{tag}>")
                 if found is None:
                     break
+                if found["aside"]:
+                    until, aside, at = "-->" if found["aside"] == "<!--" else "]>", number, found.end()
+                    continue
                 start, attributes, parts, size, at = number, found[1] or "", [], 0, found.end()
                 continue
             found = closing.search(line, at)
@@ -124,6 +136,8 @@ def blocks(path: str | Path, tag: str) -> Iterator[tuple[int, str, str]]:
         size += len(line) + _STRING
         if start and size > _LONGEST_LINE:
             raise _too_long(f"{path}:{start}: the content of <{tag}>")
+    if until:
+        raise DataError(f"{path}:{aside}: a comment or <!DOCTYPE is never closed by {until}; close it, or remove it")
     if start:
         raise DataError(f"{path}:{start}: <{tag}> is never closed; the file may be cut short, fetch it again")
 
