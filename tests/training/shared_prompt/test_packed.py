@@ -86,7 +86,7 @@ def compare(
     """How far the two paths are apart: (loss, gradients), relative. ``figure``: how far a token's figures may be."""
     prompts, answers, group = given
     packed = pack(prompts, answers, group, one_row=one_row)
-    logits = model(**packed.inputs(model.config)).logits
+    logits = model(**packed.inputs(model.config), use_cache=False).logits
     assert logits.shape[:2] == (len(packed.ids), len(packed.kept))
     log_probs, entropies = packed.figures(logits, temperature)
     weights = torch.randn(2, *packed.mask.shape, generator=torch.Generator().manual_seed(5))

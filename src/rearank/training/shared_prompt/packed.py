@@ -53,7 +53,9 @@ class PackedBatch:
     mask: Any
 
     def inputs(self, config: Any, form: Form = "dense") -> dict[str, Any]:
-        """Arguments for the forward pass of a causal language model; its logits are of shape (B, K, vocabulary).
+        """Arguments, beside ``use_cache=False``, for the forward pass of a causal language model.
+
+        Its logits are of shape (B, K, vocabulary).
 
         Args:
             config: the model's.
@@ -66,7 +68,6 @@ class PackedBatch:
             "position_ids": self.positions,
             "attention_mask": self._masks(config.get_text_config(), form),
             "logits_to_keep": self.kept,
-            "use_cache": False,
         }
 
     def figures(self, logits: Any, temperature: float = 1.0) -> tuple[Any, Any]:

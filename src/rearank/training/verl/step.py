@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transfer_queue as tq
+from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.utils.tensordict_utils import get_tensordict
 
 from rearank.engines.chat import decoded, opening
@@ -19,6 +20,7 @@ from rearank.tracking.names import rollout_name
 from rearank.training.base import describe
 from rearank.training.rows import TrainingRow
 from rearank.training.verl.reward import scores_of
+from rearank.training.verl.sharing.groups import over_ranks
 
 WIDE = 0.1
 """How far from 1 the ratio of a token's two probabilities (trainer's, rollout engine's) is called wide."""
@@ -128,6 +130,22 @@ def score_together(batch: Any, reward: RewardFunction, rows: Mapping[int, Traini
     fields = {"rm_scores": torch.nested.as_nested_tensor(totals, layout=torch.jagged), "extra_fields": extras}
     keys = [answer.key for answer in answers]
     tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=get_tensordict(fields))
+
+
+def keep_groups(batch: Any, keys: Sequence[str], metrics: dict[str, Any], *, ranks: int, update: int) -> None:
+    """Reorder verl's batch so that a group's answers are on one rank; verl's figures of the balance follow.
+
+    ``keys``: of the answers in verl's queue, group by group; ``ranks`` and ``update`` as in ``over_ranks``.
+    """
+    now = {key: index for index, key in enumerate(batch.keys)}
+    tags = [batch.tags[now[key]] for key in keys]
+    prompts = [tag["prompt_len"] for tag in tags]
+    answers = [tag["seq_len"] - tag["prompt_len"] for tag in tags]
+    order = over_ranks([key.split("_")[0] for key in keys], prompts, answers, ranks, update)
+    batch.reorder([now[keys[index]] for index in order])
+    lengths, each = [tag["seq_len"] for tag in batch.tags], len(keys) // ranks
+    parts = [list(range(begin, begin + each)) for begin in range(0, len(keys), each)]
+    metrics |= log_seqlen_unbalance(lengths, parts, "global_seqlen")
 
 
 def figures_of(
