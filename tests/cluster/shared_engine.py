@@ -176,6 +176,8 @@ def main(rank: int, ranks: int, folder: Path, settings: dict[str, Any]) -> None:
                     ]
                 )
             made[path]["loss"] = torch.tensor([sum(result["loss"])])
+            made.setdefault("computed", result["metrics"].get("tokens_computed"))
+            assert (path == "shared") == ("tokens_computed" in result["metrics"])
             made[path]["update passes"] = torch.tensor(list(counted))
     apart = {}
     for name, plain in made["plain"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from shutil import which
 from typing import Any
 
 import pytest
@@ -194,6 +195,20 @@ def test_blocks_are_the_same_mask() -> None:
     assert dense.keys() == blocks.keys() == {"full_attention", "sliding_attention"}
     for kind, mask in dense.items():
         assert torch.equal(create_mask(blocks[kind].mask_mod, rows, None, length, length, device="cpu"), mask)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch compiles with
+@pytest.mark.skipif(which("g++") is None, reason="flex_attention is compiled")
+def test_flex_attention_computes_the_same() -> None:
+    """Without gradients, which it has on GPUs alone."""
+    model, packed = model_of(MODELS["windows in some layers"]()).eval(), pack(*sampled(*MIXED), one_row=True)
+    with torch.no_grad():
+        dense = packed.figures(model(**packed.inputs(model.config), use_cache=False).logits)
+        model.set_attn_implementation("flex_attention")
+        blocks = packed.figures(model(**packed.inputs(model.config, "flex"), use_cache=False).logits)
+    for one, other in zip(dense, blocks, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_figures_have_the_gradients_of_their_definition() -> None:

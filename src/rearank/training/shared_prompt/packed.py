@@ -106,7 +106,9 @@ class PackedBatch:
                 return _sees([place[row, query] for place in places], [place[row, key] for place in places], window)
 
             rows, length = self.ids.shape
-            return create_block_mask(sees, rows, None, length, length, device=self.ids.device)
+            device = self.ids.device
+            # Compiled, it never holds tokens x tokens.
+            return create_block_mask(sees, rows, None, length, length, device=device, _compile=device.type == "cuda")
         queries, keys = ([place[:, None, :].unsqueeze(axis) for place in places] for axis in (-1, -2))
         seen = _sees(queries, keys, window)
         if not eager:

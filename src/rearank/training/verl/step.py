@@ -40,6 +40,7 @@ _CURVES = {
     "training/filter_groups/evicted_samples": "rollout/groups_replaced",
     "perf/throughput": "perf/tokens_per_second_per_gpu",
     "perf/mfu/actor": "perf/mfu",
+    "actor/tokens_computed": "perf/tokens_computed",
     "actor/perf/max_memory_allocated_gb": "perf/memory_gib",
 }
 _TIMES = {
@@ -157,6 +158,8 @@ def figures_of(
     """
     figures = {ours: float(metrics[theirs]) for theirs, ours in _CURVES.items() if theirs in metrics}
     figures |= {f"time/{ours}": float(timing[theirs]) for theirs, ours in _TIMES.items() if theirs in timing}
+    if {"perf/mfu", "perf/tokens_computed"} <= figures.keys():
+        figures["perf/mfu"] *= figures["perf/tokens_computed"]  # verl counts a prompt for each answer
     breakdowns = [answer.breakdown for answer in answers]
     figures |= {rollout_name(name): value for name, value in describe(breakdowns).items()}
     groups: dict[str, list[float]] = defaultdict(list)

@@ -44,6 +44,9 @@ class SharedPromptEngine(transformer_impl.FSDPEngineWithLMHead):  # type: ignore
     _form: Any = None
     """Of the rows' masks; ``None`` where prompts aren't shared."""
 
+    _computed = 0
+    """Tokens of a batch's rows so far."""
+
     def _build_module(self) -> Any:
         """Raises ``TrainingError`` where ``trainer.shared_prompt`` is ``true`` and the model can't share prompts."""
         module = super()._build_module()
@@ -90,8 +93,11 @@ class SharedPromptEngine(transformer_impl.FSDPEngineWithLMHead):  # type: ignore
         if not self._shares(data):
             return super().forward_backward_batch(data, loss_function, forward_only)
         tu.assign_non_tensor(data, **{_MARK: True})
+        self._computed = 0
         with patch.object(transformer_impl, "prepare_micro_batches", self._passes):
-            return super().forward_backward_batch(data, loss_function, forward_only)
+            output = super().forward_backward_batch(data, loss_function, forward_only)
+        output["metrics"]["tokens_computed"] = [self._computed / int(data["input_ids"].offsets()[-1])]
+        return output
 
     def _passes(self, data: Any, dp_group: Any, **_: Any) -> tuple[list[Any], list[list[int]]]:
         """In place of verl's function: the passes, as many on every rank, and which answers each has."""
@@ -112,6 +118,7 @@ class SharedPromptEngine(transformer_impl.FSDPEngineWithLMHead):  # type: ignore
         every = micro_batch["prompts"].unbind()
         prompts = [every[group.index(number)] for number in range(len(first))]
         packed = pack(prompts, micro_batch["responses"].unbind(), group, one_row=self._form == "flex")
+        self._computed += packed.ids.numel()
         return packed.inputs(self.module.config, self._form), {"packed": packed}
 
     def prepare_model_outputs(
