@@ -117,6 +117,9 @@ NAMES: tuple[Name, ...] = (
     Name("perf/memory_gib", "GiB", "the most that PyTorch held on a GPU so far", always=False),
     Name("perf/tokens_per_second_per_gpu", "tokens/s", "of the whole step, prompts included", "verl", always=False),
     Name("perf/mfu", "", "model FLOPs utilisation of the update", "verl", always=False),
+    Name(
+        "perf/tokens_computed", "share", "an update's tokens, with prompts shared, of all rows'", "verl", always=False
+    ),
     Name("verl/<name>", "", "verl's own figures under its own names: those of its version, not stable", "verl"),
 )
 RENAMED = {f"rollout/{figure}": f"train/{figure}" for figure in _REWARD}

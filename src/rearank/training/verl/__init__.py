@@ -6,7 +6,7 @@ run, from rows to a model.
 In the cluster: ``runner`` the actor that runs a training · ``trainer`` verl's PPO trainer, watched · ``step`` a step's
 answers and figures · ``rollouts`` its sampling · ``reward`` the function it scores by · ``advantage`` the algorithm's ·
 ``sft`` fine-tuning · ``events`` what happened, sent to the driver.
-``export`` turns shards into a model; ``cpu`` lets all of it run without a GPU.
+``sharing`` computes each prompt once. ``export`` turns shards into a model; ``cpu`` lets all of it run without a GPU.
 """
 
 from rearank.training.verl.node import VerlTrainer

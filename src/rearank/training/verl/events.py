@@ -18,6 +18,10 @@ SEEDED = "REARANK_SEED_ANSWERS"
 """Set where every sampled answer gets a seed of its own."""
 
 
+SHARED = "REARANK_SHARED_PROMPT"
+"""Set where each prompt is computed once: ``trainer.shared_prompt`` and the form of the mask, as ``auto dense``."""
+
+
 class Events:
     """The actor. Events are numbered from 1; ``take(n)`` acknowledges those up to ``n``."""
 

@@ -76,6 +76,7 @@ def fine_tune(trainer: VerlSettings, job: TrainingJob, sft: Sft, *, tags: bool) 
         raise TrainingError(f"sft.batch ({sft.batch}) must divide over the GPUs ({trainer.cluster.gpus})")
     lengths = trainer.lengths(job.max_tokens)
     trainer = settled(trainer, PolicyGradient(kl=0.0), lengths, job.sizes, gpu_gib(trainer))
+    trainer = replace(trainer, shared_prompt=False)  # a prompt has one answer here
     if (trainer.tokens_per_pass or 0) < lengths.total:
         raise TrainingError(
             f"trainer.tokens_per_pass ({trainer.tokens_per_pass}) is less than one prompt with its answer "

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from rearank.progress import progress
 from rearank.training.base import TrainingError
-from rearank.training.verl.events import NAME, SEEDED, Events, Outcome, root_cause
+from rearank.training.verl.events import NAME, SEEDED, SHARED, Events, Outcome, root_cause
 from rearank.training.verl.hiding import runtime_of, without_values
 from rearank.training.verl.leftovers import MARK, watched
 from rearank.training.verl.runner import Runner
@@ -254,6 +254,8 @@ def _environment(trainer: VerlSettings) -> dict[str, str]:
         }
     if trainer.seed_answers if trainer.seed_answers is not None else trainer.on_cpu:
         common[SEEDED] = "1"
+    if trainer.shared_prompt:
+        common[SHARED] = f"{str(trainer.shared_prompt).lower()} {trainer.mask_form}"
     # What the user set stays, but for what this process set for itself.
     return {**{name: os.environ.get(name, value) for name, value in common.items()}, "TOKENIZERS_PARALLELISM": "true"}
 

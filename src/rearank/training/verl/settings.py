@@ -119,6 +119,10 @@ class VerlSettings:
         max_sequences: answers a rollout engine works on at once.
         max_prompt_tokens: longer prompts are left out, and counted before anything starts.
         gradient_checkpointing: keep only each layer's input for the backward pass: less memory, a third more time.
+        shared_prompt: compute the prompt that a group's answers share once, in one row with all of them, for the update
+            and for log-probabilities; a group stays on one GPU and in one pass where it fits. ``auto`` does so where
+            the model allows it, ``true`` fails where it doesn't. On GPUs attention is then ``flex_attention``, or, with
+            ``attention=sdpa``, torch's own with a mask of tokens x tokens.
         fused_kernels: compute log-probabilities and entropy without holding the logits (verl's ``use_fused_kernels``).
         liger: Liger's kernels for norms, rotation and MLP (package liger-kernel; GPUs only).
         lora_base: precision of the frozen weights under ``lora``; adapters are trained in float32.
@@ -147,6 +151,7 @@ class VerlSettings:
     gradient_checkpointing: bool | None = field(default=None, metadata=INCIDENTAL)
     max_sequences: Positive = field(default=256, metadata=INCIDENTAL)
     max_prompt_tokens: Positive = 3072
+    shared_prompt: Literal["auto", True, False] = False
     fused_kernels: bool = False
     liger: bool = False
     lora_base: Literal["float32", "bfloat16"] = "float32"
@@ -169,6 +174,11 @@ class VerlSettings:
             raise ValueError(
                 "lora_base and layered_summon are about adapters: set "
                 "trainer.lora='{_target_: rearank.training.base.Lora, rank: 32}', or leave them out"
+            )
+        if self.shared_prompt is True and self.fused_kernels:
+            raise ValueError(
+                "shared_prompt=true and fused_kernels=true exclude each other: set trainer.shared_prompt=auto, or "
+                "trainer.fused_kernels=false"
             )
         if self.cluster.gpus_per_node % (self.tensor_parallel or 1):
             raise ValueError(
@@ -202,6 +212,11 @@ class VerlSettings:
         if self.attention != "auto":
             return self.attention
         return "flash_attention_2" if not self.on_cpu and find_spec("flash_attn") else "sdpa"
+
+    @property
+    def mask_form(self) -> str:
+        """Of a row that holds a prompt with its answers: ``dense`` or ``flex`` (``training.shared_prompt.packed``)."""
+        return "dense" if self.on_cpu or self.attention == "sdpa" else "flex"
 
     def check_model(self) -> None:
         """Whether verl can train with these adapters and kernels; raises ``TrainingError`` naming the keys."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transfer_queue as tq
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
+from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.utils.tensordict_utils import get_tensordict
 
 from rearank.engines.chat import decoded, opening
@@ -20,6 +21,7 @@ from rearank.tracking.names import rollout_name
 from rearank.training.base import describe
 from rearank.training.rows import TrainingRow
 from rearank.training.verl.reward import scores_of
+from rearank.training.verl.sharing.groups import over_ranks
 
 WIDE = 0.1
 """How far from 1 the ratio of a token's two probabilities (trainer's, rollout engine's) is called wide."""
@@ -39,6 +41,7 @@ _CURVES = {
     "training/filter_groups/evicted_samples": "rollout/groups_replaced",
     "perf/throughput": "perf/tokens_per_second_per_gpu",
     "perf/mfu/actor": "perf/mfu",
+    "actor/tokens_computed": "perf/tokens_computed",
     "actor/perf/max_memory_allocated_gb": "perf/memory_gib",
 }
 _TIMES = {
@@ -153,6 +156,22 @@ def score_together(batch: Any, reward: RewardFunction, rows: Mapping[int, Traini
     tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=get_tensordict(fields))
 
 
+def keep_groups(batch: Any, keys: Sequence[str], metrics: dict[str, Any], *, ranks: int, update: int) -> None:
+    """Reorder verl's batch so that a group's answers are on one rank; verl's figures of the balance follow.
+
+    ``keys``: of the answers in verl's queue, group by group; ``ranks`` and ``update`` as in ``over_ranks``.
+    """
+    now = {key: index for index, key in enumerate(batch.keys)}
+    tags = [batch.tags[now[key]] for key in keys]
+    prompts = [tag["prompt_len"] for tag in tags]
+    answers = [tag["seq_len"] - tag["prompt_len"] for tag in tags]
+    order = over_ranks([key.split("_")[0] for key in keys], prompts, answers, ranks, update)
+    batch.reorder([now[keys[index]] for index in order])
+    lengths, each = [tag["seq_len"] for tag in batch.tags], len(keys) // ranks
+    parts = [list(range(begin, begin + each)) for begin in range(0, len(keys), each)]
+    metrics |= log_seqlen_unbalance(lengths, parts, "global_seqlen")
+
+
 def figures_of(
     answers: Sequence[SampledAnswer], metrics: Mapping[str, Any], timing: Mapping[str, float], limit: int
 ) -> dict[str, float]:
@@ -162,6 +181,8 @@ def figures_of(
     """
     figures = {ours: float(metrics[theirs]) for theirs, ours in _CURVES.items() if theirs in metrics}
     figures |= {f"time/{ours}": float(timing[theirs]) for theirs, ours in _TIMES.items() if theirs in timing}
+    if {"perf/mfu", "perf/tokens_computed"} <= figures.keys():
+        figures["perf/mfu"] *= figures["perf/tokens_computed"]  # verl counts a prompt for each answer
     breakdowns = [answer.breakdown for answer in answers]
     figures |= {rollout_name(name): value for name, value in describe(breakdowns).items()}
     groups: dict[str, list[float]] = defaultdict(list)

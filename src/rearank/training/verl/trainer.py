@@ -31,6 +31,7 @@ from rearank.training.verl.step import (
     breakdown_of,
     column,
     figures_of,
+    keep_groups,
     score_together,
     text_of,
     token_means,
@@ -212,8 +213,8 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
             reward_extra_infos_dict |= {name: [one[name] for one in scores if one] for name in names}
         super()._dump_generations(reward_extra_infos_dict=reward_extra_infos_dict, **kwargs)
 
-    def _balance_batch(self, batch: Any, *rest: Any, **more: Any) -> Any:
-        """By row and sample first, then as verl spreads it over ranks.
+    def _balance_batch(self, batch: Any, metrics: Any, *rest: Any, **more: Any) -> Any:
+        """By row and sample first, then as verl spreads it over ranks; where groups share prompts, by whole groups.
 
         verl takes answers in the order in which they were ready, so that which of them share a minibatch was chance.
         """
@@ -221,7 +222,19 @@ class WatchedTrainer(PPOTrainerSync):  # type: ignore[misc]
         samples = ([int(number) for number in key.split("_")[1:]] for key in batch.keys)
         places = list(zip(map(int, column(found, "index")), samples, strict=True))
         batch.reorder(sorted(range(len(places)), key=places.__getitem__))
-        return super()._balance_batch(batch, *rest, **more)
+        keys = list(batch.keys)
+        batch = super()._balance_batch(batch, metrics, *rest, **more)
+        if not self._watch.shared_prompt or len(batch.keys) > len(keys):  # filled up: the last groups aren't whole
+            return batch
+        role = self.config.actor_rollout_ref
+        keep_groups(
+            batch,
+            keys,
+            metrics,
+            ranks=max(self.actor_rollout_wg._dispatch_info["actor"]) + 1,
+            update=role.actor.ppo_mini_batch_size * role.rollout.n,
+        )
+        return batch
 
     def _compute_advantage(self, batch: Any, metrics: Any) -> Any:
         """verl's, once a reward that looks at its whole group has been asked."""

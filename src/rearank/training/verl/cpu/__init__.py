@@ -5,7 +5,8 @@ unless it is asked for by the environment, which ``trainer.device=cpu`` sets for
 
 - ``VERL_PLATFORM=cpu``: the platform and every patch of ``patches``;
 - ``REARANK_WEIGHT_TIMEOUT``: seconds after which a weight transfer to a dead rollout worker fails. Set on GPUs, too:
-  the patches marked ``on_gpu`` are of use there.
+  the patches marked ``on_gpu`` are of use there;
+- ``REARANK_SHARED_PROMPT``: the engine that computes each prompt once (``sharing``), on CPUs and GPUs.
 
 verl only logs a plug-in that fails, at debug level: ``applied`` is how the runner asserts that it didn't.
 """
@@ -28,3 +29,14 @@ if ASKED or os.environ.get("REARANK_WEIGHT_TIMEOUT"):
     from rearank.training.verl.cpu.patches import PATCHES, apply
 
     applied += [apply(patch) for patch in PATCHES if ASKED or patch.on_gpu]
+
+if os.environ.get("REARANK_SHARED_PROMPT"):
+    from rearank.training.verl.cpu.patches import after_import
+
+    def _register(_: object) -> None:
+        from rearank.training.verl.sharing import engine
+
+        engine.register()
+
+    after_import("verl.workers.engine.fsdp.transformer_impl", _register)
+    applied.append("shared prompts")

@@ -45,23 +45,28 @@ class Patch:
 
 def apply(patch: Patch) -> str:
     """Change the module when it is imported, or at once where it has been; returns the patch's name."""
-    if patch.module in sys.modules:
-        patch.change(sys.modules[patch.module])
-    else:
-        sys.meta_path.insert(0, _AfterImport(patch))
+    after_import(patch.module, patch.change)
     return patch.name
+
+
+def after_import(module: str, change: Callable[[ModuleType], None]) -> None:
+    """Call ``change`` on a module when it is imported, or at once where it has been."""
+    if module in sys.modules:
+        change(sys.modules[module])
+    else:
+        sys.meta_path.insert(0, _AfterImport(module, change))
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Finds nothing itself: lets the others find the module and runs the change behind its loader."""
 
-    def __init__(self, patch: Patch) -> None:
-        self._patch = patch
+    def __init__(self, module: str, change: Callable[[ModuleType], None]) -> None:
+        self._module, self._change = module, change
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self._patch.module:
+        if fullname != self._module:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
@@ -71,7 +76,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            self._patch.change(module)
+            self._change(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
