@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints/cpu.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "rearank needs Python 3.11, 3.12 or 3.13; set PYTHON=python3.12, say")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt "torch==2.13.0" uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints/cpu.txt --editable '.[train,wandb,fast,api,serve,pyterrier,sweeps,dashboard,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints/cpu.txt --editable '.[train,gguf,wandb,fast,api,serve,pyterrier,sweeps,dashboard,dev]'
 	touch $@
 
 quickstart: $(STAMP)
