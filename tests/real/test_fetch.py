@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from tests.real.fetch import fetch
 
+pytest.importorskip("pip")  # an environment that uv made has none
+
 
 def test_an_index_that_is_out_of_reach_is_a_message(tmp_path: Path) -> None:
     said = fetch(tmp_path / "model", "--index-url", "http://127.0.0.1:9/simple", "--timeout", "1")
