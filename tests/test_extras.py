@@ -22,7 +22,7 @@ from rearank.training.verl.machine import PACKAGES, read_lock
 from tests.conftest import ROOT
 
 CLUSTER, CPU = ("cluster", "wandb"), ("cluster-cpu", "wandb")
-SMALL = ("wandb", "fast", "api", "serve", "pyterrier", "sweeps", "dashboard")
+SMALL = ("wandb", "gguf", "fast", "api", "serve", "pyterrier", "sweeps", "dashboard")
 PINNED = ("verl", "ray", "vllm", "torch", "transformers", "tensordict", "transferqueue")
 LOCKED = ("--constraint", "constraints/cluster.txt")
 

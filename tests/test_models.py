@@ -59,7 +59,18 @@ ROWS = {
 }
 """What a model's name alone must give."""
 
-FOLLOWS_ANY = {"qwen05b", "qwen15b", "qwen3b", "qwen7b", "qwen3_4b", "qwen3_8b", "llama8b", "local"}
+FOLLOWS_ANY = {
+    "qwen05b",
+    "qwen15b",
+    "qwen3b",
+    "qwen7b",
+    "qwen3_4b",
+    "qwen3_8b",
+    "llama8b",
+    "smollm2",
+    "smollm2_q4_1",
+    "local",
+}
 GROUPS = ("prompt", "strategy", "engine")
 DRY = ("task=evaluate", "engine=none", "benchmark=synthetic", "tracking=none")
 """Nothing is missing here for an evaluation that asks no model."""

@@ -23,6 +23,7 @@ from rearank.training.memory import MemoryPlan, Workload, describe, estimate, ma
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # What the hub says of each checkpoint, or the sum over its tensors.
 PUBLISHED = {
+    "smollm2": 134_515_008,
     "qwen05b": 494_032_768,
     "qwen15b": 1_543_714_304,
     "qwen3b": 3_085_938_688,

@@ -4,7 +4,8 @@
 ``template`` whether a model's own takes a prompt) ·
 ``openai`` models behind a server · ``home`` an event loop of an engine's own · ``scripted`` a public fake ·
 ``recording`` and ``store`` no call is paid for twice · ``ranker`` prompt, call, parse · ``session`` candidates to
-rankings · ``model`` what conf/model builds to (``architecture`` its sizes, ``merge`` makes one of an adapter).
+rankings · ``model`` what conf/model builds to (``architecture`` its sizes, ``merge`` makes one of an adapter,
+``from_gguf`` of a GGUF file).
 """
 
 from rearank.engines.base import Engine, EngineError, EngineNode, SeesWindows

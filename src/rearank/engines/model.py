@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rearank.engines.architecture import Architecture
-from rearank.engines.weights import hub_problems, weight_problems
+from rearank.engines.weights import hub_problems, names_apart, weight_problems
 from rearank.runs import INCIDENTAL
 from rearank.types import Sampling
 
@@ -155,7 +155,7 @@ class Model:
             kind = "a LoRA adapter alone" if (place / "adapter_config.json").is_file() else "no model"
             found.append(f"model.path={self.path}: no config.json in this folder, so it holds {kind}")
         elif place.is_dir():
-            found += weight_problems(place)
+            found += weight_problems(place) + names_apart(place, self.name)
         elif self.engine is None:
             found += hub_problems(self.path, self.revision)
         return found

@@ -8,9 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rearank.reach import reachable
+from rearank.runs.layout import read_json
 
 _POINTER = b"version https://git-lfs"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+MADE_FROM = "gguf.json"
+"""In a folder made of a GGUF file: which one, and how its weights are stored."""
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -31,6 +34,18 @@ def weight_problems(folder: Path) -> list[str]:
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         found.append(f"{folder}: no tokenizer in it (tokenizer.json); copy it from the model's source")
     return found
+
+
+def names_apart(folder: Path, name: str) -> list[str]:
+    """Why ``name`` may not stand for the model in ``folder``: a quantised one is another model."""
+    made = read_json(folder / MADE_FROM)
+    weights = str(made.get("weights", ""))
+    if made.get("quantised") is not True or weights.lower() in name.lower():
+        return []
+    return [
+        f"model.path={folder}: its weights were {weights} in a GGUF file, rounded from another model's; "
+        f"set model.name={name}_{weights.lower()}, so that every table names it apart"
+    ]
 
 
 def hub_problems(name: str, revision: str | None) -> list[str]:
