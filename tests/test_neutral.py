@@ -14,9 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import rearank.training
-from rearank.engines.chat import Chat, load_chat, shorten
+from rearank.engines.chat import Chat, load_chat
 from rearank.engines.openai.overflow import Request, TooLong, fitted
 from rearank.engines.session import Session
+from rearank.engines.template import shorten
 from rearank.neutral import Reserved, Reserving, neutralise, reserved_of, without_tokens
 from rearank.prompts import ChatPrompt, CompactPrompt
 from rearank.ranking import FullList

@@ -30,7 +30,7 @@ _NODE: dict[str, Any] = {
     "num_cpus": 1,  # of a job, and so how many run at once
     "num_gpus": 0,
     "total_cpus": None,  # that a Ray of our own counts; the machine's
-    "runtime_env": {},  # Ray's, for machines that lack this code
+    "runtime_env": {},  # Ray's, for machines that lack this code; its values are written to no file
 }
 ConfigStore.instance().store(group="hydra/launcher", name="rearank_ray", node=_NODE, provider="rearank")
 
@@ -46,7 +46,9 @@ class RayLauncher(Launcher):
         total_cpus: int | None,
         runtime_env: Mapping[str, Any],
     ) -> None:
-        self._address, self._total, self._environment = address, total_cpus, dict(runtime_env)
+        from rearank.training.verl.hiding import launcher_runtime_of
+
+        self._address, self._total, self._environment = address, total_cpus, launcher_runtime_of(runtime_env)
         self._resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

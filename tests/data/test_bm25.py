@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,49 @@ def test_index_is_built_once_and_follows_content(
     changed = TrecFiles(collection.docs, collection.topics)
     assert [p.id for p in bm25.retrieve(changed, {"q": Query("q", "apples")}, 5)["q"].passages] == ["x"]
     assert not list((tmp_path / "cache").glob(".bm25*"))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, Path.unlink])
+def test_a_damaged_index_is_built_again(
+    damage: Callable[[Path], None], collection: TrecFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another byte in it would be another score, without a word."""
+    bm25, queries = Bm25(cache_dir=str(tmp_path / "cache")), {"q": Query("q", "apples and pears")}
+    right = bm25.search(collection, queries, 10)
+    assert [one for one, _ in right["q"]] == ["z", "a", "m"]
+    folder = bm25.index_folder(collection)
+    names = sorted(path.name for path in folder.iterdir())
+    assert {"ids.json", "data.csc.index.npy", "sealed.json"} < set(names)
+    removed = damage is Path.unlink
+    for name in names:
+        if removed and name == "sealed.json":  # an index of an earlier version
+            continue
+        caplog.clear()
+        damage(folder / name)
+        assert bm25.search(collection, queries, 10) == right
+        assert name in caplog.text or (removed and name == "ids.json")
+        assert sorted(path.name for path in folder.iterdir()) == names
+
+
+def test_a_damaged_index_of_an_earlier_version_is_named(collection: TrecFiles, tmp_path: Path) -> None:
+    bm25 = Bm25(cache_dir=str(tmp_path / "cache"))
+    bm25.search(collection, {}, 10)
+    folder = bm25.index_folder(collection)
+    (folder / "sealed.json").unlink()
+    bm25.search(collection, {}, 10)
+    _cut(folder / "ids.json")
+    with pytest.raises(DataError, match=rf"{folder}: the index can't be read .*; delete this folder"):
+        bm25.search(collection, {}, 10)
 
 
 def test_best_equals_a_full_stable_sort() -> None:

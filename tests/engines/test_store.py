@@ -148,6 +148,36 @@ def test_a_value_of_another_kind_names_the_store_and_the_way_out(changed: str, t
     store.close()
 
 
+@pytest.mark.parametrize(
+    "changed",
+    ["text = '[1] > [2]'", "finish = 'length'", "seconds = 1.0", "extra = '{\"p_yes\": 1}'", "key = 'other'"],
+)
+def test_an_answer_that_was_changed_in_the_file_is_not_believed(changed: str, tmp_path: Path) -> None:
+    """Of a right kind, so that nothing else tells it; earlier versions wrote no digest, and theirs are taken."""
+    path = tmp_path / "completions.sqlite"
+    answer = Completion("[2] > [1]", 3, 4, "stop", 2, extra={"p_yes": 0.5})
+    with closing(CompletionStore(path)) as store:
+        assert store.put("k", MESSAGES, answer) == store.get("k") == answer
+    key = "other" if changed.startswith("key") else "k"
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"update completions set {changed}")
+    with closing(CompletionStore(path)) as store, pytest.raises(StoreError) as error:
+        store.get(key)
+    said = f"{path}: can't read completions (the answer with the key {key} was changed after it was written); the file"
+    assert str(error.value).startswith(said)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("update completions set digest = null")
+    with closing(CompletionStore(path)) as store:
+        assert store.get(key) is not None
+
+
+def test_a_failure_that_was_asked_again_is_believed(tmp_path: Path) -> None:
+    with closing(CompletionStore(tmp_path / "completions.sqlite")) as store:
+        failed = store.put("k", MESSAGES, Completion("upstream error", cost=1.0))
+        answer = store.put("k", MESSAGES, Completion("[1]", cost=0.5), failed)
+        assert store.get("k") == answer == Completion("[1]", cost=1.5)
+
+
 def test_a_folder_or_a_broken_link_in_the_stores_place_is_named(tmp_path: Path) -> None:
     folder, link = tmp_path / "folder.sqlite", tmp_path / "link.sqlite"
     folder.mkdir()

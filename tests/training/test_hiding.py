@@ -14,7 +14,7 @@ from tests.end_to_end.pipeline import ROOT, environment
 
 from rearank.training.base import TrainingError
 from rearank.training.verl import Cluster
-from rearank.training.verl.hiding import runtime_of, without_values
+from rearank.training.verl.hiding import launcher_runtime_of, runtime_of, without_values
 
 SECRETS = (
     "first-secret-value",
@@ -60,6 +60,66 @@ def test_no_value_is_written_anywhere(sweep: tuple[str, ...], tmp_path: Path) ->
     said = b"".join(texts.values())
     assert b"+cluster.env.HF_TOKEN=null" in said
     assert not sweep or len(list(outputs.glob("*-sweep/seed=*/prepared/summary.json"))) == 2
+
+
+RAY = """
+class exceptions:
+    class RayError(Exception):
+        pass
+
+def init(runtime_env, **_):
+    print("SEEN", runtime_env)
+
+def remote(**_):
+    return lambda function: type("Remote", (), {"remote": staticmethod(function)})
+
+def put(value):
+    return value
+
+get = put
+
+def shutdown():
+    pass
+"""
+"""Ray in this process: each job is composed and written as in one of Ray's own."""
+
+
+@pytest.mark.slow
+def test_no_value_of_the_launchers_runtime_environment_is_written(tmp_path: Path) -> None:
+    """Of the command line and of a config file; Ray gets all of it."""
+    config = tmp_path / "conf" / "experiment" / "mine.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        "# @package _global_\ndefaults:\n  - quickstart\n  - override /launcher: ray\n"
+        "hydra:\n  launcher:\n    runtime_env:\n      working_dir: 's3://third-secret-value'\n"
+    )
+    (tmp_path / "ray.py").write_text(RAY)
+    outputs = tmp_path / "outputs"
+    given = ["-m", *SMALL[1:2], "tracking=none", *SMALL[4:], "seed=1,2", f"paths.outputs={outputs}", "experiment=mine"]
+    given += [f"hydra.searchpath=[file://{config.parent.parent}]"]
+    given += ["+hydra.launcher.runtime_env={env_vars:{HF_TOKEN:first-secret-value},pip:[second-secret-value]}"]
+    given += ["+hydra.launcher.runtime_env.conda.name=fourth-secret-value"]
+    places = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "run.py", *given],
+        cwd=ROOT, env={**environment(), **places}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = next(line for line in done.stdout.splitlines() if line.startswith("SEEN"))
+    assert all(secret in seen for secret in SECRETS[:4]), seen
+    texts = {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
+    assert len(list(outputs.glob("*-sweep/seed=*/.hydra/hydra.yaml"))) == 2
+    assert [path for path, text in texts.items() if any(secret.encode() in text for secret in SECRETS)] == []
+    assert b"hydra.launcher.runtime_env.conda.name=null" in b"".join(texts.values()), "names stay"
+
+
+def test_the_launchers_runtime_environment_is_no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REARANK_RUNTIME_ENV_pip", '["of the run"]')
+    monkeypatch.setenv("REARANK_LAUNCHER_ENV_pip", '["of the sweep"]')
+    monkeypatch.setenv("REARANK_LAUNCHER_ENV_env_vars", '{"A": "b"}')
+    found = {"pip": None, "env_vars": None, "conda": "c", "gone": None}
+    assert launcher_runtime_of(found) == {"pip": ["of the sweep"], "env_vars": {"A": "b"}, "conda": "c", "gone": None}
+    assert runtime_of({"pip": None}) == {"pip": ["of the run"]}
 
 
 def test_a_value_reaches_the_cluster_from_where_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from rearank.checks import check_fields
 from rearank.data.analyzer import ANALYZER_VERSION, WORDS_VERSION, english_analyzer, word_analyzer
 from rearank.data.base import Collection, DataError, assemble, check_depth
 from rearank.runs import INCIDENTAL
+from rearank.runs.seal import damaged, seal
 from rearank.types import Candidates, Query
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _IDS_FILE = "ids.json"
 _WORTH_COMPILING = 40_000_000  # passages scored: numpy takes about as long for them as numba to compile
 _SPARE_PLACES = 20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,18 @@ class Bm25:
         folder = self.index_folder(collection)
         if not (folder / _IDS_FILE).is_file():
             self._build(collection, analyze, folder)
+        elif wrong := damaged(folder, Path(self.cache_dir)):  # whose numbers would be as wrong
+            _log.warning("%s; the index is built again", wrong[0])
+            shutil.rmtree(folder)
+            self._build(collection, analyze, folder)
         # Memory-mapped: a large index costs what its queries touch.
-        index = bm25s.BM25.load(str(folder), mmap=True, show_progress=False, override_params={"backend": "numpy"})
-        return index, json.loads((folder / _IDS_FILE).read_text(encoding="utf-8"))
+        try:
+            index = bm25s.BM25.load(str(folder), mmap=True, show_progress=False, override_params={"backend": "numpy"})
+            return index, json.loads((folder / _IDS_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, EOFError) as error:  # of an earlier version, which sealed none
+            raise DataError(
+                f"{folder}: the index can't be read ({error}); delete this folder, and the next command builds it again"
+            ) from error
 
     def _build(self, collection: Collection, analyze: Callable[[str], list[str]], folder: Path) -> None:
         bm25s = _bm25s()
@@ -118,6 +129,9 @@ class Bm25:
         part.mkdir(parents=True, exist_ok=True)
         index.save(str(part), show_progress=False)
         (part / _IDS_FILE).write_text(json.dumps(ids), encoding="utf-8")
+        seal(part, sorted(path.name for path in part.iterdir()))
+        if folder.exists() and not (folder / _IDS_FILE).is_file():
+            shutil.rmtree(folder)  # a part of an index: without its ids it would stay in the way
         try:
             part.replace(folder)
         except OSError:

@@ -9,12 +9,14 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from rearank.engines.base import EngineError, turns
 from rearank.engines.checkpoint import cannot_load, fingerprint, located
 from rearank.engines.model import Architecture
+from rearank.engines.template import CUTS, Frame, shorten
 from rearank.neutral import reserved_of
 from rearank.parsing import is_mark, opened_at_end
 from rearank.ranking import AbortRunError
@@ -26,8 +28,9 @@ _ANSWER_SHARE = 2  # a prompt is cut so that the answer keeps max_tokens, but ne
 _THINK = "<think>"
 _CLOSED = re.compile(r"</think>\s*\Z")
 _LONGEST_CAUSE = 300
+_WORDS = "let other words stand before and behind {passage} and {query} in the prompt"
+_LESS = "shorten the passages (prompt.max_characters), or take fewer in a window (strategy.size)"
 _PROBE = (Message("user", "x"),)
-_CUT = " … "  # between what a cut leaves of a text, so that its halves never join to a token, a tag or an identifier
 
 
 class PrefillError(EngineError, AbortRunError):
@@ -77,6 +80,10 @@ class Chat:
             raise
         except Exception as error:
             raise EngineError(f"the model's chat template refuses this prompt: {in_one_line(error)}") from error
+
+    @cached_property
+    def _frame(self) -> Frame:
+        return Frame(self.tokenizer, self.encode)
 
     @property
     def switch(self) -> dict[str, bool]:
@@ -147,28 +154,38 @@ class Chat:
         limit = self.context - min(sampling.max_tokens, self.context // _ANSWER_SHARE)
         prompt = self.encode(messages)
         if len(prompt) <= limit:
+            if (token := self._frame.stray(messages, prompt)) is not None:
+                raise EngineError(f"a text and the model's chat template together make or hide {token!r}; {_WORDS}")
             return prompt, False
-        advice = "shorten the passages (prompt.max_characters), or take fewer in a window (strategy.size)"
         if self.overflow == "refuse":
             raise EngineError(
                 f"a prompt of {len(prompt)} tokens leaves the answer too little of the model's context of "
-                f"{self.context}; {advice}, or set engine.overflow=truncate"
+                f"{self.context}; {_LESS}, or set engine.overflow=truncate"
             )
         asked, _ = split_prefill(messages)
         begun = messages[len(asked) :]  # never shortened: it would begin another answer
-        low, high, best = 0, max((len(m.content) for m in asked), default=0), None
-        while low <= high:  # the longest contents that fit
+        for mark in CUTS:
+            cut, tokens = self._longest(asked, begun, limit, mark)
+            if (token := self._frame.stray(cut, tokens, (messages, prompt))) is None:
+                return tokens, True
+        raise EngineError(f"where this prompt is cut to fit, the model's token {token!r} arises; {_LESS}")
+
+    def _longest(
+        self, asked: tuple[Message, ...], begun: tuple[Message, ...], limit: int, mark: str
+    ) -> tuple[tuple[Message, ...], list[int]]:
+        """(the messages with the longest contents that fit, their tokens); ``EngineError`` where none do."""
+        low, high, best, found = 0, max((len(m.content) for m in asked), default=0), None, asked
+        while low <= high:
             middle = (low + high) // 2
-            tokens = self.encode((*(replace(m, content=shorten(m.content, middle)) for m in asked), *begun))
+            cut = (*(replace(m, content=shorten(m.content, middle, mark)) for m in asked), *begun)
+            tokens = self.encode(cut)
             if len(tokens) <= limit:
-                low, best = middle + 1, tokens
+                low, best, found = middle + 1, tokens, cut
             else:
                 high = middle - 1
         if best is None:
-            raise EngineError(
-                f"the prompt's frame alone is longer than the model's context of {self.context}; {advice}"
-            )
-        return best, True
+            raise EngineError(f"the prompt's frame alone is longer than the model's context of {self.context}; {_LESS}")
+        return found, best
 
 
 class SpareTokenizer:
@@ -326,20 +343,6 @@ def _context(tokenizer: Any, config: Any) -> int:
     """As the model and its tokenizer state it; a tokenizer without a limit states an absurdly large one."""
     stated = getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
     return int(min(stated, tokenizer.model_max_length))
-
-
-def shorten(text: str, length: int) -> str:
-    """``text`` cut in its middle to ``length`` characters: a prompt says what it wants at its ends.
-
-    An ellipsis marks the cut, within the length. Where there is no room for it the end is cut off instead.
-    """
-    if len(text) <= length:
-        return text
-    left = length - len(_CUT)
-    if left < 2:
-        return text[:length]
-    tail = left // 2
-    return text[: left - tail] + _CUT + text[len(text) - tail :]
 
 
 def in_one_line(error: Exception) -> str:

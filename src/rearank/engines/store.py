@@ -21,11 +21,11 @@ _SCHEMA = """
 create table if not exists completions (
     key text primary key, messages text not null, text text not null, prompt_tokens integer not null,
     completion_tokens integer not null, finish text not null, prompt_truncated integer not null, seconds real not null,
-    parse_status text, permutation text, cost real not null default 0, extra text not null default '{}'
+    parse_status text, permutation text, cost real not null default 0, extra text not null default '{}', digest text
 ) without rowid
 """
-_NEWER = {"cost": "real not null default 0", "extra": "text not null default '{}'"}
-"""Columns that files of earlier versions lack."""
+_NEWER = {"cost": "real not null default 0", "extra": "text not null default '{}'", "digest": "text"}
+"""Columns that files of earlier versions lack; rows of theirs have no digest and are taken as they are."""
 _ASIDE = (
     "the file is damaged, or no store of completions: move it away, with its -wal and -shm files if there are any, and "
     "run the same command again, which asks for those answers anew"
@@ -54,14 +54,24 @@ class StoreError(AbortRunError, OSError):
     """The store's file can't be opened, read or written; it stops the run, which would pay for what it can't keep."""
 
 
-_KINDS = [str, int, int, str, float, int, float, str]
+_KINDS = [str, int, int, str, float, int, str, float]
 
 
-def _answer(row: tuple[Any, ...]) -> Completion:
-    """The answer in a row of the file; raises ``ValueError`` where ``put`` didn't write it: SQLite keeps any value."""
-    text, prompt_tokens, completion_tokens, finish, seconds, truncated, cost, extra = row
-    if [type(value) for value in row] != _KINDS or finish not in ("stop", "length"):
+def _digest(key: str, answer: Sequence[Any]) -> str:
+    """Of an answer's columns as they are read, but for its cost, to which that of a failure may be added."""
+    return hashlib.sha256(json.dumps([key, *answer]).encode()).hexdigest()[:16]
+
+
+def _answer(key: str, row: tuple[Any, ...]) -> Completion:
+    """The answer in a row of the file; raises ``ValueError`` where it isn't what ``put`` wrote: SQLite keeps any value,
+    and doesn't notice a changed one.
+    """
+    *answer, cost, digest = row
+    text, prompt_tokens, completion_tokens, finish, seconds, truncated, extra = answer
+    if [type(value) for value in (*answer, cost)] != _KINDS or finish not in ("stop", "length"):
         raise ValueError("a row is no answer: a value in it is of another kind")
+    if digest is not None and digest != _digest(key, answer):
+        raise ValueError(f"the answer with the key {key} was changed after it was written")
     figures = json.loads(extra)
     if not isinstance(figures, dict) or not all(isinstance(value, float | int) for value in figures.values()):
         raise ValueError("a row is no answer: its column extra has no numbers by name")
@@ -93,14 +103,14 @@ class CompletionStore:
     def get(self, key: str) -> Completion | None:
         """The recorded answer, or ``None``."""
         row = self._one(
-            "select text, prompt_tokens, completion_tokens, finish, seconds, prompt_truncated, cost, extra "
+            "select text, prompt_tokens, completion_tokens, finish, seconds, prompt_truncated, extra, cost, digest "
             "from completions where key = ?",
             (key,),
         )
         if row is None:
             return None
         try:
-            return _answer(row)
+            return _answer(key, row)
         except ValueError as error:
             raise self._error("read completions", error, _ASIDE) from error
 
@@ -114,18 +124,17 @@ class CompletionStore:
         """
         # Lone surrogates can come out of a model; SQLite stores valid text only.
         text = completion.text.encode("utf-8", "replace").decode()
-        values = {
-            "key": key,
-            "messages": messages_hash(messages),
+        answer = {
             "text": text,
             "prompt_tokens": completion.prompt_tokens,
             "completion_tokens": completion.completion_tokens,
             "finish": completion.finish,
+            "seconds": float(completion.seconds),
             "prompt_truncated": int(completion.prompt_truncated),
-            "seconds": completion.seconds,
-            "cost": completion.cost,
             "extra": json.dumps(dict(completion.extra)),
         }
+        digest = _digest(key, list(answer.values()))
+        values = {"key": key, "messages": messages_hash(messages), **answer, "cost": completion.cost, "digest": digest}
         names, marks = ", ".join(values), ", ".join("?" * len(values))
         statement, given = f"insert or ignore into completions ({names}) values ({marks})", tuple(values.values())
         if failed is not None:

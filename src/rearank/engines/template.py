@@ -1,17 +1,28 @@
-"""Whether a model's chat template takes a prompt, and what to set where it doesn't. Nothing heavy is imported."""
+"""Whether a model's chat template takes a prompt, what to set where it doesn't, and whose a prompt's tokens are.
+
+Nothing heavy is imported.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from rearank.neutral import reserved_of
 from rearank.prompts import Prompt, Tokenizer
 from rearank.runs.layout import read_json
 from rearank.types import Message, Passage, Query, Window
 
+# Between what a cut leaves of a text, so that its halves never join to a token, a tag or an identifier. A tokenizer may
+# have the first as a token, or make one of it and what stands beside it: then the next is tried.
+CUTS = (" … ", " ... ", " (...) ")
+_FRAMES = 64  # forms of prompts that are kept: a run has one for each size of a window
 _SYSTEM = "the system role"
 _ALTERNATION = "two turns of one role in a row"
 _SINGLE = "more than one turn"
@@ -21,6 +32,74 @@ _REMEDIES = {
     "prompt of one turn (prompt=compact)",
     _SINGLE: "choose a prompt of one turn (prompt=compact)",
 }
+
+
+class Frame:
+    """The special and added tokens that prompts of one model may hold: the template's and the messages' own.
+
+    Neutralised texts have none. One could still arise where a text meets the template, or the mark of a cut.
+    """
+
+    def __init__(self, tokenizer: Any, encode: Callable[[tuple[Message, ...]], list[int]]) -> None:
+        """``encode`` gives the tokens of a conversation in the model's template."""
+        reserved, self._tokenizer, self._encode = reserved_of(tokenizer), tokenizer, encode
+        texts = {*reserved.exact, *reserved.normalised} if reserved is not None else set()
+        added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+        unknown = getattr(tokenizer, "unk_token_id", None)  # any character outside the vocabulary is that one
+        self._names = {i: token.content for i, token in added if token.content in texts and i != unknown}
+        self._frames: dict[tuple[Message, ...], Counter[int]] = {}
+
+    def stray(
+        self,
+        messages: tuple[Message, ...],
+        tokens: Sequence[int],
+        whole: tuple[tuple[Message, ...], Sequence[int]] | None = None,
+    ) -> str | None:
+        """A token more or fewer than the template and the messages have by themselves; ``None`` where there is none.
+
+        Args:
+            messages: a prompt.
+            tokens: all of it as the model reads it.
+            whole: messages and tokens before a cut, which adds none.
+        """
+        if not self._names:
+            return None
+        found, frame = self._count(tokens), self._frame(messages)
+        more = found - frame
+        if more:
+            for message in (whole or (messages,))[0]:
+                if message.role == "user":
+                    more -= self._count(self._tokenizer(message.content, add_special_tokens=False)["input_ids"])
+        if whole is not None:
+            more |= found - self._count(whole[1])
+        strays = more or frame - found
+        return self._names[next(iter(strays))] if strays else None
+
+    def _frame(self, messages: tuple[Message, ...]) -> Counter[int]:
+        """What is left of a prompt without the users' texts, which are all that can be foreign and long."""
+        bare = tuple(replace(m, content="x") if m.role == "user" and m.content else m for m in messages)
+        if bare not in self._frames:
+            if len(self._frames) >= _FRAMES:
+                self._frames.clear()
+            self._frames[bare] = self._count(self._encode(bare))
+        return self._frames[bare]
+
+    def _count(self, tokens: Sequence[int]) -> Counter[int]:
+        return Counter(token for token in tokens if token in self._names)
+
+
+def shorten(text: str, length: int, mark: str = CUTS[0]) -> str:
+    """``text`` cut in its middle to ``length`` characters: a prompt says what it wants at its ends.
+
+    ``mark`` stands at the cut, within the length. Where there is no room for it the end is cut off instead.
+    """
+    if len(text) <= length:
+        return text
+    left = length - len(mark)
+    if left < 2:
+        return text[:length]
+    tail = left // 2
+    return text[: left - tail] + mark + text[len(text) - tail :]
 
 
 def example(prompt: Prompt, tokenizer: Tokenizer | None = None, size: int = 3) -> tuple[Message, ...]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rearank.engines.chat import shorten, split_prefill
+from rearank.engines.chat import split_prefill
+from rearank.engines.template import shorten
 from rearank.types import Message
 
 _SIGN = re.compile(

@@ -1,4 +1,5 @@
-"""The values of ``cluster.env`` and ``cluster.runtime_env``, which may hold keys: their names are kept, no value is.
+"""The values of ``cluster.env``, ``cluster.runtime_env`` and ``hydra.launcher.runtime_env``, which may hold keys: their
+names are kept, no value is.
 
 Hydra, W&B and our own files write a run's config and command line down. So before anything is written each value moves
 to this process's environment, under a name of ours, and ``null`` stands in its place (``HideValues``); what starts the
@@ -25,9 +26,14 @@ from rearank.checks import shown_variable
 
 _KEPT = "REARANK_ENV_"  # and the variable's name: where its value is meanwhile
 _ROOTS = ("cluster", "trainer.cluster")
+_LAUNCHER = "hydra.launcher"
+_BEFORE = {**dict.fromkeys(_ROOTS, ()), _LAUNCHER: ("launcher",)}
 _PLACES = (("env",), ("runtime_env", "env_vars"))  # below these
 _RUNTIME = ("runtime_env",)  # and below this, whatever it is: addresses and options hold passwords, too
+_LAUNCHED = ("launcher", *_RUNTIME)  # the launcher's, with its variables: no process of ours reads these by name
+_HIDDEN = (*_PLACES, _LAUNCHED)
 _REST = "REARANK_RUNTIME_ENV_"  # and the field's name: its value as JSON
+_REST_LAUNCHED = "REARANK_LAUNCHER_ENV_"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN = re.compile(r"REARANK_|(WORLD_SIZE|RANK|LOCAL_RANK|MASTER_ADDR|MASTER_PORT|CUDA_VISIBLE_DEVICES)$")
 _SHORT = 6  # characters: a shorter value ("1", "eth0") may be anything in a text, and is left there
@@ -61,9 +67,17 @@ def values_of(env: Mapping[str, Any], runtime_env: Mapping[str, Any]) -> dict[st
 
 def runtime_of(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     """``runtime_env`` without its variables; what was moved away is back."""
-    moved = {name: os.environ.get(_REST + name) for name, value in runtime_env.items() if value is None}
-    back = {name: json.loads(value) for name, value in moved.items() if value is not None}
-    return {name: value for name, value in {**runtime_env, **back}.items() if name != "env_vars"}
+    return {name: value for name, value in _back(runtime_env, _REST).items() if name != "env_vars"}
+
+
+def launcher_runtime_of(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """``hydra.launcher.runtime_env``; what was moved away is back."""
+    return _back(runtime_env, _REST_LAUNCHED)
+
+
+def _back(fields: Mapping[str, Any], kept: str) -> dict[str, Any]:
+    moved = {name: os.environ.get(kept + str(name)) for name, value in fields.items() if value is None}
+    return {**fields, **{name: json.loads(value) for name, value in moved.items() if value is not None}}
 
 
 def without_values(text: str, values: Iterable[str]) -> str:
@@ -99,8 +113,8 @@ def _hide(config: DictConfig, files: bool = False) -> None:
 
 
 def _move(config: DictConfig, files: bool) -> None:
-    task, job = config.hydra.overrides.task, config.hydra.job
-    given = _parsed(task)
+    task, own, job = config.hydra.overrides.task, config.hydra.overrides.hydra, config.hydra.job
+    given = _parsed([*task, *own])
     _refuse_keys(given)
     hidden = {str(override.input_line): _line(override) for override in given}
     arms = OmegaConf.select(config, "hydra.sweeper.arms") or {}
@@ -112,11 +126,12 @@ def _move(config: DictConfig, files: bool) -> None:
         if _place(key := str(line).lstrip("+~").partition("=")[0]) is not None:
             raise SystemExit(f"rearank: {key} can't be swept: a study's files keep its values; set one for all")
     keys = [key for place in _PLACES for root in _ROOTS for key in _moved(config, ".".join((root, *place)))]
-    keys += [key for root in _ROOTS for key in _rest_moved(config, ".".join((root, *_RUNTIME)))]
-    lines = [hidden[line] for line in task]
-    if files:
-        lines += [f"++{key}=null" for key in keys if key not in {override.key_or_group for override in given}]
-    config.hydra.overrides.task = lines
+    keys += [key for root in _ROOTS for key in _rest_moved(config, ".".join((root, *_RUNTIME)), _REST, "env_vars")]
+    keys += _rest_moved(config, ".".join((_LAUNCHER, *_RUNTIME)), _REST_LAUNCHED)
+    known = {override.key_or_group for override in given}
+    more = [f"++{key}=null" for key in keys if key not in known] if files else []
+    config.hydra.overrides.task = [hidden[line] for line in task] + [one for one in more if _LAUNCHER not in one]
+    config.hydra.overrides.hydra = [hidden[line] for line in own] + [one for one in more if _LAUNCHER in one]
     for line in hidden:
         job.override_dirname = job.override_dirname.replace(line, hidden[line])
     sys.argv[1:] = [hidden.get(word, word) for word in sys.argv[1:]]
@@ -137,15 +152,15 @@ def _moved(config: DictConfig, place: str) -> list[str]:
     return keys
 
 
-def _rest_moved(config: DictConfig, place: str) -> list[str]:
-    """As ``_moved``, for the other fields of ``runtime_env``."""
+def _rest_moved(config: DictConfig, place: str, kept: str, but: str | None = None) -> list[str]:
+    """As ``_moved``, for the fields of ``runtime_env`` but one."""
     fields, keys = OmegaConf.select(config, place), []
     for name in list(fields) if isinstance(fields, DictConfig) else ():
-        if name == "env_vars" or fields[name] is None:
+        if name == but or fields[name] is None:
             continue
         value = fields[name]
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        os.environ[_REST + str(name)] = json.dumps(plain)
+        os.environ[kept + str(name)] = json.dumps(plain)
         fields[name] = None
         keys.append(f"{place}.{name}")
     return keys
@@ -169,12 +184,12 @@ def _parsed(lines: Iterable[str]) -> list[Override]:
 
 
 def _place(key: str) -> tuple[str, ...] | None:
-    """Below the cluster, where it may hold such values; ``None`` elsewhere."""
-    root = next((root for root in _ROOTS if f"{key}.".startswith(f"{root}.")), None)
+    """Below the cluster or as the launcher's, where it may hold such values; ``None`` elsewhere."""
+    root = next((root for root in _BEFORE if f"{key}.".startswith(f"{root}.")), None)
     if root is None:
         return None
-    below = tuple(key[len(root) + 1 :].split(".")) if key != root else ()
-    return below if any(below[: len(place)] == place[: len(below)] for place in (*_PLACES, _RUNTIME)) else None
+    below = (*_BEFORE[root], *(key[len(root) + 1 :].split(".") if key != root else ()))
+    return below if any(below[: len(place)] == place[: len(below)] for place in (*_HIDDEN, _RUNTIME)) else None
 
 
 def _line(override: Override) -> str:
@@ -189,8 +204,8 @@ def _line(override: Override) -> str:
 
 
 def _blanked(value: Any, place: tuple[str, ...]) -> Any:
-    """``value`` at ``place`` below ``cluster``, with ``None`` where a variable's value is."""
-    if any(place[: len(hidden)] == hidden and len(place) > len(hidden) for hidden in _PLACES):
+    """``value`` at a place that ``_place`` gave, with ``None`` where a variable's value is."""
+    if any(place[: len(hidden)] == hidden and len(place) > len(hidden) for hidden in _HIDDEN):
         return None
     if place[:1] == _RUNTIME and len(place) > 1 and place[1] != "env_vars":
         return None
