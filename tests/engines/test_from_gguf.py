@@ -171,6 +171,7 @@ def test_no_text_becomes_the_unknown_token(folder: Path) -> None:
 def test_a_text_comes_back_as_it_went_in(folder: Path) -> None:
     loaded, text = tokenizer(folder), "it 's 3 . ok , no ?  \n\n\t naïve 東京 🙂"
     assert loaded.decode(loaded(text)["input_ids"]) == text
+    assert loaded.clean_up_tokenization_spaces is False, "older transformers would take the space before a comma"
 
 
 def test_a_quantised_model_has_a_name_of_its_own(folder: Path) -> None:

@@ -50,12 +50,10 @@ def ends_of(file: GgufFile) -> list[int]:
 
 
 def _split_as_the_file_says(loaded: Any, file: GgufFile) -> list[str]:
-    from tokenizers import Regex, decoders, pre_tokenizers
+    from tokenizers import Regex, pre_tokenizers
 
     backend, pre = loaded.backend_tokenizer, str(file.get("tokenizer.ggml.pre") or "default")
     backend.model.unk_token = None
-    backend.model.byte_fallback = False
-    backend.decoder = decoders.ByteLevel()
     loaded.clean_up_tokenization_spaces = False  # a text comes back as it went in: "3 ." isn't "3."
     words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if pre in _NO_DIGITS:
