@@ -191,6 +191,7 @@ def test_weights_that_were_not_rounded_keep_their_name(tmp_path: Path) -> None:
 def test_a_turn_may_end_otherwise_than_a_text(tmp_path: Path) -> None:
     folder = make(tmp_path, tokenizer__ggml__eos_token_id=0, tokenizer__ggml__eot_token_id=2)
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+    assert tokenizer(folder).eos_token == "<|im_end|>", "the one that trainers end an answer with"
 
 
 def test_a_split_that_is_not_known_and_a_missing_template_are_told(tmp_path: Path) -> None:
