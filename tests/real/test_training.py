@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +60,13 @@ SETTINGS = (
     "trainer.guard.max_cut_off=null",
     "model.max_tokens=16",
 )
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_kept(tmp_path: Path) -> Iterator[None]:
+    """A checkpoint is 1.6 GB, and pytest would keep the folders of three sessions."""
+    yield
+    shutil.rmtree(tmp_path)
 
 
 def command(real: Model, outputs: Path, trainer: str) -> tuple[list[str], dict[str, str]]:
