@@ -221,10 +221,19 @@ def test_what_the_state_is_spread_over(within: bool, size: int) -> None:
 
 
 @pytest.mark.usefixtures("_one_tree")
-@pytest.mark.parametrize(("parameters", "mebibytes"), [(0, 2048), (152064 * 3584, 2079), (1000, 2048)])
-def test_the_largest_weight_fits_the_buffer_it_travels_in(parameters: int, mebibytes: int) -> None:
+@pytest.mark.parametrize(
+    ("device", "parameters", "mebibytes"),
+    [
+        ("cuda", 0, 2048),
+        ("cuda", 152064 * 3584, 2079),
+        ("cuda", 1000, 2048),
+        ("cpu", 1000, 64),
+        ("cpu", 49152 * 576, 108),  # SmolLM2-135M's embedding
+    ],
+)
+def test_the_largest_weight_fits_the_buffer_it_travels_in(device: Any, parameters: int, mebibytes: int) -> None:
     weights = replace(WEIGHTS, largest=parameters)
-    config = ppo_config(VerlTrainer(cluster=Cluster()), PolicyGradient(), weights, FILES, 5)
+    config = ppo_config(VerlTrainer(cluster=Cluster(), device=device), PolicyGradient(), weights, FILES, 5)
     assert config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes == mebibytes
 
 

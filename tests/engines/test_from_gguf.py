@@ -171,6 +171,7 @@ def test_no_text_becomes_the_unknown_token(folder: Path) -> None:
 def test_a_text_comes_back_as_it_went_in(folder: Path) -> None:
     loaded, text = tokenizer(folder), "it 's 3 . ok , no ?  \n\n\t naïve 東京 🙂"
     assert loaded.decode(loaded(text)["input_ids"]) == text
+    assert loaded.clean_up_tokenization_spaces is False, "older transformers would take the space before a comma"
 
 
 def test_a_quantised_model_has_a_name_of_its_own(folder: Path) -> None:
@@ -190,6 +191,7 @@ def test_weights_that_were_not_rounded_keep_their_name(tmp_path: Path) -> None:
 def test_a_turn_may_end_otherwise_than_a_text(tmp_path: Path) -> None:
     folder = make(tmp_path, tokenizer__ggml__eos_token_id=0, tokenizer__ggml__eot_token_id=2)
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+    assert tokenizer(folder).eos_token == "<|im_end|>", "the one that trainers end an answer with"
 
 
 def test_a_split_that_is_not_known_and_a_missing_template_are_told(tmp_path: Path) -> None:

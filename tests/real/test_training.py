@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +62,13 @@ SETTINGS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_kept(tmp_path: Path) -> Iterator[None]:
+    """A checkpoint is 1.6 GB, and pytest would keep the folders of three sessions."""
+    yield
+    shutil.rmtree(tmp_path)
+
+
 def command(real: Model, outputs: Path, trainer: str) -> tuple[list[str], dict[str, str]]:
     """``python run.py`` for the real model, and its environment."""
     (outputs / "vowels.py").write_text(REWARD)
@@ -107,6 +115,11 @@ class Trained:
         return found
 
 
+def figures(line: dict[str, Any]) -> dict[str, float]:
+    """A step's figures that are no seconds."""
+    return {name: value for name, value in line.items() if "seconds" not in name}
+
+
 def check_steps(trained: Trained) -> None:
     """Answers differ, so that there is a gradient; they are as long as allowed; entropy is a real model's."""
     assert [line["step"] for line in trained.steps] == list(range(1, STEPS + 1))
@@ -142,6 +155,12 @@ def test_trl_takes_a_step_and_goes_on_after_a_kill(real: Model, tmp_path: Path) 
     assert "continued from step 1" in trained.said
     assert [line for line in lines(training / "train.jsonl") if line["step"] <= 1] == before
     check_steps(trained)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    finish(*command(real, whole, "trl"))
+    assert [figures(line) for line in trained.steps] == [
+        pytest.approx(figures(line), rel=1e-4, abs=1e-7) for line in Trained(whole / "run", "").steps
+    ]
     check_weights(real, training / "checkpoints" / f"checkpoint-{STEPS}")
 
 

@@ -44,7 +44,8 @@ def names_apart(folder: Path, name: str) -> list[str]:
         return []
     return [
         f"model.path={folder}: its weights were {weights} in a GGUF file, rounded from another model's; "
-        f"set model.name={name}_{weights.lower()}, so that every table names it apart"
+        f"set model.name={name}_{weights.lower()}, so that every table names it apart (from_pretrained takes the "
+        "folder's name: rename it)"
     ]
 
 

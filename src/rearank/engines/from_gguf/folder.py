@@ -91,7 +91,7 @@ def _write(path: Path, file: GgufFile, made: Path) -> list[str]:
     }
     model.config.update(numbers)
     _check_config(model.config, file)
-    ends = ends_of(file)
+    ends = ends_of(file)  # any of them, where the tokenizer and the config name one
     model.generation_config = GenerationConfig(**numbers | {"eos_token_id": ends if len(ends) > 1 else ends[0]})
     model.save_pretrained(made)
     tokenizer.save_pretrained(made)

@@ -15,12 +15,12 @@ _LONGEST_NUMBER = {"qwen2": "", "llama3": "{1,3}", "llama-v3": "{1,3}", "llama-b
 def tokenizer_of(loaded: Any, file: GgufFile) -> list[str]:
     """Mend ``loaded``, transformers' tokenizer of ``file``, in place; what could not be held to the file, in lines.
 
-    The tokens that begin, end and fill a text are those that the file numbers. A tokenizer over bytes (GPT-2's kind)
-    splits texts as ``tokenizer.ggml.pre`` says, and leaves out a byte that its vocabulary lacks: transformers writes
-    the unknown token instead, which is a control token, so that a passage could hold one.
+    The tokens that begin, end and fill a text are those that the file numbers; of several that end one, the template's.
+    A tokenizer over bytes (GPT-2's kind) splits texts as ``tokenizer.ggml.pre`` says, and leaves out a byte that its
+    vocabulary lacks: transformers writes the unknown token instead, a control token that a passage could make so.
 
     Raises:
-        EngineError: where tokens or template of the two differ.
+        EngineError: where the tokens of the two differ, or no answer would end.
     """
     tokens = [str(token) for token in file["tokenizer.ggml.tokens"]]
     vocabulary = loaded.get_vocab()
@@ -29,9 +29,7 @@ def tokenizer_of(loaded: Any, file: GgufFile) -> list[str]:
             f"{file.name}: transformers reads another vocabulary than the file's {len(tokens)} tokens "
             f"({differing[0]!r} first); no folder is made"
         )
-    template = file.get("tokenizer.chat_template")
-    if template is not None and loaded.chat_template != template:
-        loaded.chat_template = template
+    loaded.chat_template = file.get("tokenizer.chat_template")
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         setattr(loaded, f"{name}_token", file.token(f"{key}_token_id"))
     if loaded.eos_token is None:
@@ -40,7 +38,7 @@ def tokenizer_of(loaded: Any, file: GgufFile) -> list[str]:
         loaded.pad_token = loaded.eos_token
     loaded.model_max_length = int(file[f"{file.architecture}.context_length"])
     notices = _split_as_the_file_says(loaded, file) if file["tokenizer.ggml.model"] == "gpt2" else []
-    return [*notices, *_unfinished(loaded, tokens, file)]
+    return [*notices, *_ended_as_turns_are(loaded, tokens, file)]
 
 
 def ends_of(file: GgufFile) -> list[int]:
@@ -50,12 +48,10 @@ def ends_of(file: GgufFile) -> list[int]:
 
 
 def _split_as_the_file_says(loaded: Any, file: GgufFile) -> list[str]:
-    from tokenizers import Regex, decoders, pre_tokenizers
+    from tokenizers import Regex, pre_tokenizers
 
     backend, pre = loaded.backend_tokenizer, str(file.get("tokenizer.ggml.pre") or "default")
     backend.model.unk_token = None
-    backend.model.byte_fallback = False
-    backend.decoder = decoders.ByteLevel()
     loaded.clean_up_tokenization_spaces = False  # a text comes back as it went in: "3 ." isn't "3."
     words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if pre in _NO_DIGITS:
@@ -79,8 +75,11 @@ def _split_as_the_file_says(loaded: Any, file: GgufFile) -> list[str]:
     return []
 
 
-def _unfinished(loaded: Any, tokens: list[str], file: GgufFile) -> list[str]:
-    """Notices of a missing template, and of an answer's turn that no end token ends."""
+def _ended_as_turns_are(loaded: Any, tokens: list[str], file: GgufFile) -> list[str]:
+    """Take the end token that the template ends a turn with; a notice where there is no template.
+
+    Raises ``EngineError`` where it ends a turn with none of the file's.
+    """
     if not loaded.chat_template:
         return [
             "it has no chat template (a base model?): engines and trainers need one; put the model's "
@@ -94,7 +93,10 @@ def _unfinished(loaded: Any, tokens: list[str], file: GgufFile) -> list[str]:
         raise EngineError(f"{file.name}: its chat template can't be used: {error}") from error
     after = text.rpartition(said)[2].strip()
     ends = [tokens[number] for number in ends_of(file)]
-    if after and not after.startswith(tuple(ends)):
+    ended = next((end for end in ends if after.startswith(end)), None)
+    if ended is not None:
+        loaded.eos_token = ended  # trainers know this one alone, and end an answer with it
+    elif after:
         raise EngineError(
             f"{file.name}: its chat template ends a turn with {after[:40]!r} and its metadata ends an answer with "
             f"{' or '.join(ends)} (tokenizer.ggml.eos_token_id, eot_token_id): no answer would end"

@@ -25,7 +25,7 @@ READING_PATH = "pkg://rearank.training.verl.step"
 _MEBIBYTE = 1 << 20
 # Weights travel to the rollout engines through a buffer. verl hands a weight that exceeds it over by a path that has no
 # fallback and that nobody tests, and Qwen2.5-7B's embedding (2,079 MiB of float32) exceeds verl's own 2 GiB.
-_BUCKET = 2048
+_BUCKET, _BUCKET_ON_CPU = 2048, 64
 _FLOAT32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
 _LOSSES = {"token": "token-mean", "sequence": "seq-mean-token-mean", "constant": "seq-mean-token-sum-norm"}
 
@@ -71,7 +71,7 @@ def ppo_config(
         **_algorithm(algorithm),
         **(_critic(trainer, algorithm, weights) if isinstance(algorithm, Ppo) else {}),
         **_run(trainer, weights, files, steps),
-        **(_on_cpu(trainer) if trainer.on_cpu else {}),
+        **(_on_cpu(weights) if trainer.on_cpu else {}),
     }
     set_keys(config, settings, "ours")
     merge_user_keys(config, trainer.verl)
@@ -225,7 +225,7 @@ def _rollout(trainer: VerlSettings, algorithm: PolicyGradient, weights: Weights)
         "tensor_model_parallel_size": trainer.tensor_parallel,
         "load_format": "safetensors" if trainer.lora is not None else "dummy",
         "layered_summon": trainer.layered_summon,
-        "checkpoint_engine.update_weights_bucket_megabytes": max(_BUCKET, -(-4 * weights.largest // _MEBIBYTE)),
+        "checkpoint_engine.update_weights_bucket_megabytes": _bucket(_BUCKET, weights),
         "agent.num_workers": trainer.rollout_workers,
         "+agent.agent_loop_manager_class": "rearank.training.verl.rollouts.RolloutManager",
         "log_prob_use_dynamic_bsz": True,
@@ -297,7 +297,7 @@ def _run(trainer: VerlSettings, weights: Weights, files: Files, steps: int) -> d
     }
 
 
-def _on_cpu(trainer: VerlSettings) -> dict[str, Any]:
+def _on_cpu(weights: Weights) -> dict[str, Any]:
     """One core is as good as the next: small buffers, single workers, float32 throughout."""
     return {
         "trainer.device": "cpu",
@@ -310,10 +310,15 @@ def _on_cpu(trainer: VerlSettings) -> dict[str, Any]:
         "actor_rollout_ref.rollout.enable_chunked_prefill": False,
         "+actor_rollout_ref.rollout.enable_sleep_mode": False,
         "actor_rollout_ref.rollout.free_cache_engine": False,
-        "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": 64,
+        "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": _bucket(_BUCKET_ON_CPU, weights),
         "data.dataloader_num_workers": 0,
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
     }
+
+
+def _bucket(least: int, weights: Weights) -> int:
+    """MiB of the buffer that weights travel in: ``least``, or what the largest one takes in float32."""
+    return max(least, -(-4 * weights.largest // _MEBIBYTE))
 
 
 def _under(prefix: str, keys: Mapping[str, Any]) -> dict[str, Any]:
