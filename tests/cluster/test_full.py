@@ -40,11 +40,21 @@ def test_algorithms(algorithm: str, tmp_path: Path) -> None:
 
 
 def test_kl_in_the_loss_uses_a_reference(tmp_path: Path) -> None:
-    run(tmp_path, SMALL, "algorithm.kl=0.05", "algorithm.steps=3", "trainer.validate_every=3")
-    kls = [line["train/kl"] for line in curves(tmp_path / "run") if "train/loss" in line]
+    """And two ranks that compute each prompt once train what one rank trains that computes it for each answer."""
+    settings = ("algorithm.kl=0.05", "algorithm.minibatches=2", "algorithm.steps=3", "trainer.validate_every=3")
+    run(tmp_path, SMALL, *settings)
+    steps = [line for line in curves(tmp_path / "run") if "train/loss" in line]
+    kls = [line["train/kl"] for line in steps]
     assert kls[0] == pytest.approx(0, abs=1e-6), "the first step is still the model it started from"
     assert kls[-1] > 0
-    assert all("time/reference" in line for line in curves(tmp_path / "run") if "train/loss" in line)
+    assert all("time/reference" in line for line in steps)
+    run(tmp_path, SMALL, *settings, "name=shared", "trainer.shared_prompt=true", "cluster.gpus_per_node=2")
+    shared = [line for line in curves(tmp_path / "shared") if "train/loss" in line]
+    assert all(line["perf/tokens_computed"] < 0.6 for line in shared)
+    assert not any("perf/tokens_computed" in line for line in steps)
+    for name in ("train/loss", "train/grad_norm", "train/entropy", "train/kl", "train/reward/total", "rollout/length"):
+        found, expected = ([line[name] for line in lines] for lines in (shared, steps))
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-6), name
 
 
 def test_two_ranks(tmp_path: Path) -> None:

@@ -90,3 +90,15 @@ def test_verl_finds_it_where_it_is_asked_for_alone() -> None:
         "try:\n    register()\nexcept AssertionError as error:\n    print(error)"
     )
     assert "already regist" in python(taken, **asked), "verl has an engine in this place: ours would never be found"
+
+
+def test_a_run_ends_where_verl_does_not_find_it() -> None:
+    """Installed without its entry points, or put on the path alone."""
+    code = (
+        "from rearank.training.base import TrainingError; from rearank.training.verl.runner import _assert_plugin\n"
+        "try:\n    _assert_plugin()\n    print('found')\nexcept TrainingError as error:\n    print(error)"
+    )
+    asked = {**ENVIRONMENT, "REARANK_SHARED_PROMPT": "auto dense"}
+    assert python(code, **asked) == "found"
+    on_gpu = {"REARANK_SHARED_PROMPT": "auto flex", "VERL_USE_EXTERNAL_PLUGINS": "none"}
+    assert python(code, **on_gpu).startswith("trainer.shared_prompt: verl doesn't find its engine: install rearank")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rearank.training.verl.events import Outcome, Reporter, root_cause
+from rearank.training.base import TrainingError
+from rearank.training.verl.events import SHARED, Outcome, Reporter, root_cause
 from rearank.training.verl.settings import Watch
 
 _PATIENCE = 15.0  # seconds for the rollout engines to end
@@ -32,7 +34,7 @@ class Runner:
 
     def _guarded(self, work: Callable[[], Outcome]) -> Outcome:
         try:
-            _assert_platform()
+            _assert_plugin()
             return work()
         except Exception as error:
             # What was reported first is closest to the cause: later errors are its consequences.
@@ -40,17 +42,23 @@ class Runner:
             return Outcome(failure=reported or root_cause(error), trace=traceback.format_exc())
 
 
-def _assert_platform() -> None:
-    """verl says nothing aloud about a plug-in that fails to load."""
-    if os.environ.get("VERL_PLATFORM") != "cpu":
+def _assert_plugin() -> None:
+    """verl says nothing aloud about a plug-in that fails to load, or that isn't installed."""
+    on_cpu, shares = os.environ.get("VERL_PLATFORM") == "cpu", bool(os.environ.get(SHARED))
+    if not on_cpu and not shares:
         return
     import verl  # noqa: F401
     from verl.plugin.platform import get_platform
 
-    from rearank.training.verl import cpu
-
-    if get_platform().device_name != "cpu" or "one backend" not in cpu.applied:
+    # As verl found it: an import from here would load it, too.
+    applied = getattr(sys.modules.get("rearank.training.verl.cpu"), "applied", ())
+    if on_cpu and (get_platform().device_name != "cpu" or "one backend" not in applied):
         raise RuntimeError("the CPU platform for verl did not load: install rearank itself into this environment")
+    if shares and "shared prompts" not in applied:
+        raise TrainingError(
+            "trainer.shared_prompt: verl doesn't find its engine: install rearank itself into the cluster's "
+            "environment (pip install --no-deps .), or set trainer.shared_prompt=false"
+        )
 
 
 def _train(config: Mapping[str, Any], watch: Watch) -> Outcome:

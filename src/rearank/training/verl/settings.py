@@ -120,9 +120,10 @@ class VerlSettings:
         max_prompt_tokens: longer prompts are left out, and counted before anything starts.
         gradient_checkpointing: keep only each layer's input for the backward pass: less memory, a third more time.
         shared_prompt: compute the prompt that a group's answers share once, in one row with all of them, for the update
-            and for log-probabilities; a group stays on one GPU and in one pass where it fits. ``auto`` does so where
-            the model allows it, ``true`` fails where it doesn't. On GPUs attention is then ``flex_attention``, or, with
-            ``attention=sdpa``, torch's own with a mask of tokens x tokens.
+            and for log-probabilities; a group stays on one GPU, and in one pass where it fits (``tokens_per_pass``
+            counts its prompt once). ``auto`` does so where the model allows it, ``true`` fails where it doesn't. Its
+            attention on GPUs is ``flex_attention``, or, with ``attention=sdpa``, torch's own with a mask of tokens x
+            tokens.
         fused_kernels: compute log-probabilities and entropy without holding the logits (verl's ``use_fused_kernels``).
         liger: Liger's kernels for norms, rotation and MLP (package liger-kernel; GPUs only).
         lora_base: precision of the frozen weights under ``lora``; adapters are trained in float32.
