@@ -17,9 +17,9 @@ def why_plain(model: Any) -> str | None:
     return next(_reasons(model), None)
 
 
-def why_not_cached(model: Any) -> str | None:
-    """The same for ``cached.CachedPrompts``, which needs a cache, too."""
-    if (reason := why_plain(model)) is None and unwrapped(model).is_gradient_checkpointing:
+def why_not_cached(model: Any, *, checkpointing: bool = False) -> str | None:
+    """The same for ``cached.CachedPrompts``, which needs a cache, too; ``checkpointing``: layers are computed anew."""
+    if (reason := why_plain(model)) is None and (checkpointing or unwrapped(model).is_gradient_checkpointing):
         return "gradient checkpointing computes layers anew, without a cache"
     return reason
 
