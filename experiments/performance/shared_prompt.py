@@ -30,6 +30,7 @@ from rearank.evaluation import Cell, render_table
 from rearank.rewards import NdcgReward
 from rearank.tracking import NoTracking
 from rearank.training.base import TrainingJob
+from rearank.training.guard import Guard
 from rearank.training.local import load_tokenizer
 from rearank.training.rows import TrainingRow, chats
 from rearank.training.trl import TrlTrainer
@@ -207,9 +208,10 @@ def step_seconds(case: Case, folder: Path, shared: bool) -> float:
     algorithm = PolicyGradient(steps=1, prompts_per_step=case.prompts, group_size=case.group, kl=0.0, warmup_steps=0)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
+        guard = Guard(max_unread=None)  # random weights give no order
         tracker = NoTracking().open(place, "step", {}, "train")
         job = TrainingJob(str(folder), None, case.answer, rows, [], NdcgReward(), place, tracker, seed=1)
-        TrlTrainer(micro_batch=case.micro, shared_prompt=shared).train(job, algorithm)
+        TrlTrainer(micro_batch=case.micro, shared_prompt=shared, guard=guard).train(job, algorithm)
         lines = (json.loads(line) for line in (place / "train.jsonl").read_text().splitlines())
         return next(float(line["train/seconds"]) for line in lines if "train/seconds" in line)
 

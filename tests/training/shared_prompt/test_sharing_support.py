@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 from tests.training.shared_prompt.plain import CONFIGS, SIZES, decoder  # noqa: E402
 
-from rearank.training.shared_prompt.support import why_not_cached, why_plain  # noqa: E402
+from rearank.training.shared_prompt.support import why_not_cached, why_not_packed, why_plain  # noqa: E402
 
 SMALL = {name: value for name, value in SIZES.items() if name != "initializer_range"}
 
@@ -58,6 +58,10 @@ def test_checkpointing_leaves_no_cache() -> None:
     model.gradient_checkpointing_enable()
     assert why_plain(model) is None
     assert "gradient checkpointing" in str(why_not_cached(model))
+    assert why_not_packed(model) is None
+    model.config._attn_implementation = "flash_attention_2"
+    assert why_plain(model) is None
+    assert "takes no mask of its own" in str(why_not_packed(model))
 
 
 @pytest.mark.parametrize(("dropout", "shares"), [(0.0, True), (0.1, False)])

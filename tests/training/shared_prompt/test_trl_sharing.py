@@ -35,28 +35,39 @@ def curves(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "micro", "lora"),
+    ("algorithm", "micro", "more"),
     [
-        (ONE_UPDATE, None, None),
-        (ONE_UPDATE, 2, None),
-        (replace(ONE_UPDATE, prompts_per_step=6, group_size=2), 3, None),  # blocks of three groups in two passes
-        (replace(MINIBATCHES, kl=0.05), 4, None),
-        (replace(MINIBATCHES, updates=2, loss="sequence", ratio="sequence"), 2, None),
-        (replace(ONE_UPDATE, kl=0.05, temperature=0.7), 8, Lora(rank=4)),
+        (ONE_UPDATE, None, {}),
+        (ONE_UPDATE, 2, {}),
+        (replace(ONE_UPDATE, prompts_per_step=6, group_size=2), 3, {}),  # blocks of three groups in two passes
+        (replace(MINIBATCHES, kl=0.05), 4, {}),
+        (replace(MINIBATCHES, updates=2, loss="sequence", ratio="sequence"), 2, {}),
+        (replace(ONE_UPDATE, kl=0.05, temperature=0.7), 8, {"lora": Lora(rank=4)}),
+        (replace(MINIBATCHES, kl=0.05, temperature=0.7), 4, {"gradient_checkpointing": True}),
+        (ONE_UPDATE, 2, {"gradient_checkpointing": True, "lora": Lora(rank=4)}),
     ],
-    ids=["whole", "parts-of-groups", "across-groups", "minibatches-kl", "two-passes", "lora-kl"],
+    ids=[
+        "whole",
+        "parts-of-groups",
+        "across-groups",
+        "minibatches-kl",
+        "two-passes",
+        "lora-kl",
+        "checkpointing",
+        "checkpointing-lora",
+    ],
 )
 def test_curves_are_those_of_the_plain_path(
     rows: Path,  # noqa: F811
     tmp_path: Path,
     algorithm: Any,
     micro: int | None,
-    lora: Lora | None,
+    more: Any,
 ) -> None:
     found = []
     for shared in (False, True):
         folder = tmp_path / str(shared)
-        trainer = replace(SHARING, shared_prompt=shared, micro_batch=micro, lora=lora)
+        trainer = replace(SHARING, shared_prompt=shared, micro_batch=micro, **more)
         trainer.train(job(rows, folder), algorithm)
         found.append(curves(folder))
     for plain, ours in zip(*found, strict=True):
@@ -122,8 +133,6 @@ def test_where_prompts_cannot_be_shared(rows: Path, tmp_path: Path, caplog: pyte
     small = replace(ALGORITHM, steps=1)
     with pytest.raises(TrainingError, match=r"trainer\.shared_prompt=true: .* dropout is above 0.*shared_prompt=auto"):
         replace(SHARING, lora=DROPPING).train(job(rows, tmp_path / "true", validation=[]), small)
-    with pytest.raises(TrainingError, match="gradient checkpointing"):
-        replace(SHARING, gradient_checkpointing=True).train(job(rows, tmp_path / "true", validation=[]), small)
     with caplog.at_level(logging.INFO, "rearank"):
         replace(SHARING, lora=DROPPING, shared_prompt="auto").train(job(rows, tmp_path / "auto", validation=[]), small)
     assert [r.getMessage() for r in caplog.records if "shared_prompt" in r.getMessage()] == [

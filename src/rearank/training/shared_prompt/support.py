@@ -9,6 +9,7 @@ from torch.nn import Dropout
 
 _LAYERS = {"full_attention", "sliding_attention"}
 _ATTENTION = {"eager", "sdpa", "flash_attention_2", "flash_attention_3"}
+_MASKED = {"eager", "sdpa"}
 _LENGTH_DEPENDENT = {"dynamic", "longrope"}
 
 
@@ -17,10 +18,18 @@ def why_plain(model: Any) -> str | None:
     return next(_reasons(model), None)
 
 
-def why_not_cached(model: Any, *, checkpointing: bool = False) -> str | None:
-    """The same for ``cached.CachedPrompts``, which needs a cache, too; ``checkpointing``: layers are computed anew."""
-    if (reason := why_plain(model)) is None and (checkpointing or unwrapped(model).is_gradient_checkpointing):
+def why_not_cached(model: Any) -> str | None:
+    """The same for ``cached.CachedPrompts``, which needs a cache, too."""
+    if (reason := why_plain(model)) is None and unwrapped(model).is_gradient_checkpointing:
         return "gradient checkpointing computes layers anew, without a cache"
+    return reason
+
+
+def why_not_packed(model: Any) -> str | None:
+    """The same for ``packed.PackedBatch`` with a dense mask."""
+    kind = unwrapped(model).config._attn_implementation
+    if (reason := why_plain(model)) is None and kind not in _MASKED:
+        return f"its attention ({kind}) takes no mask of its own under gradient checkpointing"
     return reason
 
 

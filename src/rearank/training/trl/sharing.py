@@ -13,7 +13,8 @@ from trl import GRPOTrainer
 from rearank.training.base import TrainingError
 from rearank.training.shared_prompt.batch import GroupedBatch
 from rearank.training.shared_prompt.cached import CachedPrompts
-from rearank.training.shared_prompt.support import why_not_cached
+from rearank.training.shared_prompt.packed import pack
+from rearank.training.shared_prompt.support import unwrapped, why_not_packed, why_plain
 
 _log = logging.getLogger(__name__)
 
@@ -21,8 +22,12 @@ _log = logging.getLogger(__name__)
 class SharingTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's trainer whose passes over answers share their prompts, where ``shares``.
 
-    Answers come in blocks, the least number that is whole groups and whole passes: a block's prompts are computed
-    before its first pass, and gone through backwards after its last. They are never more than the answers of a pass.
+    Two forms: prompts' keys and values in a cache, and packed rows where gradient checkpointing allows no cache.
+
+    Cached, answers come in blocks, the least number that is whole groups and whole passes: a block's prompts are
+    computed before its first pass, and gone through backwards after its last. They are never more than the answers of
+    a pass.
+    Packed, each pass computes its own prompts.
     """
 
     shares: bool
@@ -37,10 +42,8 @@ class SharingTrainer(GRPOTrainer):  # type: ignore[misc]
         super().__init__(**settings)
         self._passes = lcm(micro := self.args.per_device_train_batch_size, self.num_generations) // micro  # of a block
         self.shares = shared_prompt is not False
-        if (
-            self.shares
-            and (reason := why_not_cached(self.model, checkpointing=self.args.gradient_checkpointing)) is not None
-        ):
+        why_not = why_not_packed if self.args.gradient_checkpointing else why_plain
+        if self.shares and (reason := why_not(self.model)) is not None:
             if shared_prompt is True:
                 raise TrainingError(
                     f"trainer.shared_prompt=true: this model's prompts can't be shared: {reason}; "
@@ -65,7 +68,10 @@ class SharingTrainer(GRPOTrainer):  # type: ignore[misc]
             )
             return plain
         if torch.is_grad_enabled():
-            found = [self._of_update(model, len(input_ids))]
+            if self.args.gradient_checkpointing:
+                found = [self._packed(model, input_ids, attention_mask, logits_to_keep)]
+            else:
+                found = [self._of_update(model, len(input_ids))]
         else:
             size = batch_size or len(input_ids)
             found = []
@@ -96,6 +102,18 @@ class SharingTrainer(GRPOTrainer):  # type: ignore[misc]
         if last:
             self._open = None
         return self._scores(model, prompts, number * answers, (number + 1) * answers, last=last)
+
+    def _packed(self, model: Any, ids: Any, mask: Any, answer_tokens: int) -> tuple[Any, Any]:
+        """Of a pass under gradient checkpointing."""
+        batch = GroupedBatch.from_rows(ids, mask, answer_tokens)
+        prompts, answers = (
+            [row[kept] for row, kept in zip(rows, masks.bool(), strict=True)]
+            for rows, masks in ((batch.prompt_ids, batch.prompt_mask), (batch.answer_ids, batch.answer_mask))
+        )
+        packed = pack(prompts, answers, batch.group.tolist())
+        with self.accelerator.autocast():
+            logits = model(**packed.inputs(unwrapped(model).config), use_cache=False).logits
+        return packed.figures(logits, self.temperature)
 
     def _computed(self, model: Any, batch: GroupedBatch) -> CachedPrompts:
         with self.accelerator.autocast():
