@@ -52,7 +52,7 @@ class Case:
     update: float | None = None
     step: float | None = None
     micro: int | None = None
-    """Answers in a pass of the comparison of memory; of all passes where a whole group doesn't fit."""
+    """Answers in a pass; ``None``: all of an update's."""
 
     @property
     def lengths(self) -> str:
@@ -256,11 +256,11 @@ def measured(
         "GFLOP plain, shared": f"{plain / 1e9:,.0f}, {shared / 1e9:,.0f}",
         "gradients apart": f"{far:.0e}",
     }
+    used = []
     for part in sorted({micro, max(1, case.group // 4)}, reverse=True):
-        used = [peak(partial(path, part)) for path in (updates.plain, updates.shared)]
-        row[f"MiB plain, shared: {'one pass' if part == micro else 'a quarter group a pass'}"] = (
-            f"{used[0]:,.0f}, {used[1]:,.0f}"
-        )
+        each, once = (peak(partial(path, part)) for path in (updates.plain, updates.shared))
+        used.append(f"{each:,.0f}, {once:,.0f} ({part} a pass)")
+    row["MiB plain, shared"] = "; ".join(used)
     bar = f"at least {case.update}" if case.update else ""
     figure = Result("shared_prompt", f"update, {name} at {case.lengths}", ratio, "x", bar, ratio >= (case.update or 0))
     return [row], [figure]
