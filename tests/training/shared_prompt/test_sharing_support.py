@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 from tests.training.shared_prompt.plain import CONFIGS, SIZES, decoder  # noqa: E402
 
-from rearank.training.shared_prompt.support import why_not_cached, why_not_packed, why_plain  # noqa: E402
+from rearank.training.shared_prompt.support import why_not_packed, why_plain  # noqa: E402
 
 SMALL = {name: value for name, value in SIZES.items() if name != "initializer_range"}
 
@@ -19,7 +19,7 @@ SMALL = {name: value for name, value in SIZES.items() if name != "initializer_ra
 @pytest.mark.parametrize("name", CONFIGS)
 def test_decoders_with_softmax_attention_do(name: str) -> None:
     assert why_plain(decoder(name)) is None
-    assert why_not_cached(decoder(name)) is None
+    assert why_not_packed(decoder(name)) is None
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,8 @@ def test_others_say_why_not(config: Any, reason: str) -> None:
     assert reason in found
 
 
-def test_checkpointing_leaves_no_cache() -> None:
+def test_packed_rows_need_a_mask_of_their_own() -> None:
     model = decoder("qwen3")
-    model.gradient_checkpointing_enable()
-    assert why_plain(model) is None
-    assert "gradient checkpointing" in str(why_not_cached(model))
-    assert why_not_packed(model) is None
     model.config._attn_implementation = "flash_attention_2"
     assert why_plain(model) is None
     assert "takes no mask of its own" in str(why_not_packed(model))

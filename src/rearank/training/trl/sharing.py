@@ -26,8 +26,7 @@ class SharingTrainer(GRPOTrainer):  # type: ignore[misc]
 
     Cached, answers come in blocks, the least number that is whole groups and whole passes: a block's prompts are
     computed before its first pass, and gone through backwards after its last. They are never more than the answers of
-    a pass.
-    Packed, each pass computes its own prompts.
+    a pass. Packed, each pass computes its own prompts.
     """
 
     shares: bool
