@@ -14,19 +14,15 @@ _LENGTH_DEPENDENT = {"dynamic", "longrope"}
 
 
 def why_plain(model: Any) -> str | None:
-    """Why this model's prompts can't be shared, as the end of a sentence about it; ``None`` where they can."""
+    """Why this model's prompts can't be shared, as the end of a sentence about it; ``None`` where they can.
+
+    The cached form needs a cache as well, which gradient checkpointing excludes; the packed form a mask of its own.
+    """
     return next(_reasons(model), None)
 
 
-def why_not_cached(model: Any) -> str | None:
-    """The same for ``cached.CachedPrompts``, which needs a cache, too."""
-    if (reason := why_plain(model)) is None and unwrapped(model).is_gradient_checkpointing:
-        return "gradient checkpointing computes layers anew, without a cache"
-    return reason
-
-
 def why_not_packed(model: Any) -> str | None:
-    """The same for ``packed.PackedBatch`` with a dense mask."""
+    """The same for ``packed.PackedBatch`` with a dense mask, which gradient checkpointing leaves as the only form."""
     kind = unwrapped(model).config._attn_implementation
     if (reason := why_plain(model)) is None and kind not in _MASKED:
         return f"its attention ({kind}) takes no mask of its own under gradient checkpointing"

@@ -7,23 +7,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from rearank.algorithms import PolicyGradient
 from rearank.rewards import RewardError
 from rearank.training.local import is_complete
 from rearank.training.trl.reward import TrlReward
+from rearank.training.trl.sharing import SharingTrainer
 
 _ROUNDING = 1e-6
 
 
-class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's trainer with four changes.
+class PolicyTrainer(SharingTrainer):
+    """TRL's trainer with four changes, and prompts that are shared.
 
     1. Advantages are ours: ``algorithm.advantages`` of the rewards. Where TRL's own differ by rounding alone, TRL's
        digits are kept, so that a run repeats what an earlier version of rearank made.
-    2. Minibatches take whole groups, in the order in which they were sampled; TRL shuffles answers among them.
+    2. Minibatches take whole groups, in the order in which they were sampled; TRL shuffles answers among them. So do
+       passes that share prompts.
     3. A run that goes on continues with the order of windows of its own epoch; TRL begins again with the first's.
     4. Where a reward fails or isn't finite the step before is saved, and the run goes on from there once the reward is
        mended.
@@ -62,11 +63,15 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        if self._algorithm.minibatches == 1:
+        one = self._algorithm.minibatches == 1
+        if one and not self.shares:
             return super()._prepare_inputs(generation_batch)
         parts = self.args.steps_per_generation
         if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
-            self._buffered_inputs = split_tensor_dict(self._generate_and_score_completions(generation_batch), parts)
+            rows = self._generate_and_score_completions(generation_batch)
+            if one:
+                torch.randperm(len(rows["prompt_ids"]))  # TRL's shuffle, so that the next answers are drawn alike
+            self._buffered_inputs = split_tensor_dict(rows, parts)
         return self._buffered_inputs[self._step % parts]
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
