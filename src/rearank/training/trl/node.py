@@ -64,6 +64,7 @@ class TrlTrainer(TrlSettings):
                 algorithm,
                 reward,
                 epochs,
+                shared_prompt=self.shared_prompt,
                 model=job.model,
                 args=self._policy_settings(job, algorithm, steps, micro),
                 train_dataset=_columns(prompt=chats(rows), row=list(range(len(rows)))),

@@ -44,6 +44,9 @@ class TrlSettings:
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``.
         gradient_checkpointing: less memory, more time.
         threads: CPU threads; ``null`` for torch's default.
+        shared_prompt: whether a group's prompt is computed once, with the same loss and gradients but for rounding.
+            ``auto``: where that works for the model, else each answer's anew, with a line in the log. ``true``: an
+            error where it doesn't work.
     """
 
     micro_batch: _Positive | None = None
@@ -57,6 +60,7 @@ class TrlSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gradient_checkpointing: bool = field(default=False, metadata=INCIDENTAL)
     threads: _Positive | None = None
+    shared_prompt: Literal["auto", True, False] = False
 
     def __post_init__(self) -> None:
         check_fields(self)
