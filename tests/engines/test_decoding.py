@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from rearank.types import Sampling
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -42,7 +44,7 @@ def made(name: str) -> Any:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_row_reads_what_the_model_says_of_it_alone(name: str) -> None:
-    from rearank.engines.decoding import Decoding
+    from rearank.engines.decoding.loop import Decoding
 
     model = made(name)
     draw = torch.Generator().manual_seed(7)
@@ -65,7 +67,7 @@ def test_every_row_reads_what_the_model_says_of_it_alone(name: str) -> None:
 
 
 def test_equal_prompts_are_computed_once() -> None:
-    from rearank.engines.decoding import Decoding
+    from rearank.engines.decoding.loop import Decoding
 
     model, shapes = made("llama"), []
     model.model.layers[0].register_forward_hook(lambda _, args, output: shapes.append(tuple(args[0].shape[:2])))
@@ -77,7 +79,7 @@ def test_equal_prompts_are_computed_once() -> None:
 
 
 def test_rows_that_ended_are_left_out_where_they_are_many() -> None:
-    from rearank.engines.decoding import Decoding
+    from rearank.engines.decoding.loop import Decoding
 
     model, rows = made("llama"), []
     model.model.layers[0].register_forward_hook(lambda _, args, output: rows.append(args[0].shape[0]))
@@ -86,3 +88,30 @@ def test_rows_that_ended_are_left_out_where_they_are_many() -> None:
         decoding.step([3] * 7, list(range(7)))
         decoding.step([3] * 5, [0, 1, 2, 3, 6])
     assert rows == [8, 8, 5], "the first to end is computed on: leaving it out would copy the cache"
+
+
+@pytest.mark.parametrize("words", [5, 128, 300, 1024])
+def test_a_number_draws_the_word_that_it_falls_on(words: int) -> None:
+    from rearank.engines.decoding.draws import drawn
+
+    stream = torch.Generator().manual_seed(words)
+    logits = 3 * torch.randn(40, words, generator=stream)
+    points = torch.rand(40, generator=stream, dtype=torch.float64)
+    points[0], points[1] = 0.0, 1 - 2**-53
+    for temperature, top_p in ((1.0, 1.0), (0.6, 1.0), (1.3, 0.7)):
+        settings = Sampling(temperature=temperature, top_p=top_p)
+        share = torch.softmax(logits.double() / temperature, -1)
+        if top_p < 1:
+            ordered, index = share.sort(dim=-1, descending=True)
+            least = (ordered.cumsum(-1) - ordered < top_p).scatter(-1, index, ordered.cumsum(-1) - ordered < top_p)
+            share = share * least
+        edges = (share / share.sum(-1, keepdim=True)).cumsum(-1)
+        found = drawn(logits, [settings] * 40, points.tolist())
+        for row, (word, point) in enumerate(zip(found, points.tolist(), strict=True)):
+            assert share[row, word] > 0
+            low = edges[row, word - 1] if word else 0.0
+            assert low - 1e-6 <= point <= edges[row, word] + 1e-6
+    mixed = [Sampling(temperature=float(i % 2)) for i in range(40)]
+    found = drawn(logits, mixed, points.tolist())
+    assert found[::2] == logits[::2].argmax(-1).tolist()
+    assert found[1::2] == drawn(logits[1::2], mixed[1::2], points[1::2].tolist())

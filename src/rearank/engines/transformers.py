@@ -14,15 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rearank.engines.base import EngineError
 from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, in_one_line, load_chat
 from rearank.engines.checkpoint import cannot_load, dtype_name, known_as
 from rearank.types import Completion, Message, Sampling
-
-if TYPE_CHECKING:
-    import torch
 
 _NAME = "rearank-transformers"
 _SMALL = 32 * 2**20
@@ -221,14 +218,17 @@ class TransformersEngine:
         """Decode ``batch`` together; a row leaves the batch, and its caller goes on, as soon as it ends."""
         import torch
 
-        from rearank.engines.decoding import Decoding
+        from rearank.engines.decoding.draws import drawn
+        from rearank.engines.decoding.loop import Decoding
 
         with torch.inference_mode():
             rows = [_Row(call, self.chat.room(call.prompt, call.sampling)) for call in batch]
             decoding = Decoding(self._model, [call.prompt for call in batch], min(self.chat.ends))
             while True:
+                points = [row.points[len(row.tokens)] for row in rows]
+                tokens = drawn(decoding.logits, [row.call.sampling for row in rows], points)
                 going = []
-                for i, (row, token) in enumerate(zip(rows, _draw(decoding.logits, rows), strict=True)):
+                for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
                     if row.call.answer.done():  # nobody waits for it any more
                         continue
                     if token in self.chat.ends:
@@ -255,45 +255,10 @@ class _Row:
         self.call = call
         self.tokens: list[int] = []
         self.limit = limit
-        self.points: list[float] = []
-        """A number in [0, 1) for each token to be drawn."""
-        if call.sampling.temperature > 0:
-            # On the CPU always: the stream must not depend on the device that computes the logits.
-            random = torch.Generator().manual_seed(call_seed(call.messages, call.sampling))
-            self.points = torch.rand(max(limit, 1), generator=random, dtype=torch.float64).tolist()
-
-
-def _draw(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
-    """The next token of each row.
-
-    One uniform number picks from the cumulated distribution, in the vocabulary's order: sorting by probability would
-    let a rounding error swap two tokens and change the draw.
-    """
-    import torch
-
-    tokens = logits.argmax(-1)
-    sampled = [i for i, row in enumerate(rows) if row.call.sampling.temperature > 0]
-    if sampled:
-        double = {"dtype": torch.float64, "device": logits.device}
-        heat = torch.tensor([rows[i].call.sampling.temperature for i in sampled], **double)
-        top_p = torch.tensor([rows[i].call.sampling.top_p for i in sampled], **double)
-        point = torch.tensor([rows[i].points[len(rows[i].tokens)] for i in sampled], **double)
-        share = torch.softmax(logits[sampled].double() / heat[:, None], dim=-1)
-        if bool((top_p < 1).any()):
-            share = _nucleus(share, top_p)
-        total = share.cumsum(-1)
-        drawn = (total <= point[:, None] * total[:, -1:]).sum(-1)
-        tokens[sampled] = drawn.clamp(max=logits.shape[-1] - 1)
-    return [int(token) for token in tokens.tolist()]
-
-
-def _nucleus(share: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """``share`` with 0 outside the fewest tokens that together reach ``top_p``."""
-    ordered, index = share.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
-    kept = ordered.masked_fill(before >= top_p[:, None], 0.0)
-    kept[:, 0] = ordered[:, 0]
-    return share.new_zeros(share.shape).scatter(-1, index, kept)
+        # On the CPU always: the stream must not depend on the device that computes the logits.
+        random = torch.Generator().manual_seed(call_seed(call.messages, call.sampling))
+        self.points: list[float] = torch.rand(max(limit, 1), generator=random, dtype=torch.float64).tolist()
+        """A number in [0, 1) for each token."""
 
 
 def _batches_at_once(model: Any) -> int:

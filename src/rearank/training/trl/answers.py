@@ -10,7 +10,7 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from rearank.engines.chat import decoded, opening
-from rearank.engines.decoding import Decoding
+from rearank.engines.decoding.loop import Decoding
 
 
 def sampled(
