@@ -17,11 +17,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any
 
-from common import Result, words
+from common import Result
 
 from rearank.engines.model import Model
 from rearank.types import Message, Sampling
@@ -54,10 +55,11 @@ class Case:
     sampled: int
     group: int = 8
 
-    def asked(self) -> list[tuple[Message, ...]]:
-        stream = iter(range(10**9))
-        draws = lambda: (next(stream) * 0.6180339887) % 1  # noqa: E731
-        return [(Message("user", words(self.length, 3000, draws)),) for _ in range(self.prompts)]
+    def asked(self, tokenizer: Any) -> list[tuple[Message, ...]]:
+        """Of words that the tokenizer knows: of others prompts would be equal, and computed once."""
+        draw, known = Random(1), sorted(word for word in tokenizer.get_vocab() if word.strip("Ġ▁").isalpha())
+        texts = (" ".join(draw.choices(known, k=self.length)) for _ in range(self.prompts))
+        return [(Message("user", text),) for text in texts]
 
 
 def smol(folder: Path) -> str:
@@ -91,13 +93,14 @@ def engine_against_generate(case: Case, rounds: int) -> dict[str, Any]:
 
     engine = TransformersEngine(case.folder, device="cpu")
     model, tokenizer = engine._model, engine.chat.tokenizer
-    asked, sampling = case.asked(), Sampling(max_tokens=case.answer)
+    asked, sampling = case.asked(tokenizer), Sampling(max_tokens=case.answer)
 
     async def all_at_once() -> int:
         found = await asyncio.gather(*(engine.complete(messages, sampling) for messages in asked))
         return sum(one.completion_tokens for one in found)
 
     prompts = sorted((engine.chat.encode(messages) for messages in asked), key=len)
+    assert len(set(map(tuple, prompts))) == len(prompts)
 
     def theirs() -> int:
         return sum(
@@ -119,7 +122,7 @@ def sampling_against_generate(case: Case, rounds: int) -> dict[str, Any]:
 
     engine = TransformersEngine(case.folder, device="cpu")
     tokenizer, model = engine.chat.tokenizer, engine._model
-    prompts = [engine.chat.encode(one) for one in case.asked()[: case.sampled] for _ in range(case.group)]
+    prompts = [engine.chat.encode(one) for one in case.asked(tokenizer)[: case.sampled] for _ in range(case.group)]
 
     def ours() -> int:
         torch.manual_seed(1)
