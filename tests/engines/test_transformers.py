@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,33 @@ def test_a_sample_is_the_same_in_any_company(folder: Path) -> None:
     assert by_tokens.batches > 2
     assert [c.text for c in together] == [c.text for c in backwards]
     assert [c.text for c in together[1::2]] == [c.text for c in mixed]
+
+
+def test_a_small_model_answers_a_batch_a_core(folder: Path) -> None:
+    import torch
+
+    calls = [(prompt(5 + i % 9, i), Sampling(max_tokens=8, temperature=1.0, sample=i)) for i in range(80)]
+    expected = [c.text for c in ask(TransformersEngine(folder), calls)]
+    torch.set_num_threads(2)
+    try:
+        engine = TransformersEngine(folder, device="cpu")
+        assert torch.get_num_threads() == 2, "the caller's own is left alone"
+        met, first = threading.Barrier(2), threading.local()
+        threads: list[int] = []
+
+        def together(*_: Any) -> None:
+            if not hasattr(first, "seen"):
+                first.seen = True
+                threads.append(torch.get_num_threads())
+                met.wait(timeout=60)  # broken where the second batch waits for the first
+
+        engine._model.register_forward_hook(together)
+        assert [c.text for c in ask(engine, calls)] == expected
+        assert engine.batches == 2
+        assert threads == [1, 1]
+        asyncio.run(engine.aclose())
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_seed_and_sample_index_name_the_draw(folder: Path) -> None:

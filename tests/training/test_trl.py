@@ -28,7 +28,7 @@ from rearank.training.local import complete_checkpoint, load_tokenizer, mark_com
 from rearank.training.rows import read_rows, write_rows
 from rearank.training.sft import Sft, ideal_answer
 from rearank.training.trl import TrlTrainer
-from rearank.training.trl.fit import greedy
+from rearank.training.trl.answers import greedy
 from rearank.training.trl.reward import TrlReward
 from rearank.types import JudgedWindow, Passage, Query, Window
 

@@ -1,7 +1,7 @@
 """Engines: messages in, a completion out; and what stands between one and a strategy.
 
 ``nodes`` what conf/engine builds to · ``transformers`` and ``vllm`` models on this machine (``chat`` what both need,
-``template`` whether a model's own takes a prompt) ·
+``decoding`` the first one's loop, which trainers use, too, ``template`` whether a model's own takes a prompt) ·
 ``openai`` models behind a server · ``home`` an event loop of an engine's own · ``scripted`` a public fake ·
 ``recording`` and ``store`` no call is paid for twice · ``ranker`` prompt, call, parse · ``session`` candidates to
 rankings · ``model`` what conf/model builds to (``architecture`` its sizes, ``merge`` makes one of an adapter,

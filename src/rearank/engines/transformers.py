@@ -8,20 +8,26 @@ in bfloat16 rounding is coarser, and ``max_batch=1`` is the setting for runs tha
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rearank.engines.base import EngineError
 from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, in_one_line, load_chat
 from rearank.engines.checkpoint import cannot_load, dtype_name, known_as
 from rearank.types import Completion, Message, Sampling
 
-if TYPE_CHECKING:
-    import torch
+_NAME = "rearank-transformers"
+_SMALL = 32 * 2**20
+"""Bytes of weights that a processor's cache holds."""
+_BESIDE = 4
+"""Batches beside each other at most: they share Python."""
+_LEAST = 32
+"""Calls that a batch takes before another one begins beside it: fewer cost more each."""
 
 
 @dataclass(eq=False)
@@ -108,8 +114,12 @@ class TransformersEngine:
         """Prompts that were shortened to fit."""
         self.batches = 0
         self._waiting: list[_Call] = []
-        self._dispatcher: asyncio.Task[None] | None = None
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="rearank-transformers")
+        self._dispatchers: set[asyncio.Task[None]] = set()
+        self._at_once, self._answering = _batches_at_once(self._model), 0
+        self._workers = _workers(self._at_once)
+        # Prompts become tokens in one thread, whatever the number of workers, and no batch waits for it.
+        self._desk = ThreadPoolExecutor(1, thread_name_prefix="rearank-prompts")
+        self._reading = threading.Lock()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -121,47 +131,62 @@ class TransformersEngine:
         loop = asyncio.get_running_loop()
         call = _Call(tuple(messages), sampling, loop, loop.create_future())
         self._waiting.append(call)
-        if self._dispatcher is None or self._dispatcher.done():
-            self._dispatcher = asyncio.create_task(self._dispatch())
+        self._dispatch_more()
         return await call.answer
 
     async def aclose(self) -> None:
-        """Finish what is under way and let the worker thread go."""
-        if self._dispatcher is not None:
-            await asyncio.gather(self._dispatcher, return_exceptions=True)
-        self._worker.shutdown()
+        """Finish what is under way and let the worker threads go."""
+        while self._dispatchers:  # one that ends may have started another
+            await asyncio.gather(*self._dispatchers, return_exceptions=True)
+        self._workers.shutdown()
+        self._desk.shutdown()
+
+    def _dispatch_more(self) -> None:
+        if self._waiting and len(self._dispatchers) < self._at_once:
+            task = asyncio.create_task(self._dispatch())
+            self._dispatchers.add(task)
+            task.add_done_callback(self._dispatchers.discard)
 
     async def _dispatch(self) -> None:
+        """Hand one batch after the other to a worker, while calls wait."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             await asyncio.sleep(self._gather_seconds)
             self._waiting = [call for call in self._waiting if not call.answer.done()]
             ready, self._waiting = self._waiting, []
-            batch, rest = await loop.run_in_executor(self._worker, self._choose, ready)
+            share = max(_LEAST, -(-len(ready) // (self._at_once - self._answering)))
+            batch, rest = await loop.run_in_executor(self._desk, self._choose, ready, min(share, self._max_batch))
             self._waiting = rest + self._waiting
-            if batch:
-                await loop.run_in_executor(self._worker, self._answer, batch)
+            self._answering += 1
+            self._dispatch_more()  # the others saw nothing while this one chose
+            try:
+                if batch:
+                    await loop.run_in_executor(self._workers, self._answer, batch)
+            finally:
+                self._answering -= 1
 
-    def _choose(self, ready: list[_Call]) -> tuple[list[_Call], list[_Call]]:
-        """(the next batch, the rest): the call that waits longest, and those nearest to it in length."""
+    def _choose(self, ready: list[_Call], most: int) -> tuple[list[_Call], list[_Call]]:
+        """(the next batch of at most so many, the rest): the call that waits longest, and those nearest in length."""
         calls = [call for call in ready if call.prompt or self._prepare(call)]
         if not calls:
             return [], []
         first = calls[0]
-        batch: list[_Call] = []
+        chosen: list[_Call] = []
+        prompt = answer = 0
         for call in sorted(calls, key=lambda c: (c is not first, abs(len(c.prompt) - len(first.prompt)))):
-            together = [*batch, call]
-            padded = max(len(c.prompt) for c in together) + max(c.sampling.max_tokens for c in together)
-            if batch and (len(together) > self._max_batch or padded * len(together) > self._max_batch_tokens):
+            prompt, answer = max(prompt, len(call.prompt)), max(answer, call.sampling.max_tokens)
+            count = len(chosen) + 1
+            if chosen and (count > most or (prompt + answer) * count > self._max_batch_tokens):
                 break
-            batch = together
-        chosen = set(map(id, batch))
-        return batch, [call for call in calls if id(call) not in chosen]
+            chosen.append(call)
+        taken = set(map(id, chosen))
+        return chosen, [call for call in calls if id(call) not in taken]
 
     def _prepare(self, call: _Call) -> bool:
         """Tokenize the call's prompt, cut to fit; a call that can't be asked is settled with the reason."""
         try:
-            call.prompt, call.truncated = self.chat.prompt(call.messages, call.sampling)
+            with self._reading:
+                call.prompt, call.truncated = self.chat.prompt(call.messages, call.sampling)
         except EngineError as error:
             call.settle(error)
             return False
@@ -175,7 +200,8 @@ class TransformersEngine:
         def finish(call: _Call, tokens: list[int], reason: Literal["stop", "length"]) -> None:
             seconds = time.perf_counter() - start
             ended = len(tokens) + (reason == "stop")
-            text = self.chat.text(tokens, call.messages)
+            with self._reading:
+                text = self.chat.text(tokens, call.messages)
             call.settle(Completion(text, len(call.prompt), ended, reason, seconds, call.truncated))
 
         try:
@@ -192,28 +218,15 @@ class TransformersEngine:
         """Decode ``batch`` together; a row leaves the batch, and its caller goes on, as soon as it ends."""
         import torch
 
+        from rearank.engines.decoding.draws import drawn
+        from rearank.engines.decoding.loop import Decoding
+
         with torch.inference_mode():
             rows = [_Row(call, self.chat.room(call.prompt, call.sampling)) for call in batch]
-            width = max(len(call.prompt) for call in batch)
-            pad = self.chat.tokenizer.pad_token_id
-            pad = next(iter(self.chat.ends)) if pad is None else pad
-            prompts = [[pad] * (width - len(c.prompt)) + c.prompt for c in batch]
-            lengths = torch.tensor([len(c.prompt) for c in batch], device=self._device)
-            inputs = torch.tensor(prompts, device=self._device)
-            mask = (torch.arange(width, device=self._device) >= width - lengths[:, None]).long()
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            cache = None
-            while rows:
-                output = self._model(
-                    input_ids=inputs,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                cache = output.past_key_values
-                tokens = _draw(output.logits[:, -1], rows)
+            decoding = Decoding(self._model, [call.prompt for call in batch], min(self.chat.ends))
+            while True:
+                points = [row.points[len(row.tokens)] for row in rows]
+                tokens = drawn(decoding.logits, [row.call.sampling for row in rows], points)
                 going = []
                 for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
                     if row.call.answer.done():  # nobody waits for it any more
@@ -228,14 +241,9 @@ class TransformersEngine:
                         going.append(i)
                 if not going:
                     return
-                positions = positions[:, -1:] + 1
-                if len(going) < len(rows):
-                    kept = torch.tensor(going, device=self._device)
-                    rows = [rows[i] for i in going]
-                    positions, mask = positions[kept], mask[kept]
-                    cache.batch_select_indices(kept)
-                inputs = torch.tensor([[row.tokens[-1]] for row in rows], device=self._device)
-                mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+                ended = len(going) < len(rows)
+                rows = [rows[i] for i in going]
+                decoding.step([row.tokens[-1] for row in rows], going if ended else None)
 
 
 class _Row:
@@ -248,45 +256,42 @@ class _Row:
         self.tokens: list[int] = []
         self.limit = limit
         # On the CPU always: the stream must not depend on the device that computes the logits.
-        self.random = torch.Generator().manual_seed(call_seed(call.messages, call.sampling))
-
-    def uniform(self) -> float:
-        import torch
-
-        return float(torch.rand((), generator=self.random, dtype=torch.float64))
+        random = torch.Generator().manual_seed(call_seed(call.messages, call.sampling))
+        self.points: list[float] = torch.rand(max(limit, 1), generator=random, dtype=torch.float64).tolist()
+        """A number in [0, 1) for each token."""
 
 
-def _draw(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
-    """The next token of each row.
+def _batches_at_once(model: Any) -> int:
+    """How many batches a CPU answers beside each other.
 
-    One uniform number picks from the cumulated distribution, in the vocabulary's order: sorting by probability would
-    let a rounding error swap two tokens and change the draw.
+    A small model's matrices are too small to be shared among cores, so that each core has a batch of its own; a large
+    one's are read from memory, and then once for all.
     """
     import torch
 
-    tokens = logits.argmax(-1)
-    sampled = [i for i, row in enumerate(rows) if row.call.sampling.temperature > 0]
-    if sampled:
-        double = {"dtype": torch.float64, "device": logits.device}
-        heat = torch.tensor([rows[i].call.sampling.temperature for i in sampled], **double)
-        top_p = torch.tensor([rows[i].call.sampling.top_p for i in sampled], **double)
-        point = torch.tensor([rows[i].uniform() for i in sampled], **double)
-        share = torch.softmax(logits[sampled].double() / heat[:, None], dim=-1)
-        if bool((top_p < 1).any()):
-            share = _nucleus(share, top_p)
-        total = share.cumsum(-1)
-        drawn = (total <= point[:, None] * total[:, -1:]).sum(-1)
-        tokens[sampled] = drawn.clamp(max=logits.shape[-1] - 1)
-    return [int(token) for token in tokens.tolist()]
+    size = sum(weights.numel() * weights.element_size() for weights in model.parameters())
+    return min(torch.get_num_threads(), _BESIDE) if model.device.type == "cpu" and size < _SMALL else 1
 
 
-def _nucleus(share: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """``share`` with 0 outside the fewest tokens that together reach ``top_p``."""
-    ordered, index = share.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
-    kept = ordered.masked_fill(before >= top_p[:, None], 0.0)
-    kept[:, 0] = ordered[:, 0]
-    return share.new_zeros(share.shape).scatter(-1, index, kept)
+def _workers(count: int) -> ThreadPoolExecutor:
+    """So many threads that run a model, torch's threads shared out among them."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if count == 1:
+        return ThreadPoolExecutor(1, thread_name_prefix=_NAME)
+    started = threading.Barrier(count + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread that never asked takes the process's number at its first work
+        torch.set_num_threads(threads // count)
+
+    pool = ThreadPoolExecutor(count, _NAME, begin)
+    for _ in range(count):
+        pool.submit(started.wait)
+    started.wait()
+    torch.set_num_threads(threads)  # each worker's is also the process's for threads to come: it is set back
+    return pool
 
 
 def _load(source: str, revision: str | None, dtype: str) -> Any:

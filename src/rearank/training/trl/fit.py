@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rearank.engines.chat import decoded, opening
 from rearank.progress import Progress, progress
 from rearank.rewards import score
 from rearank.tracking import read_jsonl
@@ -199,6 +198,8 @@ class _Watch:
         self.made.validated(step)
         if not self.validation:
             return
+        from rearank.training.trl.answers import greedy
+
         answers = greedy(
             self.made.trainer.model,
             self.tokenizer,
@@ -252,56 +253,3 @@ def _attach(made: BuiltTrainer, watch: _Watch) -> None:
 
     made.trainer.remove_callback(PrinterCallback)
     made.trainer.add_callback(Callback())
-
-
-def greedy(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Any],
-    max_tokens: int,
-    batch: int,
-    on_batch: Callable[[int], None] = lambda _: None,
-) -> list[tuple[str, int]]:
-    """The model's greedy answers and their lengths in tokens, computed in batches of like length.
-
-    An answer has the ``<think>`` that the chat template opened for it.
-    """
-    import torch
-
-    texts = [
-        tokenizer.apply_chat_template([asdict(m) for m in prompt], tokenize=False, add_generation_prompt=True)
-        for prompt in prompts
-    ]
-    opened = opening(tokenizer)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    answers: dict[int, tuple[str, int]] = {}
-    was_training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            inputs = tokenizer(
-                [texts[i] for i in chosen],
-                padding=True,
-                padding_side="left",
-                add_special_tokens=False,
-                return_tensors="pt",
-                return_token_type_ids=False,
-            ).to(model.device)
-            with torch.inference_mode():
-                ids = model.generate(
-                    **inputs,
-                    max_new_tokens=max_tokens,
-                    do_sample=False,
-                    use_cache=True,
-                    pad_token_id=tokenizer.pad_token_id,
-                    eos_token_id=tokenizer.eos_token_id,
-                )
-            answer_ids = ids[:, inputs["input_ids"].shape[1] :]
-            for i, tokens in zip(chosen, answer_ids.tolist(), strict=True):
-                ended = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
-                answers[i] = (opened + decoded(tokenizer, tokens[:ended]), ended)
-            on_batch(len(answers))
-    finally:
-        model.train(was_training)
-    return [answers[i] for i in range(len(texts))]

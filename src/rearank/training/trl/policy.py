@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
 
 from rearank.algorithms import PolicyGradient
 from rearank.rewards import RewardError
 from rearank.training.local import is_complete
+from rearank.training.trl.answers import sampled
 from rearank.training.trl.reward import TrlReward
 from rearank.training.trl.sharing import SharingTrainer
 
@@ -19,7 +21,7 @@ _ROUNDING = 1e-6
 
 
 class PolicyTrainer(SharingTrainer):
-    """TRL's trainer with four changes, and prompts that are shared.
+    """TRL's trainer with five changes, and passes that share prompts.
 
     1. Advantages are ours: ``algorithm.advantages`` of the rewards. Where TRL's own differ by rounding alone, TRL's
        digits are kept, so that a run repeats what an earlier version of rearank made.
@@ -28,13 +30,14 @@ class PolicyTrainer(SharingTrainer):
     3. A run that goes on continues with the order of windows of its own epoch; TRL begins again with the first's.
     4. Where a reward fails or isn't finite the step before is saved, and the run goes on from there once the reward is
        mended.
+    5. Where prompts are shared sampling computes each once, and no answer beyond its end. The random draws are TRL's.
     """
 
     _buffered_inputs: Any
     control: Any
 
     def __init__(self, algorithm: PolicyGradient, reward: TrlReward, epochs: int, **settings: Any) -> None:
-        """``epochs``: how many were over when the run was stopped; ``settings``: TRL's."""
+        """``epochs``: how many were over when the run was stopped; ``settings``: TRL's, and shared_prompt."""
         self._algorithm, self._reward, self._epochs = algorithm, reward, epochs
         super().__init__(reward_funcs=reward, **settings)
 
@@ -54,6 +57,20 @@ class PolicyTrainer(SharingTrainer):
         ours = torch.from_numpy(self._algorithm.advantages(rewards, groups)).to(theirs)
         output["advantages"] = torch.where(torch.isclose(ours, theirs, rtol=_ROUNDING, atol=_ROUNDING), theirs, ours)
         return output
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, *rest: Any, **more: Any
+    ) -> Any:
+        if not self.shares or self.use_vllm or images or multimodal_fields:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest, **more)
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        unwrapped = unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=checkpointing
+        )
+        with unwrapped as model, torch.no_grad():
+            ends = frozenset(self.eos_token_ids)
+            drawn = sampled(model, prompt_ids, self.args.max_completion_length, ends, self.temperature, self.top_p)
+        return drawn, None
 
     def _save_last_step(self) -> None:
         """A checkpoint of the steps that are done, where there is none yet."""
