@@ -87,7 +87,7 @@ class UnreadLimit:
 
 
 @dataclass
-class Watch:
+class AnswerWatch:
     """Answers as they come: which can't be read, how far the work is, what this command pays.
 
     Args:
@@ -185,7 +185,7 @@ class Pass:
             UnreadError: in the middle, where the first answers show that the model's can't be read.
         """
         expected = sum(self._planned.values()) if self._planned is not None else None
-        watch = Watch(what, self.recording, self.limit, self._enough, expected)
+        watch = AnswerWatch(what, self.recording, self.limit, self._enough, expected)
         traced = self._traced() if self.session.sampling.sample == 0 else set()
         traces: dict[str, tuple[Candidates, tuple[WindowTrace, ...]]] = {}
         with (
@@ -213,7 +213,7 @@ class Pass:
         return set(sorted(ids, key=lambda query: hashlib.sha256(query.encode()).digest())[:TRACED])
 
     @contextmanager
-    def _accounted(self, watch: Watch) -> Iterator[None]:
+    def _accounted(self, watch: AnswerWatch) -> Iterator[None]:
         """Write down what was paid and, where the block is left early, what there was until then."""
         partial_run = self.place / PARTIAL_RUN
         try:
@@ -228,7 +228,7 @@ class Pass:
         partial_run.unlink(missing_ok=True)
         self._account(watch, "finished")
 
-    def _account(self, watch: Watch, ended: str) -> None:
+    def _account(self, watch: AnswerWatch, ended: str) -> None:
         watch.account(self.place / COST, ended, len(self.rankings))
 
 
