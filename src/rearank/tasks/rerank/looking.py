@@ -76,7 +76,7 @@ def _of_collection(formats: Formats, node: Benchmark | BenchmarkList) -> list[st
     benchmark = collection_of(node)
     retriever: Any = benchmark.first_stage if formats.input == "topics" else None
     found = list(retriever.preflight()) if hasattr(retriever, "preflight") else []
-    return found or opened(f"benchmark={benchmark.name}", benchmark.collection, retriever)
+    return found or opened(f"benchmark={benchmark.name}", benchmark.collection, retriever, judged=False)
 
 
 def _look_at_rows(settings: Rerank, formats: Formats, node: Benchmark | BenchmarkList) -> None:

@@ -111,8 +111,9 @@ class Rows:
                 "rerank.columns.passages=... (queries alone: rerank.format=topics)"
             )
         passages = tuple(self._passage(item, where, place) for place, item in enumerate(listed))
+        query = self._query(row, where, number)
         try:
-            return Candidates(self._query(row, where, number), passages)
+            return Candidates(query, passages)
         except ValueError as error:
             raise DataError(f"{where}: {error}; give each its own") from error
 

@@ -185,8 +185,10 @@ class Reranking:
             def done(length: int, calls: int) -> None:
                 self._queries += 1
                 self._empty += not length
-                if watch.expected is not None and isinstance(strategy, Planned) and length:
-                    watch.expected += calls - strategy.calls(length)
+                # What is still to be found was counted as so many as are asked for.
+                counted_as = settings.depth if self.formats.input == "topics" else length
+                if watch.expected is not None and isinstance(strategy, Planned) and counted_as:
+                    watch.expected += calls - strategy.calls(counted_as)
                 bar.advance()
 
             line = InOrder(
@@ -279,10 +281,8 @@ class Reranking:
             _log.warning("%d of %d queries have no passage to rank", self._empty, self._queries)
         left_out = f"; {lacking} left out, see {self._skipped}" if lacking else ""
         cost = f", ${figures['cost']:.4f}" if figures["cost"] else ""
-        print(
-            f"{settings.output}: {self._queries - self._failed} queries, {figures['calls']} windows{cost}{left_out}",
-            flush=True,
-        )
+        place, ranked = output or "standard output", self._queries - self._failed
+        print(f"{place}: {ranked} queries, {figures['calls']} windows{cost}{left_out}", flush=True)
 
 
 async def _closing(line: InOrder, lists: Iterator[Candidates], recording: RecordingEngine) -> None:
