@@ -86,7 +86,7 @@ def _input_format(settings: Rerank) -> InputFormat:
 def _told_by_content(path: str) -> InputFormat:
     stream = standard(path)
     if stream is not None:  # a line of it would be gone
-        first = stream.peek(1)[:1]  # type: ignore[attr-defined]  # it is buffered
+        first = stream.peek(1)[:1]
         return "jsonl" if first in (b"{", b"[") else "trec"
     with Path(path).open("rb") as file:
         if file.read(len(_PARQUET)) == _PARQUET:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from functools import cache
+from io import BufferedReader
+from typing import Any
 
 from rearank.data import DataError
 from rearank.data.files import parse_json, read_id, read_lines, shown
@@ -156,9 +157,15 @@ class Rows:
         return str(given)
 
 
-def standard(path: str) -> BinaryIO | None:
+def standard(path: str) -> BufferedReader | None:
     """Standard input, where ``path`` means that."""
-    return sys.stdin.buffer if path == STANDARD else None
+    return _standard_input() if path == STANDARD else None
+
+
+@cache
+def _standard_input() -> BufferedReader:
+    """A reader of its own: Python's is closed at the end, and waits for a thread that still reads from it."""
+    return open(0, "rb", closefd=False)  # it is read until the process ends
 
 
 def name_of(path: str) -> str:
