@@ -20,7 +20,7 @@ from rearank.ranking import SlidingWindow
 from rearank.sections import Rerank, RerankColumns
 from rearank.tasks.rerank.inputs import Counted, Formats, collection_of, count, formats_of, make_input, refuse_bad
 from rearank.tasks.rerank.lists import FoundLists, RunLists
-from rearank.tasks.rerank.rows import BadRow, Rows, SeenIds
+from rearank.tasks.rerank.rows import BadRow, SeenIds, TextRows
 from rearank.types import Candidates, Passage, Query
 
 OWN = {"query": "rain", "passages": ["wet", {"id": 7, "text": "dry", "title": "T"}]}
@@ -32,7 +32,7 @@ def jsonl(path: Path, *rows: Any) -> str:
 
 
 def read(path: str, columns: RerankColumns | None = None, *, plain_ids: bool = False) -> list[Candidates | BadRow]:
-    return list(Rows(path, columns or RerankColumns(), path.endswith(".parquet"), plain_ids).lists())
+    return list(TextRows(path, columns or RerankColumns(), path.endswith(".parquet"), plain_ids).lists())
 
 
 @pytest.fixture

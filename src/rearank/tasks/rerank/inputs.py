@@ -13,7 +13,7 @@ from rearank.data.files import read_lines, require_file
 from rearank.data.topics import read_topics
 from rearank.sections import STANDARD, Rerank
 from rearank.tasks.rerank.lists import FoundLists, RunLists
-from rearank.tasks.rerank.rows import BadRow, Rows, name_of, standard
+from rearank.tasks.rerank.rows import BadRow, TextRows, name_of, standard
 from rearank.types import Candidates, Query
 
 InputFormat: TypeAlias = Literal["trec", "jsonl", "parquet", "topics"]
@@ -122,7 +122,7 @@ def make_input(settings: Rerank, formats: Formats, node: Benchmark | BenchmarkLi
     """
     path = settings.input or ""
     if not formats.uses_collection:
-        return Rows(path, settings.columns, formats.input == "parquet", formats.output == "trec")
+        return TextRows(path, settings.columns, formats.input == "parquet", formats.output == "trec")
     benchmark = collection_of(node)
     if formats.input == "trec":
         return RunLists(path, _topics(settings.queries, benchmark.collection), benchmark.collection)

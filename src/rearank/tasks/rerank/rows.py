@@ -41,7 +41,7 @@ class SeenIds:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TextRows:
     """JSONL or parquet, a query with its passages a row.
 
     Args:
