@@ -125,8 +125,8 @@ def test_a_run_and_topics_over_a_collection_without_judgements(tmp_path: Path) -
     other.write_text("q2\train in may\n")
     carried_out(command(tmp_path, *over, f"rerank.input={tmp_path}/my.trec", f"rerank.queries={other}"))
     assert [one["query"] for one in written(tmp_path / "out.jsonl")] == ["rain in may"]
-    carried_out(command(tmp_path, *over, "rerank.format=topics", output="found.jsonl"))
-    found = written(tmp_path / "found.jsonl")
+    carried_out(command(tmp_path, *over, "rerank.format=topics", output="new/found.jsonl"))
+    found = written(tmp_path / "new/found.jsonl")
     assert [order(one) for one in found] == [["d2", "d1", "d0"], ["d3", "d4", "d5"]], "BM25's first three, reversed"
     given = command(tmp_path, *over, f"rerank.input={other}", output="given.jsonl")
     carried_out(given)
@@ -243,13 +243,21 @@ def test_empty_and_single_lists_ask_nothing(tmp_path: Path, caplog: pytest.LogCa
     assert "1 of 2 queries have no passage to rank" in caplog.text
 
 
+def test_lists_that_are_all_empty_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "in.tsv").write_text("q1\tnothing known\n")
+    run = command(tmp_path, *local(tmp_path), f"rerank.input={tmp_path}/in.tsv")
+    with pytest.raises(RerankError, match="none of its 1 queries has a passage to rank"):
+        carried_out(run)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["rerank.input=nowhere.jsonl"], "nowhere.jsonl: no such input (rerank.input)"),
         (["engine.behaviour=oracle"], "engine.behaviour=oracle goes by judgements"),
         (["rerank.output=.", "rerank.output_format=trec"], "rerank.output=.: this is no file"),
-        (["rerank.output=no/where.trec"], "there is no folder no that can be written to"),
+        (["rerank.output=pyproject.toml/out.trec"], "pyproject.toml is no folder that can be written to"),
         (["rerank.output=-", "rerank.output_format=parquet"], "parquet can't be written to standard output"),
         (["rerank.output=${rerank.input}"], "in.jsonl: this is the input"),
         (["prompt=pointwise"], "strategy"),

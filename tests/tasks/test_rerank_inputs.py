@@ -228,6 +228,9 @@ class Lengths:
     def lengths(self) -> Iterator[int | BadRow]:
         return iter(self._lengths)
 
+    def asked(self) -> int:
+        return 6
+
     def lists(self) -> Iterator[Candidates | BadRow]:
         raise AssertionError("counting looks no text up")
 
@@ -235,10 +238,10 @@ class Lengths:
 def test_queries_and_windows_are_counted() -> None:
     bad = BadRow(DataError("a:2: bad"), "")
     found = count(Lengths(30, bad, 0, 120, 1, bad), 100, SlidingWindow(20, 10))
-    assert found == Counted(queries=4, windows=2 + 9 + 0, chain=9, empty=1, longer=1, bad=2, first_bad=bad)
+    assert found == Counted(queries=4, windows=2 + 9 + 0, chain=9, empty=1, longer=1, unlisted=2, bad=2, first_bad=bad)
     assert found.line("x") == (
         "x: 4 queries, 11 windows, at most 9 of them in a row, 1 without a passage, 1 lists go on below rerank.depth, "
-        "2 rows that can't be used"
+        "2 more topics without a list, 2 rows that can't be used"
     )
     with pytest.raises(DataError, match=r"a:2: bad \(1 more rows can't be used\); or leave such rows out: rerank.bad_"):
         refuse_bad(found)

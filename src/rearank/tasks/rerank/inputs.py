@@ -25,7 +25,11 @@ _PARQUET = b"PAR1"
 
 
 class HoldsLists(Protocol):
-    """An input; each method reads it from its beginning."""
+    """An input; each method but ``asked`` reads it from its beginning."""
+
+    def asked(self) -> int | None:
+        """How many queries there are, where they come apart from their lists."""
+        ...
 
     def lengths(self) -> Iterator[int | BadRow]:
         """Of every list, at little cost."""
@@ -139,7 +143,7 @@ class Counted:
     """What an input holds: queries, windows that they take, the longest chain of them, lists and rows.
 
     ``windows`` and ``chain`` are ``None`` where the strategy doesn't know them beforehand; ``longer``: lists that go on
-    below the depth; ``bad``: rows that can't be used, ``first_bad`` the first.
+    below the depth; ``unlisted``: topics that no list is of; ``bad``: rows that can't be used, ``first_bad`` the first.
     """
 
     queries: int = 0
@@ -147,6 +151,7 @@ class Counted:
     chain: int | None = 0
     empty: int = 0
     longer: int = 0
+    unlisted: int = 0
     bad: int = 0
     first_bad: BadRow | None = None
 
@@ -156,6 +161,7 @@ class Counted:
         parts += [f"{self.windows} windows, at most {self.chain} of them in a row"] if self.windows is not None else []
         parts += [f"{self.empty} without a passage"] if self.empty else []
         parts += [f"{self.longer} lists go on below rerank.depth"] if self.longer else []
+        parts += [f"{self.unlisted} more topics without a list"] if self.unlisted else []
         parts += [f"{self.bad} rows that can't be used"] if self.bad else []
         return f"{source}: " + ", ".join(parts)
 
@@ -176,6 +182,8 @@ def count(given: HoldsLists, depth: int, strategy: Any) -> Counted:
         if found.windows is not None and found.chain is not None and one:
             found.windows += strategy.calls(min(one, depth))
             found.chain = max(found.chain, strategy.chain(min(one, depth)))
+    if (asked := given.asked()) is not None:
+        found.unlisted = max(asked - found.queries, 0)
     return found
 
 

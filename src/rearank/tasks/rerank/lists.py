@@ -52,6 +52,10 @@ class RunLists:
     def _queries(self) -> Mapping[str, Query]:
         return self.topics()
 
+    def asked(self) -> int:
+        """All topics."""
+        return len(self._queries)
+
     def lengths(self) -> Iterator[int | BadRow]:
         """Of each list; no text is looked up, absent ones are found where the collection knows its ids."""
         for one in self._known():
@@ -170,6 +174,10 @@ class FoundLists:
     @cached_property
     def _queries(self) -> Mapping[str, Query]:
         return self.topics()
+
+    def asked(self) -> int:
+        """All topics."""
+        return len(self._queries)
 
     def lengths(self) -> Iterator[int | BadRow]:
         """As many as are asked for: nothing is searched for."""

@@ -60,8 +60,9 @@ def _of_output(settings: Rerank, formats: Formats) -> list[str]:
     output = Path(settings.output or "")
     if output.exists() and not output.is_file():
         return [f"rerank.output={output}: this is no file; name one, or - for standard output"]
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
-        return [f"rerank.output={output}: there is no folder {output.parent} that can be written to; make it"]
+    there = next(parent for parent in output.absolute().parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return [f"rerank.output={output}: {there} is no folder that can be written to; name a file elsewhere"]
     if (
         settings.input is not None
         and output.exists()

@@ -56,6 +56,9 @@ class TextRows:
     parquet: bool
     plain_ids: bool
 
+    def asked(self) -> None:
+        """Each row has its query."""
+
     def lengths(self) -> Iterator[int | BadRow]:
         """Of each list."""
         return (one if isinstance(one, BadRow) else len(one.passages) for one in self.lists())

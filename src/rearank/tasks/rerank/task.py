@@ -146,6 +146,8 @@ class Reranking:
             if not counted.queries:
                 raise DataError(f"{input_name(self.settings)}: no query in it; give another rerank.input")
             _log.info("%s", counted.line(input_name(self.settings)))
+        if (output := self._output) is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
         store = CompletionStore(store_path)
         try:
             figures = self._rerank(store, folder, counted)
@@ -259,6 +261,11 @@ class Reranking:
                 f"{self._failed} of {self._queries} queries failed, the first: {self._failures[0]}. What was ranked is "
                 f"{place}: mend the cause and run the same command again, or allow a share of failures "
                 "(rerank.max_failed)"
+            )
+        if self._empty == self._queries:
+            raise RerankError(
+                f"{input_name(settings)}: none of its {self._queries} queries has a passage to rank; check that "
+                "the lists, or the collection and its first stage, are of these queries"
             )
         lacking = self._bad + self._failed
         if lacking:
