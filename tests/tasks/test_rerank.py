@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,13 @@ def test_what_stands_in_the_way_is_said_first(tmp_path: Path, overrides: list[st
     with pytest.raises(PreflightError) as caught:
         preflight(command(tmp_path, f"rerank.input={rows(tmp_path)}", *overrides))
     assert said in str(caught.value)
+
+
+def test_it_is_no_job_of_a_sweep(tmp_path: Path) -> None:
+    run = command(tmp_path, f"rerank.input={rows(tmp_path)}")
+    preflight(run)
+    with pytest.raises(PreflightError, match="task=rerank is no job of a sweep; leave out -m"):
+        preflight(replace(run, sweep=tmp_path))
 
 
 def test_preflight_counts_what_there_is_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

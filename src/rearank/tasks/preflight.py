@@ -107,6 +107,8 @@ def _asks(run: Run) -> bool:
 def _rerank(run: Run, found: Sequence[str]) -> tuple[list[str], list[str]]:
     """What stands in the way of reranking lists, and how much there is to do."""
     chosen = run.experiment
+    if run.sweep is not None:  # whose jobs are known by what they measure or train, not by their input and output
+        return ["task=rerank is no job of a sweep; leave out -m, and give a command for each output"], []
     problems = problems_of(chosen.rerank, chosen.benchmark, chosen.engine)
     if problems or found or not isinstance(chosen.task, PreflightTask):
         return problems, []
