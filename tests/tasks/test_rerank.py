@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -22,8 +23,9 @@ from rearank.ranking import Failure, Pointwise, SlidingWindow
 from rearank.sections import Rerank
 from rearank.tasks.evaluate.reranking import UnreadError
 from rearank.tasks.preflight import PreflightError, preflight
+from rearank.tasks.rerank import outputs
 from rearank.tasks.rerank.in_order import InOrder, read_apart
-from rearank.tasks.rerank.records import record_of
+from rearank.tasks.rerank.records import TrecLines, record_of
 from rearank.tasks.rerank.task import RerankError
 from rearank.types import Candidates, Passage, Query, Ranking
 
@@ -268,6 +270,23 @@ def test_what_stands_in_the_way_is_said_first(tmp_path: Path, overrides: list[st
     with pytest.raises(PreflightError) as caught:
         preflight(command(tmp_path, f"rerank.input={rows(tmp_path)}", *overrides))
     assert said in str(caught.value)
+
+
+def test_an_output_that_another_run_writes_is_left_alone(tmp_path: Path) -> None:
+    with outputs.scratch(tmp_path / "out.jsonl") as stream:
+        stream.write(b"the other's")
+        stream.flush()
+        with pytest.raises(outputs.OutputInUseError, match=r"out\.jsonl: another run writes it"):
+            carried_out(command(tmp_path, f"rerank.input={rows(tmp_path)}"))
+    assert (tmp_path / "out.jsonl.partial").read_bytes() == b"the other's"
+    carried_out(command(tmp_path, f"rerank.input={rows(tmp_path)}"))
+    assert len(written(tmp_path / "out.jsonl")) == QUERIES
+
+
+def test_an_id_that_a_run_cannot_hold_is_no_line_of_it() -> None:
+    lines = TrecLines(io.BytesIO())
+    with pytest.raises(DataError, match="query 'q', passage 'a b': a TREC run can't hold an id"):
+        lines.write({"id": "q", "passages": [{"id": "a b", "rank": 1}]})
 
 
 def test_it_is_no_job_of_a_sweep(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import filecmp
 import logging
 import os
@@ -18,9 +19,31 @@ _PARTIAL = ".partial"
 _standard: list[BinaryIO] = []
 
 
+class OutputInUseError(RuntimeError):
+    """Another process writes the same output."""
+
+
 def partial(path: Path) -> Path:
     """Where a file is written until it is whole; what a run leaves there that was stopped is written over."""
     return path.with_name(path.name + _PARTIAL)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[BinaryIO]:
+    """``partial(path)``, empty, and kept from other processes.
+
+    Raises:
+        OutputInUseError: where one of them writes it.
+    """
+    with os.fdopen(os.open(partial(path), os.O_CREAT | os.O_WRONLY, 0o666), "wb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputInUseError(
+                f"{path}: another run writes it; wait for that, or choose another rerank.output"
+            ) from None
+        stream.truncate(0)
+        yield stream
 
 
 def put(path: Path) -> bool:

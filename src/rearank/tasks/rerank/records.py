@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from rearank.data import DataError
 from rearank.engines.account import DIGITS, Account
 from rearank.engines.session import Reranked
 from rearank.engines.tracing import WindowTrace
@@ -82,6 +82,12 @@ class TrecLines:
     def write(self, record: Mapping[str, Any]) -> None:
         """A line a passage."""
         query, passages = record["id"], record["passages"]
+        for one in passages:
+            if len(f"{query} {one['id']}".split()) != 2:  # readers see to it; a collection of a user's own may not
+                raise DataError(
+                    f"query {query!r}, passage {one['id']!r}: a TREC run can't hold an id that is empty or has a space"
+                    "; write JSONL or parquet (rerank.output=out.jsonl)"
+                )
         lines = (f"{query} Q0 {one['id']} {one['rank']} {len(passages) + 1 - one['rank']} {_TAG}\n" for one in passages)
         self._stream.write("".join(lines).encode())
         self._stream.flush()
@@ -108,7 +114,7 @@ class JsonLines:
 class ParquetRows:
     """A parquet file; ``statuses`` are a map."""
 
-    def __init__(self, path: Path, *, texts: bool, reasoning: bool) -> None:
+    def __init__(self, stream: BinaryIO, *, texts: bool, reasoning: bool) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -121,7 +127,7 @@ class ParquetRows:
         columns |= {"cost": pa.float64()} | ({"windows": pa.list_(pa.struct(window))} if reasoning else {})
         self._schema = pa.schema(columns)
         self._rows: list[Mapping[str, Any]] = []
-        self._file = pq.ParquetWriter(path, self._schema)
+        self._file = pq.ParquetWriter(stream, self._schema)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """A row; rows are written in groups."""

@@ -180,7 +180,7 @@ class Reranking:
         watch = AnswerWatch(what, recording, limit, enough, counted.windows if counted is not None else None)
         with ExitStack() as files:
             writer = self._writer(files)
-            skipped = files.enter_context(outputs.partial(self._skipped).open("wb"))
+            skipped = files.enter_context(outputs.scratch(self._skipped))
             bar = files.enter_context(progress(what, total, "queries", note=watch.note, left=watch.left))
             strategy = self.parts.strategy
 
@@ -225,11 +225,10 @@ class Reranking:
 
     def _writer(self, files: ExitStack) -> WritesRecords:
         output, settings = self._output, self.settings
-        if self.formats.output == "parquet":
-            assert output is not None, "preflight has refused it"
-            return ParquetRows(outputs.partial(output), texts=settings.texts, reasoning=settings.reasoning)
-        kept = nullcontext(outputs.standard_output()) if output is None else outputs.partial(output).open("wb")
+        kept = nullcontext(outputs.standard_output()) if output is None else outputs.scratch(output)
         stream: BinaryIO = files.enter_context(kept)
+        if self.formats.output == "parquet":
+            return ParquetRows(stream, texts=settings.texts, reasoning=settings.reasoning)
         return TrecLines(stream) if self.formats.output == "trec" else JsonLines(stream)
 
     def _usable(self, skipped: BinaryIO) -> Iterator[Candidates]:
