@@ -251,3 +251,9 @@ def test_queries_and_windows_are_counted() -> None:
 def test_ids_that_were_seen() -> None:
     seen = SeenIds()
     assert [seen.add(one) for one in ("a", "b", "a", "A")] == [True, True, False, True]
+
+
+def test_names_that_cannot_be_printed_are_escaped(tmp_path: Path) -> None:
+    [bad] = read(jsonl(tmp_path / "rows", '{"a\\ud83d\\u0000": 1}'))
+    assert isinstance(bad, BadRow)
+    assert r"the row has a\ud83d\x00: set" in str(bad.error)

@@ -177,4 +177,4 @@ def name_of(path: str) -> str:
 
 
 def _names(row: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, row))[:200] or "nothing"
+    return repr(", ".join(map(str, row))[:200])[1:-1] or "nothing"  # a name may hold what can't be printed

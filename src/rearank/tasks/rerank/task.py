@@ -261,7 +261,7 @@ class Reranking:
                 f"{place}: mend the cause and run the same command again, or allow a share of failures "
                 "(rerank.max_failed)"
             )
-        if self._empty == self._queries:
+        if self._empty == self._queries and self.formats.uses_collection:
             raise RerankError(
                 f"{input_name(settings)}: none of its {self._queries} queries has a passage to rank; check that "
                 "the lists, or the collection and its first stage, are of these queries"
