@@ -112,8 +112,8 @@ def _is_header(cells: Sequence[str], where: str) -> bool:
         return False
     if _DOCUMENT_NAME.search(cells[0]) or not _GRADE_NAME.search(cells[-1]):
         raise DataError(
-            f"{where}: columns {repr(', '.join(cells)[:200])[1:-1]}; they must be query-id, corpus-id, score (or TREC's four, "
-            "where no header is needed), in this order"
+            f"{where}: columns {repr(', '.join(cells)[:200])[1:-1]}; they must be query-id, corpus-id, score (or "
+            "TREC's four, where no header is needed), in this order"
         )
     return True
 

@@ -36,7 +36,7 @@ class InOrder:
         write: called with each record; what it raises ends everything.
         failed: called with each query that has no ranking; it has no record.
         on_answer: called with each answer, and how it was parsed.
-        on_done: called with the length of each list whose turn has come and how many calls it took.
+        on_done: called as each list is done, with the length that was reranked and how many calls it took.
     """
 
     session: Session
