@@ -13,6 +13,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ from rearank.runs.environment import environment
 from rearank.runs.layout import COMMANDS, ENVIRONMENT, read_json, write_json, write_text
 from rearank.runs.reader import score_of
 from rearank.runs.stage import locked, warn_of_old_version
+from rearank.sections import STANDARD
 from rearank.tasks.preflight import preflight
+from rearank.tasks.rerank import RerankTask
+from rearank.tasks.rerank.outputs import standard_output_kept
 from rearank.tasks.sweep.closing import close_sweep
 from rearank.tasks.sweep.jobs import JobUnderWay
 from rearank.tasks.sweep.plan import refuse_study, sweep_under_way
@@ -76,14 +80,16 @@ def _digests(config: Mapping[str, Any]) -> dict[str, str]:
 def _run(config: DictConfig, plain: Mapping[str, Any], sweep: Path | None) -> float | None:
     """Build the experiment, check the machine, run the task; the folder is locked meanwhile."""
     run = make_run(plain, HydraConfig.get().runtime.choices, sweep)
-    preflight(run)
-    # Shared cores: idle OpenMP threads must sleep, not spin. Read when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with locked(run.folder):
-        _write_down(config, run)
-        warn_of_old_version(run.folder)
-        run.experiment.task.run(run)
+    to_standard_output = isinstance(run.experiment.task, RerankTask) and run.experiment.rerank.output == STANDARD
+    with standard_output_kept() if to_standard_output else nullcontext():
+        preflight(run)
+        # Shared cores: idle OpenMP threads must sleep, not spin. Read when torch loads.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        with locked(run.folder):
+            _write_down(config, run)
+            warn_of_old_version(run.folder)
+            run.experiment.task.run(run)
     return score_of(run.folder)
 
 

@@ -1,4 +1,4 @@
-"""Sections of the config that belong to no package: ``prepare``, ``evaluation`` and ``compare``."""
+"""Sections of the config that belong to no package: ``prepare``, ``evaluation``, ``compare`` and ``rerank``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Interval
 
 from rearank.checks import check_fields
 from rearank.evaluation import check_measures
-from rearank.runs import INCIDENTAL, SELECTS
+from rearank.runs import CONTENT, INCIDENTAL, SELECTS
 
 
 @dataclass(frozen=True)
@@ -113,3 +113,72 @@ class Compare:
     def __post_init__(self) -> None:
         check_fields(self)
         object.__setattr__(self, "measures", check_measures(self.measures))
+
+
+@dataclass(frozen=True)
+class RerankColumns:
+    """Names of the fields of a JSONL object or a parquet row, and of the passages in it.
+
+    Args:
+        id: of the query; a row without it has its line's (or row's) number.
+        query: its text, or an object with the text under ``text`` below.
+        passages: a list of texts, or of objects.
+        passage_id: of such an object; one without it has its place in the list, from 0.
+        text: of such an object.
+        title: of such an object; it may lack it.
+    """
+
+    id: str = "id"
+    query: str = "query"
+    passages: str = "passages"
+    passage_id: str = "id"
+    text: str = "text"
+    title: str = "title"
+
+
+STANDARD = "-"
+"""As a file's name: standard input, or standard output."""
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """What ``task=rerank`` reranks, and how the result is written. No judgements are needed.
+
+    Args:
+        input: a TREC run or topics, whose texts are those of the benchmark's collection (``benchmark=``); or rows with
+            texts: RankLLM's JSONL, and JSONL or parquet of your own; ``-`` is standard input (no topics, no parquet).
+        format: of the input; ``auto`` looks into it. ``topics`` are searched for with the benchmark's first stage
+            (``retriever=``); with ``input: null`` these are the collection's own.
+        queries: a file of topics for a TREC run; ``null`` for the collection's own.
+        columns: of JSONL and parquet of your own.
+        output: a file, which appears whole at the end, or ``-`` for standard output. One that is there and holds
+            something else is kept as ``<output>.1``.
+        output_format: ``auto`` goes by the output's name (.trec or .run, .jsonl, .parquet); for ``-`` by the input's.
+        depth: the first passages of a list that are reranked; the others follow in their order. Topics get so many.
+        texts: write titles and texts of the passages, too (JSONL, parquet).
+        reasoning: write each window: what was shown, its order, status, reasoning and answer (JSONL, parquet).
+        bad_rows: an ``error`` names the first; ``skip`` leaves them out, and ``<output>.skipped.jsonl`` has them.
+        runner: ``local``, this process.
+        max_concurrent_queries: queries under way at once; ``null`` for all, which takes memory for all.
+        max_failed: share of queries that may fail; within it they are left out and stand in the skipped file.
+        max_unread: as ``evaluation.max_unread``: share of a released model's answers that may be unread.
+    """
+
+    input: str | None = field(default=None, metadata=CONTENT)
+    format: Literal["auto", "trec", "jsonl", "parquet", "topics"] = field(default="auto", metadata=INCIDENTAL)
+    queries: str | None = field(default=None, metadata=CONTENT)
+    columns: RerankColumns = field(default_factory=RerankColumns)
+    output: str | None = field(default=None, metadata=INCIDENTAL)
+    output_format: Literal["auto", "trec", "jsonl", "parquet"] = field(default="auto", metadata=INCIDENTAL)
+    depth: Annotated[int, Ge(1)] = 100
+    texts: bool = False
+    reasoning: bool = False
+    # An error stops what skipping goes on with: as far as both go they are the same.
+    bad_rows: Literal["error", "skip"] = field(default="error", metadata=INCIDENTAL)
+    runner: Literal["local"] = field(default="local", metadata=INCIDENTAL)
+    max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=256, metadata=INCIDENTAL)
+    max_failed: Annotated[float, Interval(ge=0, le=1)] = field(default=0.0, metadata=INCIDENTAL)
+    max_unread: Annotated[float, Interval(ge=0, le=1)] | None = field(default=0.9, metadata=INCIDENTAL)
+
+    def __post_init__(self) -> None:
+        check_fields(self)

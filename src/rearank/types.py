@@ -153,13 +153,15 @@ class Permutation:
 class Ranking:
     """The result of reranking one query: passage ids, best first, and what it cost.
 
-    ``calls`` counts windows answered; ``unparsed`` those whose answer named no order at all.
+    ``calls`` counts windows answered; ``unparsed`` those whose answer named no order at all. ``scores`` are of the
+    passages as they are ranked, where the strategy has any; they never rise, and only their differences matter.
     """
 
     query_id: str
     passage_ids: tuple[str, ...]
     calls: int = 0
     unparsed: int = 0
+    scores: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

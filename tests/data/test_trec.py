@@ -199,6 +199,7 @@ def test_ids_with_spaces_are_written_as_run_files_can_hold_them(write, tmp_path:
         ("q 0 a b 1\n", "qrels:1: 5 columns where 3 or 4 .*part the columns by tabs"),
         ("corpus-id\tquery-id\tscore\na\tq\t1\n", "qrels:1: columns corpus-id, query-id, score; they must be query-id"),
         ("query-id\tscore\tcorpus-id\nq\t1\t7\n", "qrels:1: columns query-id, score, corpus-id; they must be"),
+        ("\x00doc\t\tscore\n", r"qrels:1: columns \\x00doc, , score; they must be query-id"),
         *(
             (
                 f"{first}\tscore\tcorpus-id\n",

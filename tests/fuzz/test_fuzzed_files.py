@@ -14,6 +14,8 @@ from rearank.data import DataError
 from rearank.data.rankllm import RankLlmFile, read_candidates
 from rearank.data.topics import read_topics
 from rearank.data.trec import read_documents, read_qrels, read_run
+from rearank.sections import RerankColumns
+from rearank.tasks.rerank.rows import BadRow, TextRows
 from rearank.types import MAX_GRADE, scorable
 
 PIECES = st.sampled_from(
@@ -74,7 +76,9 @@ VALUES = st.recursive(
     | st.sampled_from(["\ud83d", "a b", ""]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from("_id id qid docid text query title candidates hits doc score".split()), inner)
+        | st.dictionaries(
+            st.sampled_from("_id id qid docid text query title candidates hits doc score passages".split()), inner
+        )
     ),
     max_leaves=12,
 )
@@ -104,12 +108,22 @@ def _candidates(path: str) -> Iterable[str]:
     return [*found, *(passage.id for listed in found.values() for passage in listed.passages)]
 
 
+def _rows(path: str) -> Iterable[str]:
+    found = list(TextRows(path, RerankColumns(), parquet=False, plain_ids=True).lists())
+    lists = [one for one in found if not isinstance(one, BadRow)]
+    if bad := [one for one in found if isinstance(one, BadRow)]:
+        assert all(str(one.error).startswith(f"{path}:") for one in bad)
+        raise bad[0].error
+    return [name for one in lists for name in (one.query.id, *(passage.id for passage in one.passages))]
+
+
 READERS: dict[str, Callable[[str], Iterable[Any]]] = {
     "documents": lambda path: [passage.id for passage in read_documents(path)],
     "topics": lambda path: list(read_topics(path)),
     "qrels": _qrels,
     "run": _run,
     "candidates": _candidates,
+    "rows": _rows,
 }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from rearank.ranking import AbortRunError, Failure, Ranker, SelfConsistency, SlidingWindow, rerank_all
+from rearank.ranking import AbortRunError, Failure, Ranker, SelfConsistency, SlidingWindow, rerank_all, rerank_stream
 from rearank.types import Candidates, Passage, Permutation, Query, Ranking, Window
 
 
@@ -179,3 +179,34 @@ def test_a_cancelled_waiter_gives_its_place_back() -> None:
         return await rerank_all(candidates(5), SlidingWindow(2, 1), lambda _: ranker, max_concurrent_calls=1)
 
     assert len(asyncio.run(main())) == 5
+
+
+def test_a_stream_is_read_as_places_come_free() -> None:
+    taken: list[str] = []
+    ahead: list[int] = []
+    done: list[Ranking | Failure] = []
+
+    def lists() -> Iterator[Candidates]:
+        for item in candidates(30):
+            taken.append(item.query.id)
+            ahead.append(len(taken) - len(done))
+            yield item
+
+    asyncio.run(
+        rerank_stream(lists(), SlidingWindow(4, 2), lambda _: Reverse(), max_concurrent_queries=3, on_done=done.append)
+    )
+    assert sorted(taken) == sorted(one.query_id for one in done)
+    assert max(ahead) == 3, "no more are read than are under way"
+
+
+def test_what_a_stream_or_its_reader_raises_ends_everything() -> None:
+    async def broken() -> AsyncIterator[Candidates]:
+        yield candidates(1)[0]
+        raise KeyError("line 2")
+
+    def full(result: Ranking | Failure) -> None:
+        raise OSError("disk")
+
+    for work, done, error in ((broken(), lambda _: None, KeyError), (candidates(3), full, OSError)):
+        with pytest.raises(error):
+            asyncio.run(rerank_stream(work, SlidingWindow(4, 2), lambda _: Reverse(), on_done=done))

@@ -371,3 +371,12 @@ def test_an_abort_goes_before_other_failures_however_deep() -> None:
 
     with pytest.raises(AbortRunError, match="disk full"):
         rerank(SelfConsistency(Pointwise(), samples=2), 6, Full(lambda window: [0]))
+
+
+def test_strategies_that_score_say_so() -> None:
+    items, ranker = passages(4), Timed(lambda w: list(range(len(w))), lambda p: {"d1": 0.9, "d3": 0.4}.get(p.id, 0.0))
+    scored = run_virtual(Pointwise().rerank(QUERY, items, ranker))[0]
+    assert (scored.passage_ids, scored.scores) == (("d1", "d3", "d0", "d2"), (0.9, 0.4, 0.0, 0.0))
+    # One group, kept as it is: first of four has 4/4 of a point, the last 1/4.
+    assert run_virtual(Tournament(4, 2, 1).rerank(QUERY, items, ranker))[0].scores == (1.0, 0.75, 0.5, 0.25)
+    assert run_virtual(SlidingWindow(2, 1).rerank(QUERY, items, ranker))[0].scores == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,6 +103,14 @@ def test_an_answer_that_names_nothing_has_a_cause(
     account = Account()
     account.count(completion, parsed)
     assert account.unread.total() == account.unparsed == (cause is not None)
+
+
+def test_costs_of_many_queries_add_up_exactly_in_little_memory() -> None:
+    account, costs = Account(), [0.1 * n / 7 for n in range(5000)]
+    for cost in costs:
+        account.add(Account(costs=[cost]))
+    assert account.cost == math.fsum(costs)
+    assert len(account.costs) < 1010
 
 
 @pytest.mark.parametrize(

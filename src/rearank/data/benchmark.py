@@ -65,8 +65,14 @@ class Benchmark:
         return (self,)
 
     def preflight(self) -> list[str]:
-        """What the first stage lacks on this machine."""
-        return list(self.retriever.preflight()) if hasattr(self.retriever, "preflight") else []
+        """What the first stage lacks on this machine; and the judgements, where no file of them is named."""
+        lacking = list(self.retriever.preflight()) if hasattr(self.retriever, "preflight") else []
+        if getattr(self.collection, "qrels_file", None) == "":
+            lacking.append(
+                f"benchmark={self.name}: no judgements, and nothing is measured without; set "
+                "benchmark.collection.qrels_file=... (task=rerank needs none)"
+            )
+        return lacking
 
     @property
     def first_stage(self) -> Any:

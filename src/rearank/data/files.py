@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -48,17 +49,17 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb") if packed else path.open("rb"))
 
 
-def read_lines(path: str | Path, what: str = "file") -> Iterator[tuple[int, str]]:
+def read_lines(path: str | Path, what: str = "file", stream: BinaryIO | None = None) -> Iterator[tuple[int, str]]:
     """Line number and text of each line: gzip is unpacked, a byte-order mark and the line end (LF or CRLF) are removed.
 
-    Blank lines are yielded too. Raises `DataError` for a missing file, a line beyond all bounds, text that isn't UTF-8,
-    and a damaged gzip file.
+    Blank lines are yielded too. ``stream`` is read instead of the file ``path``, which is then only its name. Raises
+    `DataError` for a missing file, a line beyond all bounds, text that isn't UTF-8, and a damaged gzip file.
     """
-    found = require_file(path, what)
+    found = require_file(path, what) if stream is None else Path(path)
     number = 0
     try:
-        with _open(found) as stream:
-            while raw := stream.readline(_LONGEST_LINE + 1):
+        with _open(found) if stream is None else nullcontext(stream) as lines:
+            while raw := lines.readline(_LONGEST_LINE + 1):
                 number += 1
                 if len(raw) > _LONGEST_LINE:
                     raise _too_long(f"{found}:{number}: the line")

@@ -24,13 +24,14 @@ _FIRST = 20  # lines
 _CATALOGUE = "https://ir-datasets.com"
 
 
-def opened(name: str, collection: Any, retriever: Any) -> list[str]:
+def opened(name: str, collection: Any, retriever: Any, *, judged: bool = True) -> list[str]:
     """Why ``name`` can't be used, a line each; empty where what was looked at is in order.
 
     Args:
         name: of the dataset or benchmark.
         collection: a ``rearank.data.Collection``.
         retriever: its first stage.
+        judged: whether its queries and judgements will be used; its passages alone otherwise.
     """
     try:
         if isinstance(collection, Irds):
@@ -43,7 +44,7 @@ def opened(name: str, collection: Any, retriever: Any) -> list[str]:
             for path in files:
                 _first_lines(path)
         else:
-            _whole(collection, retriever)
+            _whole(collection, retriever) if judged else next(iter(collection.iter_passages()), None)
     except DataError as error:
         line = str(error)
         return [line if line.startswith(name) else f"{name}: {line}"]

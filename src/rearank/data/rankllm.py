@@ -76,7 +76,8 @@ def _score(given: Any, where: str) -> float:
     return score
 
 
-def _candidates(row: dict[str, Any], where: str) -> Candidates:
+def candidates_of(row: dict[str, Any], where: str) -> Candidates:
+    """The query and the passages of one line, in the line's order; raises `DataError` naming ``where``."""
     items = row.get("candidates", row.get("hits"))
     if not isinstance(items, list):
         raise DataError(f"{where}: no list 'candidates' (RankLLM) or 'hits' (RankGPT)")
@@ -101,7 +102,7 @@ def read_candidates(path: str) -> dict[str, Candidates]:
     """Query id -> candidates with text, in the file's order."""
     lists: dict[str, Candidates] = {}
     for number, row in _rows(path):
-        candidates = _candidates(row, f"{path}:{number}")
+        candidates = candidates_of(row, f"{path}:{number}")
         unique(lists, candidates.query.id, f"{path}:{number}", "query id")
         lists[candidates.query.id] = candidates
     return lists

@@ -97,11 +97,13 @@ def documents_by_id(path: str | Path) -> dict[str, Passage]:
 def _columns(path: str | Path, what: str, widths: tuple[int, ...]) -> Iterator[tuple[int, list[str]]]:
     """Line number and columns of each line: parted by tabs where these give so many, so that ids may hold spaces."""
     for number, line in read_lines(path, what):
-        tabbed = [cell.strip() for cell in line.split("\t")]
-        if len(tabbed) in widths and " " not in tabbed[-1]:
-            yield number, tabbed
-        elif cells := line.split():
+        if cells := _cells(line, widths):
             yield number, cells
+
+
+def _cells(line: str, widths: tuple[int, ...]) -> list[str]:
+    tabbed = [cell.strip() for cell in line.split("\t")]
+    return tabbed if len(tabbed) in widths and " " not in tabbed[-1] else line.split()
 
 
 def _is_header(cells: Sequence[str], where: str) -> bool:
@@ -110,8 +112,8 @@ def _is_header(cells: Sequence[str], where: str) -> bool:
         return False
     if _DOCUMENT_NAME.search(cells[0]) or not _GRADE_NAME.search(cells[-1]):
         raise DataError(
-            f"{where}: columns {', '.join(cells)[:200]}; they must be query-id, corpus-id, score (or TREC's four, "
-            "where no header is needed), in this order"
+            f"{where}: columns {repr(', '.join(cells)[:200])[1:-1]}; they must be query-id, corpus-id, score (or "
+            "TREC's four, where no header is needed), in this order"
         )
     return True
 
@@ -164,20 +166,28 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
 
 def _run_rows(path: str | Path) -> Iterator[tuple[int, str, str, int, float]]:
     """Line number, query id, document id, rank and score of each row of a run."""
-    for number, cells in _columns(path, "run file", (6,)):
-        where = f"{path}:{number}"
-        if len(cells) != 6:
-            raise DataError(
-                f"{where}: {len(cells)} columns where 6 are expected (query id, Q0, document id, rank, score, tag); "
-                "where ids hold spaces, part the columns by tabs"
-            )
-        try:
-            rank, score = int(cells[3]), float(cells[4])
-        except ValueError:
-            raise DataError(f"{where}: rank {shown(cells[3])} or score {shown(cells[4])} isn't a number") from None
-        if not math.isfinite(score):
-            raise DataError(f"{where}: score {shown(cells[4])} can't be ordered; write finite scores")
-        yield number, read_id(cells[0], where, "query"), read_id(cells[2], where, "document"), rank, score
+    for number, line in read_lines(path, "run file"):
+        if (row := run_row(line, f"{path}:{number}")) is not None:
+            yield number, *row
+
+
+def run_row(line: str, where: str) -> tuple[str, str, int, float] | None:
+    """Query id, document id, rank and score of a line of a run; ``None`` for a blank one."""
+    cells = _cells(line, (6,))
+    if not cells:
+        return None
+    if len(cells) != 6:
+        raise DataError(
+            f"{where}: {len(cells)} columns where 6 are expected (query id, Q0, document id, rank, score, tag); "
+            "where ids hold spaces, part the columns by tabs"
+        )
+    try:
+        rank, score = int(cells[3]), float(cells[4])
+    except ValueError:
+        raise DataError(f"{where}: rank {shown(cells[3])} or score {shown(cells[4])} isn't a number") from None
+    if not math.isfinite(score):
+        raise DataError(f"{where}: score {shown(cells[4])} can't be ordered; write finite scores")
+    return read_id(cells[0], where, "query"), read_id(cells[2], where, "document"), rank, score
 
 
 def read_run(path: str | Path) -> dict[str, list[tuple[str, float]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -15,6 +15,8 @@ from rearank.types import Completion
 DIGITS = 9
 """Of US dollars."""
 _COUNTS = ("calls", "unparsed", "truncated_prompts", "cut_answers", "prompt_tokens", "completion_tokens")
+
+_MOST_COSTS = 1000
 
 _TURN = re.compile(
     r"<\|?(?:im_start|im_end|start_header_id|eot_id|start_of_turn|end_of_turn)\|?>|\[/?INST\]|<｜User｜>"
@@ -132,6 +134,8 @@ class Account:
         self.statuses.update(other.statuses)
         self.unread.update(other.unread)
         self.costs.append(other.cost)
+        if len(self.costs) > _MOST_COSTS:
+            self.costs = _exact(self.costs)
 
     @property
     def cost(self) -> float:
@@ -144,3 +148,11 @@ class Account:
         statuses = {f"status_{status.value}": count for status, count in self.statuses.items()}
         statuses |= {f"unread_{cause.name.lower()}": count for cause, count in self.unread.items()}
         return {**counts, **dict(sorted(statuses.items())), "cost": round(self.cost, DIGITS)}
+
+
+def _exact(values: Sequence[float]) -> list[float]:
+    """A few numbers whose exact sum is that of ``values``: a million queries' costs take no memory."""
+    parts: list[float] = []
+    while rest := math.fsum([*values, *(-part for part in parts)]):
+        parts.append(rest)
+    return parts

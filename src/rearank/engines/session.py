@@ -7,7 +7,7 @@ counted in the same way wherever it is reranked.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import AsyncIterable, Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from rearank.engines.recording import RecordingEngine
 from rearank.engines.tracing import Tracer, WindowTrace
 from rearank.parsing import ParsedRanking
 from rearank.prompts import Prompt
-from rearank.ranking import Failure, Strategy, rerank_all
+from rearank.ranking import Failure, Ranker, Strategy, rerank_all, rerank_stream
 from rearank.types import Candidates, Completion, Ranking, Sampling
 
 
@@ -76,15 +76,46 @@ class Session:
             ValueError: for a query id that occurs twice.
             AbortRunError: from the engine, after every other query was cancelled.
         """
+        ranker_for, done = self._counted(traced, on_answer, on_done)
+        return await rerank_all(
+            work, self.strategy, ranker_for, max_concurrent_queries=self.max_concurrent_queries, on_done=done
+        )
+
+    async def rerank_stream(
+        self,
+        work: Iterable[Candidates] | AsyncIterable[Candidates],
+        *,
+        traced: Container[str] | None = None,
+        on_answer: Callable[[Completion, ParsedRanking], None] | None = None,
+        on_done: Callable[[Reranked], None],
+    ) -> None:
+        """As ``rerank``, of lists that are taken one by one, each when there is a place for it; nothing is kept.
+
+        Ids of queries under way at one moment must differ. What ``work`` and ``on_done`` raise ends everything, as the
+        engine's ``AbortRunError`` does.
+        """
+        ranker_for, done = self._counted(traced, on_answer, on_done)
+        await rerank_stream(
+            work, self.strategy, ranker_for, max_concurrent_queries=self.max_concurrent_queries, on_done=done
+        )
+
+    def _counted(
+        self,
+        traced: Container[str] | None,
+        on_answer: Callable[[Completion, ParsedRanking], None] | None,
+        on_done: Callable[[Reranked], None] | None,
+    ) -> tuple[Callable[[Candidates], Ranker], Callable[[Ranking | Failure], None]]:
+        """What makes each query's ranker, and what is called with its result."""
+        under_way: dict[str, Candidates] = {}
         rankers: dict[str, PromptRanker] = {}
         tracers: dict[str, Tracer] = {}
-        by_id = {item.query.id: item for item in work}
         recorder = self.engine if isinstance(self.engine, RecordingEngine) else None
         tokenizer: Any = getattr(recorder.engine if recorder else self.engine, "tokenizer", None)
         began = time.perf_counter()
 
         def ranker_for(item: Candidates) -> PromptRanker:
             query = item.query.id
+            under_way[query] = item
             asked: Any = self.engine
             if traced is None or query in traced:
                 asked = tracers[query] = Tracer(self.engine, recorder, item)
@@ -94,12 +125,11 @@ class Session:
 
         def done(result: Ranking | Failure) -> None:
             query = result.query_id
+            item = under_way.pop(query)
             account = rankers.pop(query).account if query in rankers else Account()
             self.account.add(account)
             windows = tracers.pop(query).windows() if query in tracers else ()
             if on_done is not None:
-                on_done(Reranked(by_id[query], result, windows, account, time.perf_counter() - began))
+                on_done(Reranked(item, result, windows, account, time.perf_counter() - began))
 
-        return await rerank_all(
-            work, self.strategy, ranker_for, max_concurrent_queries=self.max_concurrent_queries, on_done=done
-        )
+        return ranker_for, done

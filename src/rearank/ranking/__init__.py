@@ -4,7 +4,7 @@
 ``FullList`` one call · ``TopDown`` a pivot, then all others against it at once · ``Setwise`` a heap of sets ·
 ``Pairwise`` bubble sort · ``Pointwise`` each passage alone · ``Tournament`` groups and points · ``SelfConsistency``
 several samples of any of these, merged · ``misfits`` whether strategy and prompt go together · ``rerank_all`` every
-query at once.
+query at once · ``rerank_stream`` the same, of more queries than memory holds.
 """
 
 from rearank.ranking.base import AbortRunError, Planned, Ranker, Resamples, SaysWhatItReads, Scorer, Strategy
@@ -13,7 +13,7 @@ from rearank.ranking.full_list import FullList
 from rearank.ranking.pairwise import Pairwise
 from rearank.ranking.plan import plan_windows
 from rearank.ranking.pointwise import Pointwise
-from rearank.ranking.schedule import Failure, rerank_all
+from rearank.ranking.schedule import Failure, rerank_all, rerank_stream
 from rearank.ranking.self_consistency import SelfConsistency
 from rearank.ranking.setwise import Setwise
 from rearank.ranking.sliding import SlidingWindow
@@ -40,4 +40,5 @@ __all__ = [
     "misfits",
     "plan_windows",
     "rerank_all",
+    "rerank_stream",
 ]

@@ -94,9 +94,9 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-def ranking(query: Query, passages: Iterable[Passage], calls: int) -> Ranking:
-    """The result of a strategy: the ids of ``passages``, best first."""
-    return Ranking(query.id, tuple(passage.id for passage in passages), calls)
+def ranking(query: Query, passages: Iterable[Passage], calls: int, scores: Iterable[float] = ()) -> Ranking:
+    """The result of a strategy: the ids of ``passages``, best first, and their scores where it has any."""
+    return Ranking(query.id, tuple(passage.id for passage in passages), calls, scores=tuple(scores))
 
 
 def check_ranking(result: Ranking, query: Query, candidates: Sequence[Passage], strategy: Strategy) -> None:
@@ -106,6 +106,8 @@ def check_ranking(result: Ranking, query: Query, candidates: Sequence[Passage], 
         raise StrategyError(f"{name} returned {type(result).__name__} and not a Ranking")
     if result.query_id != query.id:
         raise StrategyError(f"{name} returned the ranking of another query, {result.query_id!r}")
+    if result.scores and len(result.scores) != len(result.passage_ids):
+        raise StrategyError(f"{name} returned {len(result.scores)} scores for {len(result.passage_ids)} passages")
     given, returned = Counter(passage.id for passage in candidates), Counter(result.passage_ids)
     wrong = {"lacks": given - returned, "repeats or adds": returned - given}
     if found := [f"{what} {', '.join(map(str, list(ids)[:_SHOWN]))}" for what, ids in wrong.items() if ids]:

@@ -38,7 +38,7 @@ class Pointwise:
         Raises:
             TypeError: for a ranker that can't score.
         """
-        passages = list(candidates)
+        passages, scores = list(candidates), list[float]()
         if len(passages) > 1:
             if not isinstance(ranker, Scorer):
                 raise TypeError(
@@ -47,5 +47,5 @@ class Pointwise:
                 )
             scores = await together(ranker.score(Window(query, (passage,))) for passage in passages)
             places = sorted(range(len(passages)), key=lambda i: -scores[i])
-            passages = [passages[i] for i in places]
-        return ranking(query, passages, self.calls(len(passages)))
+            passages, scores = [passages[i] for i in places], [scores[i] for i in places]
+        return ranking(query, passages, self.calls(len(passages)), scores)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -65,27 +65,80 @@ async def rerank_all(
     work = list(candidates)
     if len({item.query.id for item in work}) != len(work):
         raise ValueError("a query id occurs twice; rerank each query once")
-    for name, limit in (("queries", max_concurrent_queries), ("calls", max_concurrent_calls)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"max_concurrent_{name} must be at least 1, or null for no limit, not {limit}")
-    places = asyncio.Semaphore(max_concurrent_queries or max(len(work), 1))
-    gate = _PriorityGate(max_concurrent_calls) if max_concurrent_calls else None
     results: dict[str, Ranking | Failure] = {}
 
-    async def one(item: Candidates) -> None:
-        async with places:
-            result = await _rerank_one(item, strategy, ranker_for, gate)
-        results[item.query.id] = result
+    def done(result: Ranking | Failure) -> None:
+        results[result.query_id] = result
         if on_done is not None:
             on_done(result)
 
+    await rerank_stream(
+        work,
+        strategy,
+        ranker_for,
+        max_concurrent_queries=max_concurrent_queries,
+        max_concurrent_calls=max_concurrent_calls,
+        on_done=done,
+    )
+    return {item.query.id: results[item.query.id] for item in work}
+
+
+async def rerank_stream(
+    candidates: Iterable[Candidates] | AsyncIterable[Candidates],
+    strategy: Strategy,
+    ranker_for: Callable[[Candidates], Ranker],
+    *,
+    max_concurrent_queries: int | None = None,
+    max_concurrent_calls: int | None = None,
+    on_done: Callable[[Ranking | Failure], None],
+) -> None:
+    """As ``rerank_all``, of lists that are taken one by one, each when there is a place for it; none is kept.
+
+    Args:
+        candidates: one list a query; ids of those under way at one moment must differ.
+        strategy: how a list is read.
+        ranker_for: the ranker of one query.
+        max_concurrent_queries: how many queries are under way at once; ``None`` for all that ``candidates`` gives.
+        max_concurrent_calls: how many calls the engine gets at once.
+        on_done: called with each result as it comes; what it raises ends everything.
+
+    Raises:
+        ValueError: for a limit below 1.
+        AbortRunError: from a ranker, passed on after every other query was cancelled; so is what ``candidates`` raises.
+    """
+    for name, limit in (("queries", max_concurrent_queries), ("calls", max_concurrent_calls)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"max_concurrent_{name} must be at least 1, or null for no limit, not {limit}")
+    places = asyncio.Semaphore(max_concurrent_queries) if max_concurrent_queries else None
+    gate = _PriorityGate(max_concurrent_calls) if max_concurrent_calls else None
+
+    async def one(item: Candidates) -> None:
+        try:
+            result = await _rerank_one(item, strategy, ranker_for, gate)
+        finally:
+            if places is not None:
+                places.release()
+        on_done(result)
+
     try:
-        async with asyncio.TaskGroup() as group:
-            for item in work:
+        async with asyncio.TaskGroup() as group, aclosing(_each(candidates)) as items:
+            if places is not None:
+                await places.acquire()
+            async for item in items:
                 group.create_task(one(item))
+                if places is not None:  # before the next is taken: reading must not run ahead of the engine
+                    await places.acquire()
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
-    return {item.query.id: results[item.query.id] for item in work}
+
+
+async def _each(items: Iterable[Candidates] | AsyncIterable[Candidates]) -> AsyncGenerator[Candidates]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
 
 
 async def _rerank_one(

@@ -80,7 +80,7 @@ class Tournament:
         for earned in played:
             points.update(earned)
         places = sorted(range(n), key=lambda i: -points[i])
-        return ranking(query, (candidates[i] for i in places), self.calls(n))
+        return ranking(query, (candidates[i] for i in places), self.calls(n), (float(points[i]) for i in places))
 
     async def _play(
         self, query: Query, candidates: Sequence[Passage], ranker: Ranker, number: int

@@ -19,6 +19,8 @@ training       the same, and model, reward, algorithm, trainer      result.json
 evaluation/    model, prompt, strategy, engine, evaluation,         (made again from ``completions.sqlite``, which
 */*            retriever, seed, its benchmark                       has every answer)
 analysis       analyse and what evaluation depends on               analysis.json
+rerank         rerank, model, prompt, strategy, engine; where it    summary.json, and ``rerank.output`` as it was left
+               is used also the benchmark's collection, retriever
 =============  ===================================================  ============================================
 
 Besides: the code of the classes chosen for these keys where users change it (``experiment.DECIDED_BY``), the modules

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PREPARED, SFT, TRAINING, EVALUATION, ANALYSIS = "prepared", "sft", "training", "evaluation", "analysis"
+RERANKED = "rerank"
 """Folders of the stages."""
 SETTINGS, ENVIRONMENT = "settings.json", "environment.json"
 """In a stage's folder: what its result follows from, and what it was made with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,8 @@ from rearank.runs.layout import STORE, SUMMARY, misplaced
 from rearank.tasks.overlap import OverlapError, measured_queries, refuse_overlap
 from rearank.tasks.pipeline import PrepareTask, rows_stage
 from rearank.tasks.prepare import Rows
+from rearank.tasks.rerank import RerankTask
+from rearank.tasks.rerank.looking import counted_lines, problems_of
 from rearank.training.base import ChecksAlgorithm, Examines, TrainingError
 from rearank.training.rows import RowError, TrainingRow
 
@@ -49,14 +51,14 @@ def preflight(run: Run) -> None:
     """Raises ``PreflightError`` where something that the task needs is missing."""
     experiment, found = run.experiment, []
     notes: list[str] = []
-    needs = experiment.task.needs
+    needs = _needs(run)
     for need in (*needs, "validation") if "dataset" in needs else needs:
         if need == "model":
             found += experiment.model.preflight(
                 as_trained(run.choices.get("prompt"), experiment.model.prompt),
                 *(run.choices.get(group) for group in ("strategy", "engine")),
                 served=isinstance(experiment.engine, OpenAINode),
-                trained="trainer" in experiment.task.needs,
+                trained="trainer" in needs,
             )
         elif hasattr(node := getattr(experiment, need), "preflight"):
             found += node.preflight()
@@ -73,10 +75,13 @@ def preflight(run: Run) -> None:
     found += _refused_by_template(run)
     found += _wording_misfits(run)
     found += _splits(run)
-    if "algorithm" in experiment.task.needs:
+    if "algorithm" in needs:
         problems, costly, notes = _examine_training(run)
         found += problems
         warnings += costly
+    if "rerank" in needs:
+        problems, notes = _rerank(run, found)
+        found += problems
     print("".join(f"preflight: WARNING: {warning}\n" for warning in warnings), end="", flush=True)
     if isinstance(experiment.task, PreflightTask):
         print("\n".join(f"preflight: {note}" for note in notes), flush=True)
@@ -87,10 +92,33 @@ def preflight(run: Run) -> None:
         raise PreflightError(f"this run can't start on this machine:\n{lines}{hint}")
 
 
+def _needs(run: Run) -> tuple[str, ...]:
+    """The nodes that are used; ``task=preflight`` is for what the command would rerank, where it says that."""
+    reranks = isinstance(run.experiment.task, PreflightTask) and run.experiment.rerank.output is not None
+    return RerankTask.needs if reranks else run.experiment.task.needs
+
+
+def _asks(run: Run) -> bool:
+    """Whether answers are asked for, and kept in the run's folder."""
+    needs = _needs(run)
+    return "engine" in needs and ("benchmark" in needs or "rerank" in needs)
+
+
+def _rerank(run: Run, found: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands in the way of reranking lists, and how much there is to do."""
+    chosen = run.experiment
+    if run.sweep is not None:  # whose jobs are known by what they measure or train, not by their input and output
+        return ["task=rerank is no job of a sweep; leave out -m, and give a command for each output"], []
+    problems = problems_of(chosen.rerank, chosen.benchmark, chosen.engine)
+    if problems or found or not isinstance(chosen.task, PreflightTask):
+        return problems, []
+    return [], counted_lines(chosen.rerank, chosen.benchmark, chosen.strategy)
+
+
 def _in_the_folder(run: Run) -> list[str]:
     """What the run's folder holds that the run would meet at its end only."""
     found, store = misplaced(run.folder), run.folder / STORE
-    if {"engine", "benchmark"} <= set(run.experiment.task.needs) and store.is_file():
+    if _asks(run) and store.is_file():
         try:
             CompletionStore(store).close()
         except StoreError as error:
@@ -105,7 +133,7 @@ def _opened(run: Run) -> tuple[list[str], list[str]]:
     for key in ("dataset", "validation", "benchmark"):
         wanted = key if key != "validation" else "dataset"
         node = getattr(run.experiment, key)
-        if wanted not in run.experiment.task.needs or node is None:
+        if wanted not in _needs(run) or node is None:
             continue
         lines = [opened(f"{key}={one.name}", one.collection, one.retriever) for one in _leaves(node)]
         left_out = key == "benchmark" and not all(lines)
@@ -115,7 +143,7 @@ def _opened(run: Run) -> tuple[list[str], list[str]]:
 
 def _measured(run: Run) -> list[str]:
     """Training queries that the benchmarks have, too: found before rows are made of them."""
-    experiment, needs = run.experiment, run.experiment.task.needs
+    experiment, needs = run.experiment, _needs(run)
     if experiment.prepare.overlap != "error" or not {"dataset", "benchmark"} <= set(needs):
         return []
     local = [one for one in _leaves(experiment.dataset) if not isinstance(one.collection, Irds)]
@@ -140,7 +168,7 @@ def _leaves(node: Any) -> Iterator[Any]:
 
 def _misfits(run: Run) -> list[str]:
     """A prompt that asks for something else than the strategy reads, or the rewards grade."""
-    experiment, needs = run.experiment, run.experiment.task.needs
+    experiment, needs = run.experiment, _needs(run)
     asks, found = experiment.prompt.asks, []
     # Fine-tuning learns orders, whatever the reward; rows that hold their own prompts don't show this one.
     graded = experiment.reward.asks if "algorithm" in needs else "ranking"
@@ -152,7 +180,7 @@ def _misfits(run: Run) -> list[str]:
         )
     if "algorithm" in needs:
         found += experiment.algorithm.misfits(experiment.reward)
-    if {"engine", "benchmark"} <= set(needs) and not isinstance(experiment.engine, NoEngine):
+    if _asks(run) and not isinstance(experiment.engine, NoEngine):
         found += misfits(experiment.strategy, asks, experiment.model.temperature)
     return found
 
@@ -163,19 +191,19 @@ def _prefill_misfits(run: Run) -> list[str]:
     if not prefill:
         return []
     found = []
-    if "trainer" in experiment.task.needs or isinstance(experiment.task, PrepareTask):
+    if "trainer" in _needs(run) or isinstance(experiment.task, PrepareTask):
         found.append(
             f"training grades answers that the model writes from their start, and prompt.prefill={prefill!r} begins "
             "them; choose a prompt without prefill (prompt=compact, say) to train with, and this one for task=evaluate"
         )
-    if "engine" in experiment.task.needs and isinstance(experiment.engine, OpenAINode):
+    if "engine" in _needs(run) and isinstance(experiment.engine, OpenAINode):
         found += experiment.engine.prefill_misfits(prefill)
     return found
 
 
 def _refused_by_template(run: Run) -> list[str]:
     """A prompt that the model's own chat template can't render, where the model lies in a folder here."""
-    experiment, needs = run.experiment, run.experiment.task.needs
+    experiment, needs = run.experiment, _needs(run)
     asked = "engine" in needs and not isinstance(experiment.engine, NoEngine | ScriptedNode | OpenAINode)
     folder = Path(experiment.model.location)
     if "model" not in needs or not (asked or "trainer" in needs) or not folder.is_dir():
@@ -191,7 +219,7 @@ def _refused_by_template(run: Run) -> list[str]:
 
 def _wording_misfits(run: Run) -> list[str]:
     """Rows that show one prompt, together with windows that are to be shown another one."""
-    experiment, needs = run.experiment, run.experiment.task.needs
+    experiment, needs = run.experiment, _needs(run)
     if "trainer" not in needs and not isinstance(experiment.task, PrepareTask):
         return []
     sources = {"dataset": experiment.dataset, "dataset@validation": experiment.validation}
@@ -210,7 +238,7 @@ def _wording_misfits(run: Run) -> list[str]:
 def _splits(run: Run) -> list[str]:
     """Where the engine is to spread the model over GPUs in a way that its heads or layers don't allow."""
     engine, model = run.experiment.engine, run.experiment.model
-    if "engine" not in run.experiment.task.needs or not isinstance(engine, SplitsModels):
+    if "engine" not in _needs(run) or not isinstance(engine, SplitsModels):
         return []
     try:
         sizes = model.sizes

@@ -97,7 +97,7 @@ class Measuring:
         assert isinstance(node, EngineNode)
         with progress(f"{benchmark.name}: loading {system.label}"):
             engine = node.create(system.model, revision=system.revision, judgements=qrels, thinking=model.thinking)
-        _check_template(engine, self.parts.prompt)
+        check_template(engine, self.parts.prompt)
         recording = RecordingEngine(engine, self.store)
         reserved = reserved_of(getattr(engine, "tokenizer", None))
         # With these an answer is found again in the store, without a model: task=report shows every window so.
@@ -153,7 +153,7 @@ class Measuring:
         return lost
 
 
-def _check_template(engine: Engine, prompt: Prompt) -> None:
+def check_template(engine: Engine, prompt: Prompt) -> None:
     """Raises ``EngineError`` where the template of a model on this machine refuses the prompt, in every query."""
     chat = getattr(engine, "chat", None)
     if isinstance(chat, Chat) and (reason := refusal(chat.render, example(prompt, getattr(engine, "tokenizer", None)))):

@@ -65,10 +65,12 @@ class UnreadLimit:
     Args:
         most: ``evaluation.max_unread``; ``None`` allows all.
         stops: whether the run ends above it: the model was trained to rank, so that something is wrong.
+        key: of the config, that sets it.
     """
 
     most: float | None = None
     stops: bool = False
+    key: str = "evaluation.max_unread"
 
     def exceeded(self, unread: int, calls: int) -> bool:
         """Whether so many of ``calls`` answers are too many."""
@@ -78,10 +80,79 @@ class UnreadLimit:
         """Raises ``UnreadError`` where the limit stops the run."""
         if self.stops and self.exceeded(causes.total(), calls):
             raise UnreadError(
-                f"{what}: {describe_unread(causes, calls)}. More than evaluation.max_unread={self.most:g} of a trained "
-                "model's answers is a fault of the setting; what was measured before is kept. Mend it and run the same "
-                "command again, or set evaluation.max_unread=null to measure it all the same"
+                f"{what}: {describe_unread(causes, calls)}. More than {self.key}={self.most:g} of a trained model's "
+                "answers is a fault of the setting; what was done before is kept. Mend it and run the same command "
+                f"again, or set {self.key}=null to go on all the same"
             )
+
+
+@dataclass
+class AnswerWatch:
+    """Answers as they come: which can't be read, how far the work is, what this command pays.
+
+    Args:
+        what: is under way, for warnings.
+        recording: the engine.
+        limit: of unread answers.
+        enough: after so many answers the limit is held for the first time.
+        expected: calls of all the work, ``None`` where that isn't known; corrected as queries are done.
+    """
+
+    what: str
+    recording: RecordingEngine
+    limit: UnreadLimit
+    enough: int
+    expected: int | None = None
+    windows: int = field(default=0, init=False)
+    """Answers so far."""
+    unread: Counter[Unread] = field(default_factory=Counter, init=False)
+
+    def __post_init__(self) -> None:
+        self._before, self._began = self.recording.spent, time.monotonic()
+
+    def answered(self, completion: Completion, parsed: ParsedRanking) -> None:
+        """One more; raises ``UnreadError`` where the first ones show that the model's answers can't be read."""
+        self.windows += 1
+        if (cause := cause_of(completion, parsed)) is not None:
+            self.unread[cause] += 1
+        if self.windows == FIRST_ANSWERS and self.unread.total() > MANY * self.windows:
+            _log.warning("%s: of the first answers, %s", self.what, describe_unread(self.unread, self.windows))
+        if self.windows == self.enough:
+            self.limit.check(f"{self.what}, stopped early", self.unread, self.windows)
+
+    def note(self, seconds: float) -> str:
+        """Windows, the engine's speed and the cost so far."""
+        now = self.recording.spent - self._before
+        total = f"/{self.expected}" if self.expected is not None else ""
+        parts = [f"{self.windows}{total} windows", f"{now.completion_tokens / max(seconds, 1e-9):.0f} tokens/s"]
+        return ", ".join([*parts, *([f"${now.cost:.4f}"] if now.cost else [])])
+
+    def left(self, seconds: float) -> float | None:
+        """Seconds to come, by the pace of what the engine answered: what the store answers takes no time."""
+        now = self.recording.spent - self._before
+        answered = now.calls - now.failed
+        if self.expected is None or answered < 1:
+            return None
+        return seconds * max(self.expected - self.windows, 0) / answered
+
+    def paid(self) -> dict[str, float]:
+        """What this command took: calls, tokens, US dollars, seconds."""
+        seconds, now = time.monotonic() - self._began, self.recording.spent - self._before
+        return {
+            "calls_paid_now": now.calls,
+            "calls_failed_now": now.failed,
+            "completion_tokens_paid_now": now.completion_tokens,
+            "tokens_per_second": round(now.completion_tokens / max(seconds, 1e-9), 1),
+            "cost_paid_now": round(now.cost, DIGITS),
+            "seconds": round(seconds, 3),
+        }
+
+    def account(self, path: Path, ended: str, queries: int) -> None:
+        """Append a line about this command to the file of costs at ``path``."""
+        line: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "ended": ended}
+        line |= {"queries": queries, "calls": self.windows, **self.paid()}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 @dataclass
@@ -98,15 +169,12 @@ class Pass:
     place: Path
     limit: UnreadLimit
     rankings: dict[str, Ranking] = field(default_factory=dict, init=False)
-    windows: int = field(default=0, init=False)
     settle: Callable[[], None] = field(default_factory=lambda: _nothing, init=False)
 
     def __post_init__(self) -> None:
         strategy = self.session.strategy
         planned = strategy.calls if isinstance(strategy, Planned) else None
         self._planned = {one.query.id: int(planned(len(one.passages))) for one in self.work} if planned else None
-        self._expected = sum(self._planned.values()) if self._planned is not None else None
-        self._unread: Counter[Unread] = Counter()
         # A quick answer is followed by another of the same query's: the first alone could all be of one kind.
         self._enough = max(FIRST_ANSWERS, min(self.session.max_concurrent_queries or len(self.work), len(self.work)))
 
@@ -116,13 +184,13 @@ class Pass:
         Raises:
             UnreadError: in the middle, where the first answers show that the model's can't be read.
         """
-        self._what = what
-        self._before, self._began = self.recording.spent, time.monotonic()
+        expected = sum(self._planned.values()) if self._planned is not None else None
+        watch = AnswerWatch(what, self.recording, self.limit, self._enough, expected)
         traced = self._traced() if self.session.sampling.sample == 0 else set()
         traces: dict[str, tuple[Candidates, tuple[WindowTrace, ...]]] = {}
         with (
-            self._accounted(),
-            progress(what, len(self.work), "queries", note=self._note, left=self._left) as bar,
+            self._accounted(watch),
+            progress(what, len(self.work), "queries", note=watch.note, left=watch.left) as bar,
         ):
 
             def done(one: Reranked) -> None:
@@ -131,75 +199,37 @@ class Pass:
                     traces[query] = (one.candidates, one.windows)
                 if isinstance(one.result, Ranking):
                     self.rankings[query] = one.result
-                if self._expected is not None and self._planned is not None:
-                    self._expected += one.account.calls - self._planned[query]
+                if watch.expected is not None and self._planned is not None:
+                    watch.expected += one.account.calls - self._planned[query]
                 bar.advance()
 
-            results = await self.session.rerank(self.work, traced=traced, on_answer=self._answered, on_done=done)
+            results = await self.session.rerank(self.work, traced=traced, on_answer=watch.answered, on_done=done)
         if traced:
             _write_traces(self.place / TRACES, traces)
-        return PassResult(results, self.session.account.figures(), self._paid())
-
-    def _answered(self, completion: Completion, parsed: ParsedRanking) -> None:
-        self.windows += 1
-        if (cause := cause_of(completion, parsed)) is not None:
-            self._unread[cause] += 1
-        if self.windows == FIRST_ANSWERS and self._unread.total() > MANY * self.windows:
-            _log.warning("%s: of the first answers, %s", self._what, describe_unread(self._unread, self.windows))
-        if self.windows == self._enough:
-            self.limit.check(f"{self._what}, stopped early", self._unread, self.windows)
+        return PassResult(results, self.session.account.figures(), watch.paid())
 
     def _traced(self) -> set[str]:
         ids = [item.query.id for item in self.work]
         return set(sorted(ids, key=lambda query: hashlib.sha256(query.encode()).digest())[:TRACED])
 
-    def _note(self, seconds: float) -> str:
-        """Windows, the engine's speed and the cost so far."""
-        now = self.recording.spent - self._before
-        total = f"/{self._expected}" if self._expected is not None else ""
-        parts = [f"{self.windows}{total} windows", f"{now.completion_tokens / max(seconds, 1e-9):.0f} tokens/s"]
-        return ", ".join([*parts, *([f"${now.cost:.4f}"] if now.cost else [])])
-
-    def _left(self, seconds: float) -> float | None:
-        """Seconds to come, by the pace of what the engine answered: what the store answers takes no time."""
-        now = self.recording.spent - self._before
-        answered = now.calls - now.failed
-        if self._expected is None or answered < 1:
-            return None
-        return seconds * max(self._expected - self.windows, 0) / answered
-
     @contextmanager
-    def _accounted(self) -> Iterator[None]:
+    def _accounted(self, watch: AnswerWatch) -> Iterator[None]:
         """Write down what was paid and, where the block is left early, what there was until then."""
         partial_run = self.place / PARTIAL_RUN
         try:
             yield
         except BaseException as error:
-            self.settle = partial(self._account, f"stopped: {type(error).__name__}")
+            self.settle = partial(self._account, watch, f"stopped: {type(error).__name__}")
             with suppress(OSError):  # a full disk is what it may have stopped for
                 write_run(
                     partial_run, {q: r.passage_ids for q, r in self.rankings.items()}, f"rearank-{self.place.name}"
                 )
             raise
         partial_run.unlink(missing_ok=True)
-        self._account("finished")
+        self._account(watch, "finished")
 
-    def _account(self, ended: str) -> None:
-        line: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "ended": ended}
-        line |= {"queries": len(self.rankings), "calls": self.windows, **self._paid()}
-        with (self.place / COST).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def _paid(self) -> dict[str, float]:
-        seconds, now = time.monotonic() - self._began, self.recording.spent - self._before
-        return {
-            "calls_paid_now": now.calls,
-            "calls_failed_now": now.failed,
-            "completion_tokens_paid_now": now.completion_tokens,
-            "tokens_per_second": round(now.completion_tokens / max(seconds, 1e-9), 1),
-            "cost_paid_now": round(now.cost, DIGITS),
-            "seconds": round(seconds, 3),
-        }
+    def _account(self, watch: AnswerWatch, ended: str) -> None:
+        watch.account(self.place / COST, ended, len(self.rankings))
 
 
 def _nothing() -> None:

@@ -42,7 +42,13 @@ def job_folder(overrides: str) -> str:
     return name.encode()[: LONGEST - 9].decode(errors="ignore") + f"-{mark}"
 
 
+def file_name(path: str | None) -> str:
+    """The last part of ``path``, as a part of a folder's name."""
+    return job_folder(Path(path or "out").name.strip("-") or "out")
+
+
 OmegaConf.register_new_resolver("rearank.job_folder", job_folder, replace=True)
+OmegaConf.register_new_resolver("rearank.file_name", file_name, replace=True)
 
 
 class SweepCallback(Callback):
