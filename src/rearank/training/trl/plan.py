@@ -14,12 +14,14 @@ from rearank.engines.model import Architecture
 from rearank.engines.vllm.capacity import GIB, Split, bytes_per_token, gpus_seen
 from rearank.training.base import Lora, TrainingForecast
 from rearank.training.cost import StepCost
-from rearank.training.footprint import GRAPHS, RUNTIME, Parts, describe, largest, total
+from rearank.training.footprint import GRAPHS, RUNTIME, Parts, describe, total
+from rearank.training.memory import SPARE
 from rearank.training.trl.passes import SHARE, Passes, PassMemory, fitting, free_gib
 from rearank.training.trl.settings import TrlSettings
 
 _BATCHED = 4096  # tokens of one of vLLM's passes, as TRL starts it
 _SHARES = tuple(percent / 100 for percent in range(15, 75, 5))
+SAMPLING = "sampling"
 PROMPT = 3072
 """Tokens that the longest prompt is taken to have where nothing bounds it: what ``trainer=verl`` allows."""
 
@@ -37,14 +39,26 @@ class OneMachinePlan:
     """Answers of full length that vLLM's cache holds, each with a prompt of its own."""
 
     @property
-    def peak_phase(self) -> str:
-        """The phase that takes most."""
-        return largest(self.phases)
-
-    @property
     def fits(self) -> bool:
-        """Whether every phase leaves the part free that isn't counted, and vLLM's cache holds an answer."""
-        return total(self.phases[self.peak_phase]) <= SHARE * self.gib and self.kv_answers != 0
+        """Whether nothing keeps it from running."""
+        return not self.faults()
+
+    def faults(self) -> list[str]:
+        """What keeps it from running: a phase that takes too much, or a cache that holds no answer."""
+        found = [
+            f"{phase} takes {total(parts):.1f} GiB by estimate ({describe(parts)}), and {_room(phase, self.gib):.1f} "
+            f"of {self.gib:.1f} are counted on"
+            for phase, parts in self.phases.items()
+            if total(parts) > _room(phase, self.gib)
+        ]
+        if not found and self.kv_answers == 0:
+            found = [f"trainer.rollout_memory={self.share:g} leaves vLLM no cache for one prompt with its answer"]
+        return found
+
+
+def _room(phase: str, gib: float) -> float:
+    """That a phase may take: what vLLM takes is set, and activations are a coarser estimate."""
+    return ((1 - SPARE) if phase == SAMPLING else SHARE) * gib
 
 
 def vllm_share(memory: PassMemory, answers: int, gib: float) -> tuple[float, int, Parts]:
@@ -63,7 +77,7 @@ def vllm_share(memory: PassMemory, answers: int, gib: float) -> tuple[float, int
 
 
 def _leaves_room(one: tuple[float, int, Parts], gib: float) -> bool:
-    return total(one[2]) <= SHARE * gib and one[1] > 0
+    return total(one[2]) <= _room(SAMPLING, gib) and one[1] > 0
 
 
 def _with_share(memory: PassMemory, answers: int, gib: float, share: float) -> tuple[float, int, Parts]:
@@ -93,7 +107,7 @@ def planned(trainer: TrlSettings, memory: PassMemory, algorithm: PolicyGradient,
         share, held, parts = vllm_share(memory, answers, gib)
     else:
         share, held, parts = _with_share(memory, answers, gib, trainer.rollout_memory)
-    return OneMachinePlan(memory, chosen, gib, {"sampling": parts, **phases}, share, held)
+    return OneMachinePlan(memory, chosen, gib, {SAMPLING: parts, **phases}, share, held)
 
 
 def examine(
@@ -149,12 +163,9 @@ def where(trainer: TrlSettings) -> tuple[bool, float | None]:
 
 def _report(report: TrainingForecast, trainer: TrlSettings, plan: OneMachinePlan, algorithm: PolicyGradient) -> None:
     gpu, work = plan.memory.gpu, plan.passes
-    place = "GPU" if gpu else "machine (free now)"
-    parts = plan.phases[plan.peak_phase]
-    report.notes.append(
-        f"memory of the {place}, computed: {total(parts):.1f} of {plan.gib:.1f} GiB, most in {plan.peak_phase} "
-        f"({describe(parts)})"
-    )
+    what = "memory a GPU" if gpu else "memory that is free here"
+    for phase, parts in plan.phases.items():
+        report.notes.append(f"{what}, computed: {phase} {total(parts):.1f} of {plan.gib:.1f} GiB ({describe(parts)})")
     checkpointing = str(work.checkpointing).lower()
     settings = f"trainer.micro_batch={work.micro_batch} trainer.gradient_checkpointing={checkpointing}"
     if plan.share is not None:
@@ -163,13 +174,8 @@ def _report(report: TrainingForecast, trainer: TrlSettings, plan: OneMachinePlan
             f"vLLM's cache holds {plan.kv_answers} whole answers of a step's {algorithm.answers_per_step}"
         )
     report.notes.append(f"settings: {settings}")
-    if plan.fits:
-        return
-    text = (
-        f"{plan.peak_phase} takes {total(parts):.1f} GiB by estimate ({describe(parts)}) and "
-        f"{SHARE * plan.gib:.1f} of the {place}'s {plan.gib:.1f} are counted on: {_remedy(trainer, plan, algorithm)}"
-    )
-    (report.problems if gpu else report.warnings).append(text)
+    lines = [f"{fault}: {_remedy(trainer, plan, algorithm)}" for fault in plan.faults()]
+    (report.problems if gpu else report.warnings).extend(lines)
 
 
 def _remedy(trainer: TrlSettings, plan: OneMachinePlan, algorithm: PolicyGradient) -> str:
@@ -186,4 +192,4 @@ def _remedy(trainer: TrlSettings, plan: OneMachinePlan, algorithm: PolicyGradien
         if planned(settings, memory, algorithm, plan.gib).fits and (settings, memory) != (trainer, plan.memory)
     ]
     always = "lower model.max_tokens or trainer.max_prompt_tokens, or take a smaller model (model=...)"
-    return f"{', or '.join([*cures, always])}"
+    return ", or ".join([*cures, always])
