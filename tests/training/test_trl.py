@@ -45,7 +45,10 @@ TRAINER = TrlTrainer(save_every=1, validate_every=1, device="cpu", threads=1)
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rows")
+    return made_rows(tmp_path_factory.mktemp("rows"))
+
+
+def made_rows(folder: Path) -> Path:
     source = Source("s", SyntheticCollection(split="train", query_count=6), Bm25(cache_dir=str(folder)))
     draw = MultiSample(2, 5, 20, filter=WindowFilter(minimum=0.0, min_relevant=0))
     windows = [w for item in source.judged(20) for w in draw.augment(item.candidates, item.grades).windows]

@@ -45,12 +45,15 @@ def load_tokenizer(model: str, revision: str | None) -> Any:
     return tokenizer
 
 
-def device_settings(device: str, revision: str | None) -> dict[str, Any]:
-    """bfloat16 on a GPU, float32 on a CPU."""
+def device_settings(device: str, revision: str | None, *, lora: bool = False) -> dict[str, Any]:
+    """On a GPU the computation is in bfloat16, and so are weights that adapters leave as they are.
+
+    Weights that are trained are float32: a step of 1e-6 is less than bfloat16 can tell from none.
+    """
     import torch
 
     gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    dtype = "bfloat16" if gpu else "float32"
+    dtype = "bfloat16" if gpu and lora else "float32"
     return {"use_cpu": not gpu, "bf16": gpu, "model_init_kwargs": {"dtype": dtype, "revision": revision or "main"}}
 
 

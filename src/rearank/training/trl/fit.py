@@ -49,7 +49,8 @@ class BuiltTrainer:
 
     ``figures`` turns its log of a step into ours (empty for a log that isn't a step's); ``validated`` gets each
     step at which the model is validated; ``updates_per_step``: of the optimiser, which is what TRL counts.
-    ``samples``: the model learns from its own answers; ``compares``: each with the others of its group.
+    ``samples``: the model learns from its own answers; ``compares``: each with the others of its group. ``greedy``: of
+    prompts the present model's greedy answers, where something else than the model itself gives them (as ``greedy``).
     """
 
     trainer: Any
@@ -59,6 +60,7 @@ class BuiltTrainer:
     updates_per_step: int = 1
     samples: bool = False
     compares: bool = False
+    greedy: Callable[[Sequence[Any], Callable[[int], None]], list[tuple[str, int]]] | None = None
 
 
 def fit(
@@ -89,7 +91,7 @@ def fit(
             torch.set_num_threads(settings.threads)
     with progress(f"loading the tokenizer of {job.model}"):
         tokenizer = load_tokenizer(job.model, job.revision)
-    train, validation = _rows(job, tokenizer)
+    train, validation = _rows(job, settings, tokenizer)
     if last is not None and validation and best.step < 0:
         raise TrainingError(f"{path}: is missing, and says which step was best; {way_out(job.folder)}")
     with progress(f"loading {job.model}"):
@@ -117,14 +119,21 @@ def fit(
     return write_result(job.folder, TrainingResult(str(model), done, best.step, best.ndcg, watch.stopped))
 
 
-def _rows(job: TrainingJob, tokenizer: Any) -> tuple[Sequence[TrainingRow], Sequence[TrainingRow]]:
-    """Training and validation rows that leave an answer room in the model's context."""
+def _rows(
+    job: TrainingJob, settings: TrlSettings, tokenizer: Any
+) -> tuple[Sequence[TrainingRow], Sequence[TrainingRow]]:
+    """Training and validation rows that leave an answer room in the model's context, and no longer than allowed."""
     both = [("training", guarded(job.train, tokenizer)), ("validation", guarded(job.validation, tokenizer))]
-    if (context := context_of(job)) is None:
+    limits: dict[int, str] = {}
+    if (context := context_of(job)) is not None:
+        limits[context - job.max_tokens] = f"the model's context of {context} less an answer (model.max_tokens)"
+    if (bound := settings.max_prompt_tokens) is not None:
+        limits.setdefault(bound, f"trainer.max_prompt_tokens={bound}")
+    if not limits:
         check_template(tokenizer, (*job.train[:1], *job.validation[:1]))
         return both[0][1], both[1][1]
-    most, limit = context - job.max_tokens, f"the model's context of {context} less an answer (model.max_tokens)"
-    train, validation = (rows_that_fit(tokenizer, rows, what, most, limit) for what, rows in both)
+    most = min(limits)
+    train, validation = (rows_that_fit(tokenizer, rows, what, most, limits[most]) for what, rows in both)
     return train, validation
 
 
@@ -198,16 +207,18 @@ class _Watch:
         self.made.validated(step)
         if not self.validation:
             return
-        from rearank.training.trl.answers import greedy
+        prompts = [row.prompt for row in self.validation]
 
-        answers = greedy(
-            self.made.trainer.model,
-            self.tokenizer,
-            [row.prompt for row in self.validation],
-            self.job.max_tokens,
-            self.settings.validation_batch,
-            lambda done: self.shown.advance(0, f"validating {done}/{len(self.validation)}"),
-        )
+        def on_batch(done: int) -> None:
+            self.shown.advance(0, f"validating {done}/{len(prompts)}")
+
+        if self.made.greedy is not None:
+            answers = self.made.greedy(prompts, on_batch)
+        else:
+            from rearank.training.trl.answers import greedy
+
+            batch, model = self.settings.validation_batch, self.made.trainer.model
+            answers = greedy(model, self.tokenizer, prompts, self.job.max_tokens, batch, on_batch)
         pairs = zip(answers, self.validation, strict=True)
         scored = [score(self.job.reward, text, row.judged, row.index) for (text, _), row in pairs]
         figures = {f"val/{name}": value for name, value in describe(scored).items()}

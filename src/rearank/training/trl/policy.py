@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import set_seed
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
 
@@ -18,6 +19,7 @@ from rearank.training.trl.reward import TrlReward
 from rearank.training.trl.sharing import SharingTrainer
 
 _ROUNDING = 1e-6
+WIDE = 0.1  # how far from 1 the ratio of a token's two probabilities is called wide: as in training.verl.step
 
 
 class PolicyTrainer(SharingTrainer):
@@ -40,6 +42,8 @@ class PolicyTrainer(SharingTrainer):
         """``epochs``: how many were over when the run was stopped; ``settings``: TRL's, and shared_prompt."""
         self._algorithm, self._reward, self._epochs = algorithm, reward, epochs
         super().__init__(reward_funcs=reward, **settings)
+        if self.use_vllm:
+            set_seed(self.args.seed)  # vLLM in this process has set its own, the same for every run
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         state = torch.get_rng_state()
@@ -56,6 +60,8 @@ class PolicyTrainer(SharingTrainer):
         theirs = output["advantages"]
         ours = torch.from_numpy(self._algorithm.advantages(rewards, groups)).to(theirs)
         output["advantages"] = torch.where(torch.isclose(ours, theirs, rtol=_ROUNDING, atol=_ROUNDING), theirs, ours)
+        for name, value in self._gaps(output).items():
+            self._metrics["train"][name].append(value)
         return output
 
     def _generate_single_turn(
@@ -71,6 +77,20 @@ class PolicyTrainer(SharingTrainer):
             ends = frozenset(self.eos_token_ids)
             drawn = sampled(model, prompt_ids, self.args.max_completion_length, ends, self.temperature, self.top_p)
         return drawn, None
+
+    def _gaps(self, output: Any) -> dict[str, float]:
+        """How far trainer and vLLM are apart, where both have said how likely the sampled tokens are."""
+        if not {"old_per_token_logps", "sampling_per_token_logps"} <= output.keys():
+            return {}
+        answered = output["completion_mask"].bool()
+        trainer, engine = (output[f"{whose}_per_token_logps"][answered] for whose in ("old", "sampling"))
+        gap, ratio = (trainer.exp() - engine.exp()).abs(), (trainer - engine).exp()
+        found = {"max": gap.max(), "mean": gap.mean(), "wide": ((ratio - 1).abs() > WIDE).float().mean()}
+        gaps = {f"train/rollout_gap_{name}": value.item() for name, value in found.items()}
+        if (weights := output.get("importance_sampling_ratio")) is not None:
+            shown = weights if weights.size(1) == 1 else weights[answered]
+            gaps["train/corrected"] = (shown >= self._algorithm.correction_cap).float().mean().item()
+        return gaps
 
     def _save_last_step(self) -> None:
         """A checkpoint of the steps that are done, where there is none yet."""
