@@ -1,7 +1,8 @@
 """``trainer=trl``: reinforcement learning and SFT on one machine with TRL, unforked.
 
 ``settings`` what the config says · ``node`` the two verbs · ``fit`` what both share, from loading to the best
-checkpoint · ``policy`` TRL's GRPOTrainer with our advantages and our order of answers · ``reward`` what it is paid by.
+checkpoint · ``policy`` TRL's GRPOTrainer with our advantages and our order of answers · ``rollouts`` vLLM in the same
+process · ``passes`` and ``plan`` what fits the memory · ``reward`` what it is paid by.
 
 What a run leaves in its folder: ``checkpoints/`` (the last few, to resume from), ``model/`` (the best by validation),
 ``train.jsonl`` (curves), ``train-rollouts.jsonl`` (some sampled answers), ``result.json`` once it is finished.
