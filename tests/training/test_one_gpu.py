@@ -23,6 +23,9 @@ from rearank.training.trl.rollouts import beside_vllm, vllm_arguments
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SMOLLM = Architecture(30, 576, 1536, 9, 3, 64, 49152, 8192, tied_embeddings=True)
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::ResourceWarning"
+)
 ALGORITHM = PolicyGradient(prompts_per_step=4, group_size=8, kl=0.0)
 FULL = ("trainer.lora=null", "algorithm.learning_rate=1e-6")
 

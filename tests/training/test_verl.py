@@ -193,6 +193,7 @@ def test_the_papers_setting_fits_eight_gpus(tmp_path: Path, monkeypatch: pytest.
     report = examine(gpus(attention="flash_attention_2"), PolicyGradient(), LENGTHS, QWEN7B, tmp_path)
     assert report.problems == []
     assert any("memory a GPU, computed" in note for note in report.notes)
+    assert any(note.startswith("cost: a pass over a step's answers takes") for note in report.notes)
     assert any("memory a machine, computed: 57 of 512 GiB" in note for note in report.notes)
     assert any("disk: " in note for note in report.notes)
 

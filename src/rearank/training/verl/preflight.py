@@ -20,6 +20,7 @@ from rearank.algorithms import PolicyGradient
 from rearank.engines.model import Architecture
 from rearank.engines.vllm.capacity import gpus_seen
 from rearank.training.base import TrainingError, TrainingForecast, result_of
+from rearank.training.cost import StepCost
 from rearank.training.machine_memory import memory_bytes
 from rearank.training.memory import GPU_GIB, MemoryPlan, Workload, describe, estimate, recommend
 from rearank.training.verl import machine
@@ -72,6 +73,10 @@ def examine(
     if not trainer.on_cpu:
         work = Workload(**_work(trainer, algorithm, lengths, gib), **_planned(trainer))
         _examine_memory(report, trainer, estimate(sizes, work), assumed=not gib)
+    again, passes = bool(trainer.gradient_checkpointing), 1 + int(algorithm.kl > 0)
+    shape = (algorithm.prompts_per_step, algorithm.group_size, lengths.prompt, lengths.answer)
+    shared = getattr(trainer, "shared_prompt", False) is not False
+    report.notes.append(f"cost: {StepCost(sizes, *shape, passes, again).describe(shared=shared)}")
     _examine_disk(report, trainer, algorithm, sizes, folder)
     return report
 
