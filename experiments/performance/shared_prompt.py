@@ -304,11 +304,11 @@ def run(
             found, figures = measured(case.model, case, folder, rounds, (chosen, dtype, attention))
             rows, results = rows + found, results + figures
             if case.step is not None:
-                row, figure = stepped(case.model, case, folder, max(1, rounds // 2))
+                row, figure = stepped(case.model, case, folder, rounds)
                 rows, results = [*rows, row], [*results, figure]
-    print(table := render_table(rows))
-    if into is not None:
-        into.write_text(f"{into.read_text().partition('| of ')[0]}{table}\n")
+            if into is not None:  # case by case, so that a run that is stopped leaves what it has
+                into.write_text(f"{into.read_text().partition('| of ')[0]}{render_table(rows)}\n")
+    print(render_table(rows))
     return results
 
 
