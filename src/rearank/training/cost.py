@@ -56,8 +56,8 @@ class StepCost:
         other = "not shared" if shared else "shared"
         return (
             f"a pass over a step's answers takes {tokens[0]} tokens at most ({tokens[1]} where prompts are {other}; "
-            f"not shared, {self.repeated:.0%} of them are a prompt computed again), and training {work[0]} TFLOP a step "
-            f"({work[1]} where {other})"
+            f"not shared, {self.repeated:.0%} of them are a prompt computed again), and training {work[0]} TFLOP a "
+            f"step ({work[1]} where {other})"
         )
 
 
