@@ -217,6 +217,6 @@ def test_vllm_samples_with_the_weights_of_the_moment(lora: Lora | None, tmp_path
     trainer.train(given, algorithm)
     steps = [line for line in read_jsonl(given.tracker.jsonl.path) if "train/rollout_gap_mean" in line]
     assert len(steps) == 3
-    assert max(line["train/rollout_gap_mean"] for line in steps) < 0.02
+    assert max(line["train/rollout_gap_mean"] for line in steps) < 0.005
     assert all(line["train/correction_weight"] == pytest.approx(1.0, abs=0.05) for line in steps)
     assert dict(os.environ) == before

@@ -51,10 +51,16 @@ class StepCost:
 
     def describe(self, *, shared: bool) -> str:
         """A line for a person."""
-        tokens, work = ([f(shared=s) for s in (shared, not shared)] for f in (self.tokens, self.operations))
+        tokens = [f"{self.tokens(shared=s):,}" for s in (shared, not shared)]
+        work = [_tera(self.operations(shared=s)) for s in (shared, not shared)]
         other = "not shared" if shared else "shared"
         return (
-            f"a pass over a step's answers takes {tokens[0] / 1e6:.2f}M tokens at most ({tokens[1] / 1e6:.2f}M where "
-            f"prompts are {other}; not shared, {self.repeated:.0%} of them are a prompt computed again), and training "
-            f"{work[0] / 1e12:,.0f} TFLOP a step ({work[1] / 1e12:,.0f} where {other})"
+            f"a pass over a step's answers takes {tokens[0]} tokens at most ({tokens[1]} where prompts are {other}; "
+            f"not shared, {self.repeated:.0%} of them are a prompt computed again), and training {work[0]} TFLOP a "
+            f"step ({work[1]} where {other})"
         )
+
+
+def _tera(operations: float) -> str:
+    tera = operations / 1e12
+    return f"{tera:,.0f}" if tera >= 10 else f"{tera:.2g}"
