@@ -79,7 +79,7 @@ class TrlSettings:
     @property
     def shares_prompts(self) -> bool:
         """Whether a prompt is computed once for all its answers, where the model allows it."""
-        return getattr(self, "shared_prompt", False) is not False
+        return self.shared_prompt is not False
 
     def preflight(self) -> list[str]:
         """Missing packages; a GPU, where vLLM needs one."""

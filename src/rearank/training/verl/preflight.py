@@ -75,7 +75,7 @@ def examine(
         _examine_memory(report, trainer, estimate(sizes, work), assumed=not gib)
     again, passes = bool(trainer.gradient_checkpointing), 1 + int(algorithm.kl > 0)
     shape = (algorithm.prompts_per_step, algorithm.group_size, lengths.prompt, lengths.answer)
-    shared = getattr(trainer, "shared_prompt", False) is not False
+    shared = trainer.shared_prompt is not False
     report.notes.append(f"cost: {StepCost(sizes, *shape, passes, again).describe(shared=shared)}")
     _examine_disk(report, trainer, algorithm, sizes, folder)
     return report
