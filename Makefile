@@ -75,7 +75,7 @@ test-real: $(STAMP)
 	$(BIN)/python -m tests.real.fetch $(REAL)
 	REARANK_REAL=$(REAL) OMP_NUM_THREADS=2 $(BIN)/python -m pytest tests/real -rs
 	@if test -x $(CLUSTER)/bin/python; then \
-	  REARANK_REAL=$(REAL) OMP_NUM_THREADS=2 $(CLUSTER)/bin/python -m pytest -rs tests/real/test_vllm.py tests/real/test_training.py; \
+	  REARANK_REAL=$(REAL) OMP_NUM_THREADS=2 $(CLUSTER)/bin/python -m pytest -rs tests/real/test_vllm.py tests/real/test_real_training.py; \
 	else echo "tests/real: vLLM and verl aren't tried: make $(CLUSTER_STAMP), then make test-real again"; fi
 
 # Every package of the GPU path. One file for two Pythons: tests/test_extras.py holds it to be complete on both.

@@ -116,7 +116,7 @@ def test_failures_recorded_by_earlier_versions_are_asked_again(tmp_path: Path) -
         ask(RecordingEngine(engine(server.url, **PRICED), store), "rank", "kept")
         for text in ("", " \n"):
             store._db.execute(
-                "update completions set text = ?, cost = 7, parse_status = 'empty', permutation = '[0]' "
+                "update completions set text = ?, digest = null, cost = 7, parse_status = 'empty', permutation = '[0]' "
                 "where key = (select min(key) from completions)",
                 (text,),
             )
@@ -144,7 +144,7 @@ def test_an_answer_in_the_reasoning_alone_is_read_and_logged_once(
             "model.thinking=true)"
         ]
         # As an earlier version recorded it.
-        store._db.execute("update completions set text = ?, cost = 3", (f"<think>{ORDER}</think>\n",))
+        store._db.execute("update completions set text = ?, digest = null, cost = 3", (f"<think>{ORDER}</think>\n",))
         again = ask(RecordingEngine(engine(server.url), store), "one", "two", "three")
         assert {one.text for one in again} == {ORDER}
         assert len(server.requests) == 3

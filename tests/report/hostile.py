@@ -44,5 +44,7 @@ def poison(store: Path) -> None:
     with sqlite3.connect(store) as database:
         for number, (key, text) in enumerate(database.execute("select key, text from completions").fetchall()):
             added = f"<think> [2] {ATTACKS[number % len(ATTACKS)]} passages 1, 2 and [3] {'lo' * 400}ng "
-            database.execute("update completions set text = ? where key = ?", (text.replace("<think>", added, 1), key))
+            database.execute(
+                "update completions set text = ?, digest = null where key = ?", (text.replace("<think>", added, 1), key)
+            )
     database.close()
