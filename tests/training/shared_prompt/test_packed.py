@@ -198,9 +198,10 @@ def test_blocks_are_the_same_mask() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch compiles with
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # of what torch compiles with: distutils and setuptools, in whatever order they come
 @pytest.mark.skipif(which("g++") is None, reason="flex_attention is compiled")
-@pytest.mark.filterwarnings("ignore:Distutils was imported before Setuptools")
 def test_flex_attention_computes_the_same() -> None:
     """Without gradients, which it has on GPUs alone."""
     model, packed = model_of(MODELS["windows in some layers"]()).eval(), pack(*sampled(*MIXED), one_row=True)
