@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 from tests.cluster.runs import SMALL, command, curves, result, run
 from tests.end_to_end.pipeline import environment
 
+torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 # Every answer earns the same, until step 2 is logged; then there is a row that earns no number.

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
+import pytest
 from tests.engines.test_chat import marking_tokenizer
 
 from rearank.algorithms import PolicyGradient
@@ -16,6 +16,8 @@ from rearank.rewards import NdcgReward
 from rearank.training.verl import Cluster, VerlTrainer
 from rearank.training.verl.compose import ppo_config
 from rearank.training.verl.settings import Files, Lengths, Weights
+
+torch = pytest.importorskip("torch")
 
 
 def test_special_tokens_that_mark_a_reasoning_reach_the_reward() -> None:

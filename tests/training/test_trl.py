@@ -28,12 +28,12 @@ from rearank.training.local import complete_checkpoint, load_tokenizer, mark_com
 from rearank.training.rows import read_rows, write_rows
 from rearank.training.sft import Sft, ideal_answer
 from rearank.training.trl import TrlTrainer
-from rearank.training.trl.answers import greedy
 from rearank.training.trl.reward import TrlReward
 from rearank.types import JudgedWindow, Passage, Query, Window
 
 torch = pytest.importorskip("torch")
 load_file = pytest.importorskip("safetensors.torch").load_file
+greedy = pytest.importorskip("rearank.training.trl.answers", exc_type=ImportError).greedy
 
 pytestmark = [
     pytest.mark.slow,

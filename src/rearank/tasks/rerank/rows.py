@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,7 @@ class SeenIds:
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.execute("create table seen (id text primary key) without rowid")
         self._db.execute("begin")
+        weakref.finalize(self, self._db.close)
 
     def add(self, identifier: str) -> bool:
         """Whether it is new."""
