@@ -24,14 +24,14 @@ class Name:
     """A figure. ``name`` may hold parts in angle brackets, which stand for anything: ``test/<benchmark>/<system>``.
 
     ``always``: at every step (validation, evaluation) of a GRPO run; others depend on the settings or are of other
-    tasks, and ``meaning`` says which.
+    tasks, and ``meaning`` says which. A trainer's name: at every step of that one, which the other logs by settings.
     """
 
     name: str
     unit: str
     meaning: str
     by: By = "both"
-    always: bool = True
+    always: bool | Literal["trl", "verl"] = True
 
     def matches(self, logged: str) -> bool:
         """Whether ``logged`` is this figure."""
@@ -97,9 +97,9 @@ NAMES: tuple[Name, ...] = (
     Name("train/value_loss", "", "the critic's loss; algorithm=ppo", "verl", always=False),
     Name("train/token_accuracy", "share", "answer tokens that are the likeliest; task=sft", "trl", always=False),
     # From trainer=verl always, from trainer=trl with trainer.rollout=vllm and algorithm.correction.
-    Name("train/rollout_gap_max", "probability", "largest gap between vLLM's and the trainer's token", always=False),
-    Name("train/rollout_gap_mean", "probability", "mean gap between vLLM's and the trainer's token", always=False),
-    Name("train/rollout_gap_wide", "share", "tokens whose probabilities differ by more than a tenth", always=False),
+    Name("train/rollout_gap_max", "probability", "largest gap between vLLM's and the trainer's token", always="verl"),
+    Name("train/rollout_gap_mean", "probability", "mean gap between vLLM's and the trainer's token", always="verl"),
+    Name("train/rollout_gap_wide", "share", "tokens whose probabilities differ by more than a tenth", always="verl"),
     Name("train/corrected", "share", "tokens (or answers) cut at algorithm.correction_cap", always=False),
     Name("train/correction_weight", "", "mean weight of a token; algorithm.correction", always=False),
     *_described("val"),
@@ -143,7 +143,9 @@ def undocumented(names: Iterable[str]) -> list[str]:
 def expected(by: Literal["trl", "verl"], groups: Iterable[str] = ("train/", "rollout/", "val/")) -> set[str]:
     """Names that a GRPO run of this trainer always logs, of these groups."""
     starts = tuple(groups)
-    return {one.name for one in NAMES if one.always and one.by in ("both", by) and one.name.startswith(starts)}
+    return {
+        one.name for one in NAMES if one.always in (True, by) and one.by in ("both", by) and one.name.startswith(starts)
+    }
 
 
 def as_markdown() -> str:
