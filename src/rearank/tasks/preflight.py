@@ -109,7 +109,7 @@ def _rerank(run: Run, found: Sequence[str]) -> tuple[list[str], list[str]]:
     chosen = run.experiment
     if run.sweep is not None:  # whose jobs are known by what they measure or train, not by their input and output
         return ["task=rerank is no job of a sweep; leave out -m, and give a command for each output"], []
-    problems = problems_of(chosen.rerank, chosen.benchmark, chosen.engine)
+    problems = problems_of(chosen.rerank, chosen.benchmark, chosen.engine, chosen.cluster)
     if problems or found or not isinstance(chosen.task, PreflightTask):
         return problems, []
     return [], counted_lines(chosen.rerank, chosen.benchmark, chosen.strategy)
