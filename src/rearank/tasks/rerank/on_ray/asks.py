@@ -117,7 +117,7 @@ class Asks:
         if self._work.purse is not None and self._looking is None:
             self._looking = asyncio.create_task(self._share(self._engine))
         with ExitStack() as held:
-            await asyncio.to_thread(held.enter_context, shards.held(block.number))
+            await asyncio.to_thread(held.enter_context, shards.held(block.number, self._work.command))
             if (there := shards.done(block.number)) is not None and not there.failed:
                 return there, Spent()  # of an actor that died after it
             store = CompletionStore(shards.store(block.number))

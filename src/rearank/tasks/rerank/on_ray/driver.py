@@ -26,7 +26,6 @@ from rearank.training.verl.settings import Cluster
 
 _AT_ONCE = 4  # blocks an actor has under way, where rerank.max_concurrent_queries sets no bound
 _READ_AHEAD = 32  # blocks that are read before an actor takes them
-_RETRIES = 20  # of a block whose actors die: one that kills each of them must not go on for ever
 
 
 @dataclass
@@ -117,12 +116,11 @@ def _results(ray: Any, source: Any, work: Work, pool: Pool, size: int) -> Iterat
         fn_constructor_args=(work,),
         batch_size=None,
         batch_format="pyarrow",
-        compute=data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=at_once),
+        compute=data.ActorPoolStrategy(
+            size=pool.actors, max_tasks_in_flight_per_actor=at_once, max_concurrent_calls_per_actor=at_once
+        ),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
-        max_concurrency=at_once,
-        max_restarts=-1,
-        max_task_retries=_RETRIES,
     )
     try:
         for table in asked.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

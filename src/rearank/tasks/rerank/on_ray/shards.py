@@ -28,6 +28,7 @@ SHARDS, ANSWERS = "shards", "completions"
 MANIFEST, PLAN = "manifest.jsonl", "plan.json"
 _IN_A_FOLDER = 1000
 _PATIENCE, _PAUSE = 120.0, 0.2  # seconds for a process that is being ended to let a shard go, and between two looks
+_TRIES = 20  # of a block whose actors die
 
 
 class ShardError(RuntimeError):
@@ -108,15 +109,17 @@ class Shards:
         write_json(self._place(done.number, ".json"), asdict(done))
 
     @contextmanager
-    def held(self, number: int, patience: float = _PATIENCE) -> Iterator[None]:
+    def held(self, number: int, command: str, patience: float = _PATIENCE) -> Iterator[None]:
         """Keep every other process from block ``number``: one that Ray gave up may still be at work.
 
-        Raises ``ShardError`` where one holds it for ``patience`` seconds.
+        Raises:
+            ShardError: where one holds it for ``patience`` seconds, or so many of ``command`` have died with it that
+                it may be what ends them: Ray would begin it for ever.
         """
         place = self.store(number).with_suffix(".lock")
         place.parent.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + patience
-        with place.open("a") as file:
+        with place.open("a+") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,6 +131,14 @@ class Shards:
                             "end it (an actor of an earlier command) and run the same command again"
                         ) from None
                     time.sleep(_PAUSE)
+            file.seek(0)
+            if (begun := file.read().splitlines().count(command)) >= _TRIES:
+                raise ShardError(
+                    f"{place}: {begun} actors have died at work on this shard; see whether its queries are too much "
+                    "for the engine's memory, and run the same command again"
+                )
+            file.write(f"{command}\n")
+            file.flush()
             yield
 
     def join(self, count: int, writer: WritesRecords | None, output: BinaryIO, skipped: BinaryIO) -> None:
