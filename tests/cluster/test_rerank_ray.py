@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.runs import ROOT, has_machines, pids
+from tests.cluster.runs import ROOT, pids
 from tests.end_to_end.pipeline import environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -41,6 +41,7 @@ class Nodes:
     port: int
     log: Path
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    begun: int = 0
 
     @property
     def address(self) -> str:
@@ -54,7 +55,15 @@ class Nodes:
             with self.log.open("a") as said:
                 memory = ["--object-store-memory=100000000", "--block"]
                 self.running.append(subprocess.Popen([*command, *memory], stdout=said, stderr=said, env=environment()))
-            assert has_machines(self.address, len(self.running)), self.log.read_text()
+            self.begun += 1
+            self._wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 120
+        while self.log.read_text().count("Ray runtime started") < self.begun:
+            assert self.running[-1].poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
 
     def kill_second(self) -> None:
         """Its raylet, as a machine's end does."""
@@ -186,9 +195,7 @@ def last_cost(command: Command) -> dict[str, Any]:
     return found
 
 
-def test_a_stopped_actor_a_dead_node_and_a_dead_driver(
-    nodes: Nodes, given: tuple[Path, bytes], tmp_path: Path
-) -> None:
+def test_a_stopped_actor_a_dead_node_and_a_dead_driver(nodes: Nodes, given: tuple[Path, bytes], tmp_path: Path) -> None:
     nodes.start()
     command = on_ray(nodes, given, tmp_path, 0.5)
     command.start()
@@ -207,8 +214,7 @@ def test_a_stopped_actor_a_dead_node_and_a_dead_driver(
     assert not actors(), "they end with the command"
     recorded, done = command.answers(), command.shards()
     assert done < QUERIES // 8
-    nodes.start()
-    command.start()
+    command.start()  # on the node that is left
     command.end()
     check(command, given[1])
     assert last_cost(command)["calls_paid_now"] == QUERIES * WINDOWS - recorded, "no recorded answer is asked again"
