@@ -84,8 +84,8 @@ class Compare:
     """What ``task=compare`` sets against one another.
 
     Args:
-        runs: output folders (or any folder below one), whose ``metrics.json`` are taken, and TREC run files; each
-            ``path`` or ``label=path``.
+        runs: output folders (or any folder below one), whose ``metrics.json`` are taken, those that ``task=rerank``
+            wrote, and TREC run files, which are judged; each ``path`` or ``label=path``.
         qrels: judgements for the run files, a TREC or BEIR file; ``null`` for the benchmark's (``benchmark=dl19``).
         measures: trec_eval's names or ir_measures', the main one first.
         baseline: the label that all others are compared with; ``null`` for every pair.

@@ -34,6 +34,14 @@ SETTINGS = (
 ON_RAY = ("rerank.runner=ray", "rerank.actors=2", "rerank.block=8", "rerank.max_concurrent_queries=16")
 
 
+RAY = {
+    "RAY_AUTH_MODE": "disabled",  # a token in the user's home is nothing for a test
+    # A node's death is noticed in seconds; a busy machine may take its time to start one.
+    **{"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000"},
+    "RAY_raylet_start_wait_time_s": "120",
+}
+
+
 @dataclass
 class Nodes:
     """A Ray of two nodes: the head, where the driver works, and one that may be killed and started again."""
@@ -89,7 +97,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     patch = pytest.MonkeyPatch()
-    patch.setenv("RAY_AUTH_MODE", "disabled")
+    for name, value in RAY.items():
+        patch.setenv(name, value)
     found = Nodes(port, tmp_path_factory.mktemp("ray") / "said.log")
     try:
         found.start()

@@ -29,7 +29,7 @@ from rearank.reranker.setup import Parts
 from rearank.runs.stage import Stage
 from rearank.sections import Rerank
 from rearank.tasks.rerank.inputs import Formats, make_input
-from rearank.tasks.rerank.on_ray import Done, Shards, Source, Total, problems
+from rearank.tasks.rerank.on_ray import Done, Shards, BlockSource, Total, problems
 from rearank.tasks.rerank.on_ray.asks import DONE, Asks, Work, _sendable, for_each
 from rearank.tasks.rerank.on_ray.budget import Purse, spent_in
 from rearank.tasks.rerank.on_ray.machines import ClusterError, Pool, pool_of
@@ -53,8 +53,8 @@ def shards_of(folder: Path, *, trec: bool = False) -> Shards:
     return Shards(folder / "shards", folder / "answers", trec)
 
 
-def source_of(folder: Path, settings: Rerank, shards: Shards) -> Source:
-    return Source(settings, Formats("jsonl", "trec" if shards.trec else "jsonl"), None, shards, str(folder))
+def source_of(folder: Path, settings: Rerank, shards: Shards) -> BlockSource:
+    return BlockSource(settings, Formats("jsonl", "trec" if shards.trec else "jsonl"), None, shards, str(folder))
 
 
 def parts_of(engine: Any) -> Parts:
@@ -76,7 +76,7 @@ def asked(asks: Asks, tables: Sequence[Any]) -> list[Any]:
     return [pickle.loads(table[DONE][0].as_py()) for table in asyncio.run(all_of_them())]
 
 
-def done_for(given: Work, source: Source, size: int) -> list[tuple[Done, Spent]]:
+def done_for(given: Work, source: BlockSource, size: int) -> list[tuple[Done, Spent]]:
     return asked(Asks(given), list(source.tables(size)))
 
 

@@ -2,7 +2,8 @@
 
 ``task`` what its result depends on · ``reranking`` the whole job · ``looking`` what it would meet · ``inputs`` what the
 input is · ``rows`` and ``lists`` its readers · ``in_order`` the rerank loop over more queries than memory holds ·
-``records`` what is written of a query · ``outputs`` files that appear whole · ``on_ray`` all of it on a cluster.
+``records`` what is written of a query · ``outputs`` files that appear whole · ``reading`` these for
+other tasks · ``on_ray`` all of it on a cluster.
 """
 
 from rearank.tasks.rerank.task import RerankTask

@@ -190,7 +190,7 @@ class Reranking:
         trec = formats.output == "trec"
         shards = on_ray.Shards(folder.resolve() / on_ray.SHARDS, place.folder.resolve() / on_ray.ANSWERS, trec)
         benchmark = None if place.benchmark is None else node_of(place.benchmark)
-        source = on_ray.Source(self.settings, formats, benchmark, shards, str(Path.cwd()))
+        source = on_ray.BlockSource(self.settings, formats, benchmark, shards, str(Path.cwd()))
         with ExitStack() as files:
             stream = self._stream(files)
             skipped = files.enter_context(outputs.scratch(self._skipped))

@@ -5,9 +5,9 @@ block in, a shard written · ``machines`` Ray up and down, and how many actors f
 them · ``driver`` the whole of it. Ray is imported only inside functions.
 """
 
-from rearank.tasks.rerank.on_ray.blocks import Source
+from rearank.tasks.rerank.on_ray.blocks import BlockSource
 from rearank.tasks.rerank.on_ray.driver import OnRay, Total
 from rearank.tasks.rerank.on_ray.machines import problems
-from rearank.tasks.rerank.on_ray.shards import ANSWERS, SHARDS, Done, Shards
+from rearank.tasks.rerank.on_ray.shards import ANSWERS, MANIFEST, SHARDS, Done, Shards
 
-__all__ = ["ANSWERS", "SHARDS", "Done", "OnRay", "Shards", "Source", "Total", "problems"]
+__all__ = ["ANSWERS", "MANIFEST", "SHARDS", "Done", "OnRay", "Shards", "BlockSource", "Total", "problems"]

@@ -26,7 +26,7 @@ from rearank.tasks.evaluate.measuring import check_template
 from rearank.tasks.rerank import outputs
 from rearank.tasks.rerank.in_order import InOrder
 from rearank.tasks.rerank.on_ray.blocks import BLOCK, Block
-from rearank.tasks.rerank.on_ray.shards import PLAN, Counted, Done, Shards, unshared
+from rearank.tasks.rerank.on_ray.shards import PLAN, DigestedStream, Done, Shards, unshared
 from rearank.tasks.rerank.records import JsonLines, TrecLines
 from rearank.types import Candidates
 
@@ -142,7 +142,7 @@ class Asks:
         with outputs.partial(lines).open("wb") as file, outputs.partial(skipped).open("wb") as lacking:
             for row in block.bad:
                 outputs.write_line(lacking, row)
-            stream: Any = Counted(file)
+            stream: Any = DigestedStream(file)
             writer = TrecLines(stream) if shards.trec else JsonLines(stream)
             line = InOrder(
                 session,

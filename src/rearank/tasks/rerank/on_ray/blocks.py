@@ -35,7 +35,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Source:
+class BlockSource:
     """What reads the input in another process: everything is opened there.
 
     Args:
@@ -92,7 +92,7 @@ class Source:
         return block if done is None or done.failed else Block(block.number, done=True)
 
 
-def datasource(source: Source, size: int) -> Any:
+def datasource(source: BlockSource, size: int) -> Any:
     """``source`` as Ray Data reads it: by one task."""
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata

@@ -17,7 +17,7 @@ from rearank.engines.account import Account
 from rearank.engines.recording import Spent
 from rearank.reranker.setup import Parts
 from rearank.tasks.rerank.on_ray.asks import DONE, Asks, Work, for_each
-from rearank.tasks.rerank.on_ray.blocks import Source, datasource
+from rearank.tasks.rerank.on_ray.blocks import BlockSource, datasource
 from rearank.tasks.rerank.on_ray.budget import Purse, spent_in
 from rearank.tasks.rerank.on_ray.machines import Pool, pool_of, started
 from rearank.tasks.rerank.on_ray.shards import Done, ShardError
@@ -65,7 +65,7 @@ class OnRay:
     """
 
     cluster: Cluster
-    source: Source
+    source: BlockSource
     parts: Parts
     run: Path
 

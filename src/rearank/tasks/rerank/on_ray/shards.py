@@ -193,7 +193,7 @@ def _lines(path: Path) -> Iterable[bytes]:
         ) from None
 
 
-class Counted:
+class DigestedStream:
     """A stream that counts and digests what is written to it: formats write to it as to a file."""
 
     def __init__(self, stream: BinaryIO) -> None:
