@@ -29,7 +29,7 @@ from rearank.reranker.setup import Parts
 from rearank.runs.stage import Stage
 from rearank.sections import Rerank
 from rearank.tasks.rerank.inputs import Formats, make_input
-from rearank.tasks.rerank.on_ray import Done, Shards, BlockSource, Total, problems
+from rearank.tasks.rerank.on_ray import BlockSource, Done, Shards, Total, problems
 from rearank.tasks.rerank.on_ray.asks import DONE, Asks, Work, _sendable, for_each
 from rearank.tasks.rerank.on_ray.budget import Purse, spent_in
 from rearank.tasks.rerank.on_ray.machines import ClusterError, Pool, pool_of

@@ -60,7 +60,7 @@ def preflight(run: Run) -> None:
                 served=isinstance(experiment.engine, OpenAINode),
                 trained="trainer" in needs,
             )
-        elif hasattr(node := getattr(experiment, need), "preflight"):
+        elif hasattr(node := getattr(experiment, need), "preflight") and not (need == "engine" and _elsewhere(run)):
             found += node.preflight()
     found += _in_the_folder(run)
     problems, warnings = _opened(run)
@@ -102,6 +102,13 @@ def _asks(run: Run) -> bool:
     """Whether answers are asked for, and kept in the run's folder."""
     needs = _needs(run)
     return "engine" in needs and ("benchmark" in needs or "rerank" in needs)
+
+
+def _elsewhere(run: Run) -> bool:
+    """Whether other machines have the engine: each of them says what it lacks."""
+    chosen = run.experiment
+    joined = chosen.cluster.address is not None and chosen.rerank.runner == "ray"
+    return joined and isinstance(chosen.task, RerankTask | PreflightTask) and chosen.rerank.output is not None
 
 
 def _rerank(run: Run, found: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -10,4 +10,4 @@ from rearank.tasks.rerank.on_ray.driver import OnRay, Total
 from rearank.tasks.rerank.on_ray.machines import problems
 from rearank.tasks.rerank.on_ray.shards import ANSWERS, MANIFEST, SHARDS, Done, Shards
 
-__all__ = ["ANSWERS", "MANIFEST", "SHARDS", "Done", "OnRay", "Shards", "BlockSource", "Total", "problems"]
+__all__ = ["ANSWERS", "MANIFEST", "SHARDS", "BlockSource", "Done", "OnRay", "Shards", "Total", "problems"]
