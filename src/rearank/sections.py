@@ -65,7 +65,7 @@ class Evaluation:
     steps: tuple[Annotated[int, Ge(1)], ...] = field(default=(), metadata=SELECTS)
     samples: Annotated[int, Ge(0)] = 0
     sample_temperature: Annotated[float, Gt(0)] = 1.0
-    max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=256, metadata=INCIDENTAL)
+    max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=512, metadata=INCIDENTAL)
     max_failed: Annotated[float, Interval(ge=0, le=1)] = field(default=0.0, metadata=INCIDENTAL)
     max_unread: Annotated[float, Interval(ge=0, le=1)] | None = field(default=0.9, metadata=INCIDENTAL)
     depth: Annotated[int, Ge(1)] | None = field(default=None, metadata=SELECTS)
@@ -176,7 +176,7 @@ class Rerank:
     # An error stops what skipping goes on with: as far as both go they are the same.
     bad_rows: Literal["error", "skip"] = field(default="error", metadata=INCIDENTAL)
     runner: Literal["local"] = field(default="local", metadata=INCIDENTAL)
-    max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=256, metadata=INCIDENTAL)
+    max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=512, metadata=INCIDENTAL)
     max_failed: Annotated[float, Interval(ge=0, le=1)] = field(default=0.0, metadata=INCIDENTAL)
     max_unread: Annotated[float, Interval(ge=0, le=1)] | None = field(default=0.9, metadata=INCIDENTAL)
 
