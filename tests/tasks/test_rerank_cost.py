@@ -23,6 +23,7 @@ from rearank.tasks.preflight import PreflightError, preflight
 from rearank.tasks.rerank_cost import Work, cost_lines, measured
 from rearank.types import Candidates, Passage, Query
 
+SCRIPTED = ("task=preflight", "engine=scripted", "engine.behaviour=given")
 H100 = {"prompt_speed": 30_000, "answer_speed": 3_000, "dollars_an_hour": 2.5, "source": "a test"}
 
 
@@ -66,7 +67,8 @@ def test_hours_and_dollars_are_of_the_figures_that_were_given(
         "+rerank.cost.machines.api={price_prompt:500000,price_answer:1000000,source:its list}",
     )
     keys = ("task=preflight", "engine=transformers", f"rerank.input={rows(tmp_path, 40, 4)}")
-    run = command(tmp_path, *keys, *machines, "rerank.cost.answer_tokens=100", "rerank.cost.lists=40", "model.max_tokens=8")
+    keys += ("rerank.cost.answer_tokens=100", "rerank.cost.lists=40", "model.max_tokens=8")
+    run = command(tmp_path, *keys, *machines)
     lines = said(run, capsys)
     prompts = 40 * float(lines[1].split()[1])
     hours = (prompts + 40 * 100 * 10) / 4 / 3600
@@ -133,10 +135,10 @@ def test_lists_that_cannot_be_asked_are_said(tmp_path: Path) -> None:
 
 def test_input_or_output_is_enough_to_ask_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = rows(tmp_path)
-    lines = said(command(tmp_path, "task=preflight", "engine=scripted", "engine.behaviour=given", f"rerank.input={path}"), capsys)
+    lines = said(command(tmp_path, *SCRIPTED, f"rerank.input={path}"), capsys)
     assert lines[0].startswith(f"{path}: 12 queries, 12 windows")
     with pytest.raises(PreflightError, match=r"rerank\.input: a value is missing"):
-        preflight(command(tmp_path, "task=preflight", "engine=scripted", "engine.behaviour=given", "rerank.output=x.jsonl"))
+        preflight(command(tmp_path, *SCRIPTED, "rerank.output=x.jsonl"))
 
 
 @pytest.mark.parametrize(
