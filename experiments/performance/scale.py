@@ -44,7 +44,7 @@ DEADLINE = 30  # days
 # One H100 80GB, all tokens a second, prompts and answers together: how much it is goes by their lengths, so three.
 SPEEDS = {
     "slow": (5_629, "Qwen3-8B bf16, vLLM 0.30.0, 2,048 read and 2,048 written, within a latency limit"),
-    "middle": (9_218, "Qwen3-14B bf16, vLLM 0.11.0, 4,000 read and 200 written"),
+    "middle": (9_218, "Qwen3-14B, vLLM as it comes, 4,000 read and 200 written"),
     "fast": (27_159, "Qwen3-8B bf16, vLLM 0.30.0, 1,024 read and 128 written, within a latency limit"),
 }
 RENTS = {"low": 2.69, "middle": 3.99, "high": 6.88}  # dollars an hour: RunPod Community, Lambda (8 of them), AWS p5
