@@ -85,8 +85,8 @@ class Compare:
     """What ``task=compare`` sets against one another.
 
     Args:
-        runs: output folders (or any folder below one), whose ``metrics.json`` are taken, and TREC run files; each
-            ``path`` or ``label=path``.
+        runs: output folders (or any folder below one), whose ``metrics.json`` are taken, those that ``task=rerank``
+            wrote, and TREC run files, which are judged; each ``path`` or ``label=path``.
         qrels: judgements for the run files, a TREC or BEIR file; ``null`` for the benchmark's (``benchmark=dl19``).
         measures: trec_eval's names or ir_measures', the main one first.
         baseline: the label that all others are compared with; ``null`` for every pair.
@@ -237,8 +237,13 @@ class Rerank:
         texts: write titles and texts of the passages, too (JSONL, parquet).
         reasoning: write each window: what was shown, its order, status, reasoning and answer (JSONL, parquet).
         bad_rows: an ``error`` names the first; ``skip`` leaves them out, and ``<output>.skipped.jsonl`` has them.
-        runner: ``local``, this process.
-        max_concurrent_queries: queries under way at once; ``null`` for all, which takes memory for all.
+        runner: ``local``, this process; ``ray``, actors on a Ray cluster (section ``cluster``), to the same bytes.
+        actors: with ``ray``, how many, an engine each; ``null``: one for all GPUs that the engine takes (vLLM's
+            ``tensor_parallel``), without GPUs one a machine.
+        actor_cpus: cores of each.
+        block: with ``ray``, queries of a shard, which is written once; where shards are there already, it is theirs.
+        max_concurrent_queries: queries under way at once, with ``ray`` of each actor; ``null`` for all, which takes
+            memory for all.
         max_failed: share of queries that may fail; within it they are left out and stand in the skipped file.
         max_unread: as ``evaluation.max_unread``: share of a released model's answers that may be unread.
         cost: for ``task=preflight``.
@@ -255,7 +260,10 @@ class Rerank:
     reasoning: bool = False
     # An error stops what skipping goes on with: as far as both go they are the same.
     bad_rows: Literal["error", "skip"] = field(default="error", metadata=INCIDENTAL)
-    runner: Literal["local"] = field(default="local", metadata=INCIDENTAL)
+    runner: Literal["local", "ray"] = field(default="local", metadata=INCIDENTAL)
+    actors: Annotated[int, Ge(1)] | None = field(default=None, metadata=INCIDENTAL)
+    actor_cpus: Annotated[float, Gt(0)] = field(default=1.0, metadata=INCIDENTAL)
+    block: Annotated[int, Ge(1)] = field(default=64, metadata=INCIDENTAL)
     max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=512, metadata=INCIDENTAL)
     max_failed: Annotated[float, Interval(ge=0, le=1)] = field(default=0.0, metadata=INCIDENTAL)
     max_unread: Annotated[float, Interval(ge=0, le=1)] | None = field(default=0.9, metadata=INCIDENTAL)

@@ -159,7 +159,7 @@ def test_labels_and_folders_of_sweeps(tmp_path: Path) -> None:
     assert labelled(f"seed=1={place}") == ("seed=1", place)
     assert labelled("mine=nowhere") == ("mine", Path("nowhere"))
     assert labelled("nowhere") == (None, Path("nowhere"))
-    with pytest.raises(ReportError, match="nothing was trained, evaluated or analysed here"):
+    with pytest.raises(ReportError, match="nothing was trained, evaluated, reranked or analysed here"):
         read_run_folder(place, None)
     with pytest.raises(ReportError, match="there is no such folder"):
         read_run_folder(tmp_path / "other", None)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.tasks.runs import QUERIES, SMALL, made, read
 
+from rearank.data import DataError
 from rearank.data.benchmark import BenchmarkList
 from rearank.evaluation import paired_test
 from rearank.experiment import Run
@@ -21,6 +22,7 @@ from rearank.sections import Compare
 from rearank.tasks.compare import compare_runs
 from rearank.tasks.compare_inputs import CompareError, gather
 from rearank.tasks.pipeline import evaluate_models
+from rearank.tasks.report import read_run_folder
 
 JUDGED = 12
 
@@ -263,3 +265,27 @@ def test_a_run_of_another_collections_passages_is_refused(tmp_path: Path) -> Non
     settings = Compare(runs=runs, qrels=str(tmp_path / "qrels"))
     with pytest.raises(CompareError, match=r"b\.trec: none of the passages that it ranks is judged"):
         gather(settings, made(tmp_path, *SMALL).experiment.benchmark)
+
+
+@pytest.mark.parametrize("output", ["out.trec", "out.jsonl", "out.parquet"])
+def test_what_task_rerank_wrote_is_compared_as_a_run_file_is(tmp_path: Path, output: str) -> None:
+    passages = [{"id": f"d{p}", "text": "may"} for p in range(4)]
+    rows = [{"id": f"q{n}", "query": "rain", "passages": passages} for n in (1, 2)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "qrels.txt").write_text("q1 0 d3 1\nq2 0 d0 1\n")
+    asked = ("task=rerank", "experiment=quickstart", "engine=scripted", "engine.behaviour=reverse", "tracking=none")
+    run = made(tmp_path, *asked, f"rerank.input={tmp_path}/in.jsonl", f"rerank.output={tmp_path}/{output}")
+    run.experiment.task.run(run)
+    (tmp_path / "given.trec").write_text("".join(f"q{n} Q0 d{p} {p + 1} {9 - p} x\n" for n in (1, 2) for p in range(4)))
+    settings = Compare(
+        runs=(f"mine={run.folder}", f"{tmp_path}/given.trec"), qrels=f"{tmp_path}/qrels.txt", measures=("recip_rank",)
+    )
+    found = gather(settings, run.experiment.benchmark)
+    assert {one.scored.label: dict(one.scored.values["recip_rank"]) for one in found.entries} == {
+        "mine": {"q1": 1.0, "q2": 0.25},
+        "given": {"q1": 0.25, "q2": 1.0},
+    }
+    assert read_run_folder(run.folder, None).reranked["queries"] == 2
+    (tmp_path / output).write_bytes(b"changed")
+    with pytest.raises(DataError, match="isn't there, or has changed; run that command again"):
+        gather(settings, run.experiment.benchmark)

@@ -26,7 +26,7 @@ from rearank.tasks.preflight import PreflightError, preflight
 from rearank.tasks.rerank import outputs
 from rearank.tasks.rerank.in_order import InOrder, read_apart
 from rearank.tasks.rerank.records import TrecLines, record_of
-from rearank.tasks.rerank.task import RerankError
+from rearank.tasks.rerank.reranking import RerankError
 from rearank.types import Candidates, Passage, Query, Ranking
 
 SCRIPTED = (

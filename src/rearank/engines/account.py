@@ -114,6 +114,16 @@ class Account:
     costs: list[float] = field(default_factory=list)
     """US dollars, of each answer or each query."""
 
+    @classmethod
+    def of(cls, figures: Mapping[str, float], cost: float) -> Account:
+        """The account whose ``figures()`` these are and whose exact cost is ``cost``."""
+        found = cls(unread=unread_of(figures), costs=[cost])
+        for name in _COUNTS:
+            setattr(found, name, int(figures.get(name, 0)))
+        named = {status: f"status_{status.value}" for status in ParseStatus}
+        found.statuses.update({status: int(figures[name]) for status, name in named.items() if name in figures})
+        return found
+
     def count(self, completion: Completion, parsed: ParsedRanking) -> None:
         """One more answer, and how it was parsed."""
         self.calls += 1

@@ -94,11 +94,15 @@ class RecordingEngine:
         key = call_key(self._identity, messages, sampling)
         self.store.annotate(key, parsed.status.value, parsed.permutation)
 
+    async def settle(self) -> None:
+        """Wait for the calls under way: they are being paid for."""
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
     async def aclose(self) -> None:
         """Wait for the calls under way, but not for those that wait for their turn; then close the engine."""
         if self._under_way and isinstance(self.engine, Drains):
             await self.engine.drain()
-        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        await self.settle()
         await self.engine.aclose()
 
     async def _complete(self, window: Window | None, messages: Sequence[Message], sampling: Sampling) -> Completion:

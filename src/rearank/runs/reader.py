@@ -25,6 +25,7 @@ from rearank.runs.layout import (
     JOB,
     METRICS,
     QUERIES,
+    RERANKED,
     RESULT,
     RUN,
     SETTINGS,
@@ -133,6 +134,8 @@ class RunFolder:
     environment: Mapping[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     analysis: Mapping[str, Any] = field(default_factory=dict)
+    reranked: Mapping[str, Any] = field(default_factory=dict)
+    """Summary of what ``task=rerank`` wrote."""
     known: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """benchmark -> where it is from -> BM25's known nDCG@10."""
     arm: Arm | None = None
@@ -141,8 +144,8 @@ class RunFolder:
 
     @property
     def empty(self) -> bool:
-        """Nothing was trained, evaluated or analysed here."""
-        return not (self.systems or self.curves or self.analysis)
+        """Nothing was trained, evaluated, reranked or analysed here."""
+        return not (self.systems or self.curves or self.analysis or self.reranked)
 
 
 def marked(label: str, failed: int) -> str:
@@ -186,11 +189,14 @@ def read_folder(path: Path, label: str | None = None) -> RunFolder:
         tuple(systems),
         {file.parent.name: read_json(file) for file in sorted(path.glob(f"{EVALUATION}/*/{QUERIES}"))},
         {job: lines for job, lines in curves.items() if lines},
-        read_json(path / TRAINING / SETTINGS) or read_json(path / SFT / SETTINGS),
+        next((one for name in (TRAINING, SFT, RERANKED) if (one := read_json(path / name / SETTINGS))), {}),
         read_json(path / TRAINING / RESULT) or read_json(path / SFT / RESULT),
-        systems[0].environment if systems else read_json(path / ENVIRONMENT),
+        systems[0].environment
+        if systems
+        else read_json(path / ENVIRONMENT) or read_json(path / RERANKED / ENVIRONMENT),
         overrides,
         read_json(path / ANALYSIS / ANALYSED),
+        read_json(path / RERANKED / SUMMARY),
         known,
         arm,
         seed,

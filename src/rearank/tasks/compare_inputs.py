@@ -13,6 +13,7 @@ from rearank.evaluation import JUDGED, Scored, score, trec_order
 from rearank.runs.layout import EVALUATION, METRICS, QUERIES, RUN, read_json
 from rearank.runs.reader import FIRST, IDEAL, SYSTEM, Evaluated, FolderError, marked, read_systems
 from rearank.sections import Compare
+from rearank.tasks.rerank.reading import holds_output, read_output
 
 
 class CompareError(ValueError):
@@ -92,7 +93,9 @@ def gather(settings: Compare, benchmark: Benchmark | BenchmarkList) -> Found:
     files: list[tuple[str | None, Path]] = []
     for given in settings.runs:
         label, path = _split(given)
-        if path.is_dir():
+        if path.is_dir() and holds_output(path):
+            files.append((label, path))
+        elif path.is_dir():
             found.add_folder(label, path, settings)
         elif path.is_file():
             files.append((label, path))
@@ -191,7 +194,7 @@ class _Judge:
 
     def score(self, path: Path, measures: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         """measure -> query -> value; only the order of the run counts, never its scores' type or size."""
-        run = read_run(path)
+        run = read_output(path) if path.is_dir() else read_run(path)
         in_order = trec_order if self.ties == "trec_eval" else _as_read
         ranked = {query: in_order(rows) for query, rows in run.items()}
         if not ranked.keys() & self.grades.keys():

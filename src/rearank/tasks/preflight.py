@@ -63,7 +63,7 @@ def preflight(run: Run) -> None:
                 served=isinstance(experiment.engine, OpenAINode),
                 trained="trainer" in needs,
             )
-        elif hasattr(node := getattr(experiment, need), "preflight"):
+        elif hasattr(node := getattr(experiment, need), "preflight") and not (need == "engine" and _elsewhere(run)):
             found += node.preflight()
     found += _in_the_folder(run)
     problems, warnings = _opened(run)
@@ -108,6 +108,13 @@ def _asks(run: Run) -> bool:
     return "engine" in needs and ("benchmark" in needs or "rerank" in needs)
 
 
+def _elsewhere(run: Run) -> bool:
+    """Whether other machines have the engine: each of them says what it lacks."""
+    chosen = run.experiment
+    joined = chosen.cluster.address is not None and chosen.rerank.runner == "ray"
+    return joined and isinstance(chosen.task, RerankTask | PreflightTask) and chosen.rerank.output is not None
+
+
 def _rerank(run: Run, found: Sequence[str]) -> tuple[list[str], list[str]]:
     """What stands in the way of reranking lists, and how much there is to do."""
     chosen, settings = run.experiment, run.experiment.rerank
@@ -115,7 +122,7 @@ def _rerank(run: Run, found: Sequence[str]) -> tuple[list[str], list[str]]:
         settings = replace(settings, output=STANDARD)  # a cost is of any output
     if run.sweep is not None:  # whose jobs are known by what they measure or train, not by their input and output
         return ["task=rerank is no job of a sweep; leave out -m, and give a command for each output"], []
-    problems = problems_of(settings, chosen.benchmark, chosen.engine)
+    problems = problems_of(settings, chosen.benchmark, chosen.engine, chosen.cluster)
     if problems or found or not isinstance(chosen.task, PreflightTask):
         return problems, []
     return [], cost_lines(

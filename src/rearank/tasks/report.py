@@ -146,7 +146,7 @@ def read_run_folder(path: Path, label: str | None) -> RunFolder:
     except FolderError as error:
         raise ReportError(f"report.runs: {error}") from error
     if run.empty:
-        raise ReportError(f"report.runs: {path}: nothing was trained, evaluated or analysed here")
+        raise ReportError(f"report.runs: {path}: nothing was trained, evaluated, reranked or analysed here")
     return run
 
 
@@ -305,7 +305,7 @@ def _defaults() -> Mapping[str, Any]:
 
 _GROUPS = (
     *("model", "augmentation", "reward", "prompt", "algorithm", "trainer", "engine", "strategy", "prepare"),
-    *("evaluation", "sft"),
+    *("evaluation", "sft", "rerank"),
 )
 
 

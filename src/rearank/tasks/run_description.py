@@ -41,6 +41,8 @@ def describe_run(run: RunFolder, defaults: Mapping[str, Any]) -> dict[str, Any]:
         "names": dict(_names(settings)),
         "settings": _changed(settings, defaults),
         "result": {key: value for key, value in run.result.items() if key != "model"},
+        "reranked": {k: v for k, v in run.reranked.items() if k not in ("calls", "digest")}
+        | run.reranked.get("calls", {}),
     }
 
 

@@ -40,12 +40,15 @@ function settingsSection(runs, arms) {
     runs.filter((_, place) => !apart.has(place)).map(one));
 }
 
+// A run's own figures, in a line.
+const counted = (figures) => Object.entries(figures).filter(([, value]) => value !== null).map(([key, value]) => `${key} ${typeof value === "number" && !Number.isInteger(value) ? number(value) : value}`).join(", ") || null;
+
 function runFacts(run, open) {
   return h("details", { class: "block", open: open || null },
     h("summary", {}, run.label),
     run.command.length ? h("pre", { class: "command" }, "$ python " + run.command.join(" ")) : null,
     h("dl", { class: "facts" }, Object.entries({ ...run.names, seed: run.seed, commit: run.commit, python: run.python, platform: run.platform, cores: run.cores, measured: run.time,
-      training: Object.entries(run.result).filter(([, value]) => value !== null).map(([key, value]) => `${key} ${typeof value === "number" && !Number.isInteger(value) ? number(value) : value}`).join(", ") || null })
+      training: counted(run.result), reranked: counted(run.reranked) })
       .filter(([, value]) => value !== null && value !== undefined).map(([key, value]) => h("div", {}, h("dt", {}, key), own("dd", {}, value)))),
     h("details", { class: "block" }, h("summary", {}, `Settings that aren't the defaults (${run.settings.length})`), table("Settings that aren't the defaults", [{ title: "key", cell: ([key]) => h("code", {}, key) }, { title: "here", cell: ([, , here]) => own("span", {}, here) }, { title: "default", cell: ([, before]) => before === null ? h("span", { class: "same" }, "–") : own("span", {}, before) }], run.settings, { quiet: true })),
     h("details", { class: "block" }, h("summary", {}, "Versions"), h("p", { class: "versions" }, Object.entries(run.packages).map(([name, version]) => h("span", {}, `${name} ${version}`)))));

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rearank.data.trec import write_run
 from rearank.engines import RecordingEngine
 from rearank.engines.account import DIGITS, Unread, cause_of, describe_unread
+from rearank.engines.recording import Spent
 from rearank.engines.session import Reranked, Session
 from rearank.engines.tracing import WindowTrace
 from rearank.parsing import ParsedRanking
@@ -86,20 +87,27 @@ class UnreadLimit:
             )
 
 
+class Spender(Protocol):
+    """Knows what was spent so far."""
+
+    @property
+    def spent(self) -> Spent: ...
+
+
 @dataclass
 class AnswerWatch:
     """Answers as they come: which can't be read, how far the work is, what this command pays.
 
     Args:
         what: is under way, for warnings.
-        recording: the engine.
+        recording: the engine, or what adds up several engines' work.
         limit: of unread answers.
         enough: after so many answers the limit is held for the first time.
         expected: calls of all the work, ``None`` where that isn't known; corrected as queries are done.
     """
 
     what: str
-    recording: RecordingEngine
+    recording: Spender
     limit: UnreadLimit
     enough: int
     expected: int | None = None
@@ -112,12 +120,16 @@ class AnswerWatch:
 
     def answered(self, completion: Completion, parsed: ParsedRanking) -> None:
         """One more; raises ``UnreadError`` where the first ones show that the model's answers can't be read."""
-        self.windows += 1
-        if (cause := cause_of(completion, parsed)) is not None:
-            self.unread[cause] += 1
-        if self.windows == FIRST_ANSWERS and self.unread.total() > MANY * self.windows:
+        cause = cause_of(completion, parsed)
+        self.add(1, Counter() if cause is None else Counter((cause,)))
+
+    def add(self, windows: int, unread: Counter[Unread]) -> None:
+        """So many more at once; raises as ``answered`` does."""
+        before, self.windows = self.windows, self.windows + windows
+        self.unread += unread
+        if before < FIRST_ANSWERS <= self.windows and self.unread.total() > MANY * self.windows:
             _log.warning("%s: of the first answers, %s", self.what, describe_unread(self.unread, self.windows))
-        if self.windows == self.enough:
+        if before < self.enough <= self.windows:
             self.limit.check(f"{self.what}, stopped early", self.unread, self.windows)
 
     def note(self, seconds: float) -> str:

@@ -12,6 +12,7 @@ from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.data.opening import opened
 from rearank.engines import EngineNode, ScriptedNode
 from rearank.sections import STANDARD, Rerank
+from rearank.tasks.rerank import on_ray
 from rearank.tasks.rerank.inputs import (
     Counted,
     Formats,
@@ -22,11 +23,12 @@ from rearank.tasks.rerank.inputs import (
     refuse_bad,
 )
 from rearank.tasks.rerank.rows import BadRow
+from rearank.training.verl.settings import Cluster
 
 _FIRST = 20  # lists
 
 
-def problems_of(settings: Rerank, node: Benchmark | BenchmarkList, engine: EngineNode) -> list[str]:
+def problems_of(settings: Rerank, node: Benchmark | BenchmarkList, engine: EngineNode, cluster: Cluster) -> list[str]:
     """What keeps the input from being read, the output from being written or the engine from answering, a line each."""
     try:
         formats = formats_of(settings)
@@ -40,7 +42,7 @@ def problems_of(settings: Rerank, node: Benchmark | BenchmarkList, engine: Engin
             f"engine.behaviour={engine.behaviour} goes by judgements and task=rerank has none; set "
             "engine.behaviour=reverse, random or given"
         )
-    return found
+    return found + (on_ray.problems(settings, cluster) if settings.runner == "ray" else [])
 
 
 def _of_output(settings: Rerank, formats: Formats) -> list[str]:

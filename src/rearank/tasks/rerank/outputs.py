@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import filecmp
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from rearank.runs.layout import free_name
 
@@ -88,3 +89,8 @@ def standard_output_kept() -> Iterator[None]:
 def standard_output() -> BinaryIO:
     """Where results go inside ``standard_output_kept``; standard output itself elsewhere."""
     return _standard[-1] if _standard else sys.stdout.buffer
+
+
+def write_line(stream: BinaryIO, value: Any) -> None:
+    """As JSON, in one write: two threads may write."""
+    stream.write(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")

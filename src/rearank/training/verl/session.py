@@ -99,10 +99,14 @@ def session(trainer: VerlSettings, folder: Path) -> Iterator[RaySession]:
         run = {NAME: f"rearank-events-{uuid4().hex[:12]}", MARK: mark}
         environment = {**_environment(trainer), **(given := cluster.environment()), **run}
         with progress("starting Ray" if ours else f"joining Ray at {cluster.address}"):
-            _connect(ray, trainer, environment)
+            # CPUs are only counted: verl's actors ask for more than they use, and would wait for ever on a machine of
+            # few cores. Without a GPU cores are handed out as "GPUs", too (see cpu.platform).
+            cpus = cluster.cpus or max(os.cpu_count() or 1, _cpus_wanted(cluster))
+            resources = {"num_cpus": cpus, **({"num_gpus": cluster.gpus} if trainer.on_cpu else {})}
+            connect(ray, cluster, environment, resources)
         try:
             _check_cluster(ray, trainer)
-            with _interruptible():  # not before: ray.init handles SIGTERM in its own way
+            with interruptible():  # not before: ray.init handles SIGTERM in its own way
                 opened = RaySession(ray, folder, environment, given.values())
                 try:
                     yield opened
@@ -112,19 +116,18 @@ def session(trainer: VerlSettings, folder: Path) -> Iterator[RaySession]:
             _disconnect(ray, ours)
 
 
-def _connect(ray: Any, trainer: VerlSettings, environment: Mapping[str, str]) -> None:
+def connect(ray: Any, cluster: Cluster, environment: Mapping[str, str], resources: Mapping[str, Any]) -> None:
+    """Start a Ray of our own with ``resources``, or join the one that there is; ``environment`` reaches its processes.
+
+    Raises ``TrainingError`` where none can be reached.
+    """
     if ray.is_initialized():
         raise TrainingError("this process is connected to a Ray already; rearank connects by itself")
-    cluster = trainer.cluster
     runtime = runtime_of(cluster.runtime_env)
     settings: dict[str, Any] = {"log_to_driver": bool(os.environ.get("REARANK_TRACE"))}
     if cluster.address is None:
-        # A Ray that is there already is somebody else's: "local" never joins one. CPUs are only counted: verl's actors
-        # ask for more than they use, and would wait for ever on a machine of few cores. Without a GPU cores are handed
-        # out as "GPUs", too (see cpu.platform).
-        cpus = cluster.cpus or max(os.cpu_count() or 1, _cpus_wanted(cluster))
-        settings |= {"address": "local", "include_dashboard": False, "num_cpus": cpus}
-        settings |= {"num_gpus": cluster.gpus} if trainer.on_cpu else {}
+        # A Ray that is there already is somebody else's: "local" never joins one.
+        settings |= {"address": "local", "include_dashboard": False, **resources}
     else:
         settings |= {"address": cluster.address}
         runtime["env_vars"] = dict(environment)
@@ -218,7 +221,7 @@ def _queue_is_gone(ray: Any) -> bool:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """SIGTERM ends a run as Ctrl-C does: schedulers send it, and Ray must still be put away."""
     if threading.current_thread() is not threading.main_thread():
         yield
