@@ -35,6 +35,11 @@ def value(argument: str, *before: str) -> Any:
     return OmegaConf.select(config, argument.partition("=")[0].lstrip("+"))
 
 
+def test_options_may_stand_anywhere() -> None:
+    given = ["seed=1", "-m", "reward=ndcg,absolute", "--cfg", "job", "name=a=b"]
+    assert accepted(given) == ["-m", "--cfg", "job", "seed=1", "reward=ndcg,absolute", 'name="a=b"']
+
+
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [

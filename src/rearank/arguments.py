@@ -29,20 +29,20 @@ class ArgumentError(ConfigError):
 
 
 def accepted(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` of a command line, with quotes where Hydra needs them.
+    """``arguments`` of a command line, with quotes where Hydra needs them, and options first: its parser wants them so.
 
     Raises:
         ArgumentError: for a value that could mean two things, or that nothing can be made of.
     """
     several = not _MULTIRUN.isdisjoint(arguments)
-    found, before = [], ""
+    options, values, before = [], [], ""
     for argument in arguments:
         if argument.startswith("-") or before in _WITH_VALUE | _WITH_PLACE:
-            found.append(argument)
+            options.append(argument)
         else:
-            found.append(_accepted(argument, several))
+            values.append(_accepted(argument, several))
         before = argument
-    return found
+    return options + values
 
 
 def written(key: str, values: Iterable[str] | str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval
 
@@ -65,7 +66,7 @@ class Evaluation:
     steps: tuple[Annotated[int, Ge(1)], ...] = field(default=(), metadata=SELECTS)
     samples: Annotated[int, Ge(0)] = 0
     sample_temperature: Annotated[float, Gt(0)] = 1.0
-    max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=256, metadata=INCIDENTAL)
+    max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=512, metadata=INCIDENTAL)
     max_failed: Annotated[float, Interval(ge=0, le=1)] = field(default=0.0, metadata=INCIDENTAL)
     max_unread: Annotated[float, Interval(ge=0, le=1)] | None = field(default=0.9, metadata=INCIDENTAL)
     depth: Annotated[int, Ge(1)] | None = field(default=None, metadata=SELECTS)
@@ -136,6 +137,84 @@ class RerankColumns:
     title: str = "title"
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a GPU, some of them or an API does in a second and what it costs, for ``task=preflight``. You give it all.
+
+    Args:
+        source: where the figures are from: a page and its date, or what you measured.
+        prompt_speed: tokens of prompts a second that it reads; needs ``answer_speed``.
+        answer_speed: tokens of answers a second that it writes, all calls under way together.
+        speed: tokens of prompts and answers together a second, in place of the two above.
+        call_seconds: what one call takes under that load; a list's windows wait for each other.
+        count: of them at work.
+        dollars_an_hour: for one of them.
+        price_prompt: US dollars per million tokens of prompts; needs ``price_answer``.
+        price_answer: of answers.
+    """
+
+    source: str
+    prompt_speed: float | None = None
+    answer_speed: float | None = None
+    speed: float | None = None
+    call_seconds: float | None = None
+    count: int = 1
+    dollars_an_hour: float | None = None
+    price_prompt: float | None = None
+    price_answer: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, str) or not self.source.strip():
+            raise ValueError("source must say where the figures are from")
+        for name, value in vars(self).items():
+            number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+            if name != "source" and value is not None and not (number and value > 0):
+                raise ValueError(f"{name} must be a number above 0, not {value!r}")
+        if (self.prompt_speed is None) != (self.answer_speed is None):
+            raise ValueError("prompt_speed and answer_speed belong together; set both, or neither (speed)")
+        if (self.price_prompt is None) != (self.price_answer is None):
+            raise ValueError("price_prompt and price_answer belong together; set both, or neither")
+        if (self.speed is None) == (self.prompt_speed is None) and (self.speed or self.price_prompt is None):
+            raise ValueError("set prompt_speed and answer_speed, or speed alone, or the prices of an API")
+        if self.dollars_an_hour is not None and self.speed is None and self.prompt_speed is None:
+            raise ValueError("dollars_an_hour needs a speed")
+
+
+@dataclass(frozen=True)
+class RerankCost:
+    """What ``task=preflight`` says of the cost of reranking; it changes no result.
+
+    Args:
+        lists: so many lists of the input are rendered, and their prompts' tokens counted; 0 counts none.
+        answer_tokens: of an answer, on average, reasoning included; ``null``: at most ``model.max_tokens``.
+        machines: by name; see ``Machine``.
+    """
+
+    lists: Annotated[int, Ge(0)] = 50
+    answer_tokens: Annotated[float, Gt(0)] | None = None
+    machines: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        known = [one.name for one in fields(Machine)]
+        for name, given in self.machines.items():
+            if not isinstance(given, dict):
+                raise ValueError(f"machines.{name}: must be a mapping of {', '.join(known)}")
+            if unknown := [key for key in given if key not in known]:
+                raise ValueError(f"machines.{name}: no such key: {unknown[0]}; there are {', '.join(known)}")
+            if "source" not in given:
+                raise ValueError(f"machines.{name}: source is missing: say where the figures are from")
+            try:
+                Machine(**given)
+            except ValueError as error:
+                raise ValueError(f"machines.{name}: {error}") from None
+
+    @property
+    def fleet(self) -> dict[str, Machine]:
+        """``machines`` as they are used."""
+        return {name: Machine(**given) for name, given in self.machines.items()}
+
+
 STANDARD = "-"
 """As a file's name: standard input, or standard output."""
 
@@ -167,6 +246,7 @@ class Rerank:
             memory for all.
         max_failed: share of queries that may fail; within it they are left out and stand in the skipped file.
         max_unread: as ``evaluation.max_unread``: share of a released model's answers that may be unread.
+        cost: for ``task=preflight``.
     """
 
     input: str | None = field(default=None, metadata=CONTENT)
@@ -184,9 +264,10 @@ class Rerank:
     actors: Annotated[int, Ge(1)] | None = field(default=None, metadata=INCIDENTAL)
     actor_cpus: Annotated[float, Gt(0)] = field(default=1.0, metadata=INCIDENTAL)
     block: Annotated[int, Ge(1)] = field(default=64, metadata=INCIDENTAL)
-    max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=256, metadata=INCIDENTAL)
+    max_concurrent_queries: Annotated[int, Ge(1)] | None = field(default=512, metadata=INCIDENTAL)
     max_failed: Annotated[float, Interval(ge=0, le=1)] = field(default=0.0, metadata=INCIDENTAL)
     max_unread: Annotated[float, Interval(ge=0, le=1)] | None = field(default=0.9, metadata=INCIDENTAL)
+    cost: RerankCost = field(default_factory=RerankCost, metadata=INCIDENTAL)
 
     def __post_init__(self) -> None:
         check_fields(self)

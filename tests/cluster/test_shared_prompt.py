@@ -76,6 +76,13 @@ def test_a_model_that_cannot_share_takes_verls_own_path_or_says_why(tmp_path: Pa
         found(tmp_path, asked="true dense", **given)
 
 
+def test_a_device_that_cannot_take_masks_in_blocks_takes_verls_own_path(tmp_path: Path) -> None:
+    """``flex_attention`` is tried before the first step, and has no backward pass on CPUs."""
+    (one,) = found(tmp_path, asked="auto flex", groups=[MIXED[:1]], budget=BUDGET, reference=True)
+    assert (one["engine"], one["form"]) == ("SharedPromptEngine", None)
+    assert one["passes"]["shared"] == one["passes"]["plain"]
+
+
 def test_verl_finds_it_where_it_is_asked_for_alone() -> None:
     code = (
         "import json, verl; from verl.workers.engine import EngineRegistry as R; "

@@ -21,9 +21,10 @@ pytestmark = pytest.mark.slow
 GAIN = 0.07
 
 
-def test_the_quickstart(tmp_path: Path) -> None:
+def run(outputs: Path, *overrides: str) -> tuple[Path, str]:
+    """The run's folder and what it said."""
     done = subprocess.run(
-        [sys.executable, "run.py", "experiment=quickstart", f"paths.outputs={tmp_path}"],
+        [sys.executable, "run.py", "experiment=quickstart", f"paths.outputs={outputs}", *overrides],
         cwd=ROOT,
         env={key: value for key, value in environment().items() if key != "WANDB_API_KEY"},
         capture_output=True,
@@ -32,7 +33,11 @@ def test_the_quickstart(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    folder = tmp_path / "quickstart"
+    return outputs / "quickstart", done.stdout
+
+
+def test_the_quickstart(tmp_path: Path) -> None:
+    folder, said = run(tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["queries"] >= 300
     assert summary["grpo"] >= summary["base"] + GAIN
@@ -43,7 +48,7 @@ def test_the_quickstart(tmp_path: Path) -> None:
     assert summary["seed"] == 1
     # The table on screen is the summary's.
     for name in ("bm25", "base", "base_sampled", "grpo", "ideal"):
-        assert f"{summary[name]:.4f}" in done.stdout
+        assert f"{summary[name]:.4f}" in said
         metrics = json.loads((folder / "evaluation" / "synthetic" / name / "metrics.json").read_text())
         assert metrics["mean"]["ndcg_cut_10"] == summary[name]
         low, high = metrics["interval_95"]["ndcg_cut_10"]
@@ -67,7 +72,7 @@ def check_golden(folder: Path) -> None:
 
     A summary may say more than it did.
     """
-    now, then = quickstart.facts(folder), quickstart.recorded()
+    now, then = quickstart.facts(folder), quickstart.recorded("shared")
     assert not set(then["files"]) - set(now["files"]), "a file that users know has gone"
     now["summary"] = {key: now["summary"].get(key) for key in then["summary"]}
     if now["made_on"] == then["made_on"]:
@@ -78,6 +83,30 @@ def check_golden(folder: Path) -> None:
     assert [now["digests"][name] for name in rows] == [then["digests"][name] for name in rows]
     for name, system in then["metrics"].items():
         assert now["metrics"][name]["mean"] == pytest.approx(system["mean"], abs=quickstart.NEAR), name
+
+
+def test_the_plain_path_is_what_it_was(tmp_path: Path) -> None:
+    """``trainer.shared_prompt=false``: the curves are those from before prompts were shared, digit for digit."""
+    folder, _ = run(tmp_path, "task=train", "trainer.shared_prompt=false", "tracking=none")
+    then = quickstart.recorded("plain")
+    rows = [name for name in then["digests"] if name.startswith("prepared/")]
+    assert quickstart.digests(folder) == {name: then["digests"][name] for name in rows}
+    found = quickstart.curves(folder / "training" / "train.jsonl")
+    if quickstart.made_on() == then["made_on"]:
+        assert found == then["curves"]
+    assert [line["step"] for line in found] == [line["step"] for line in then["curves"]]
+
+
+def test_both_paths_figures_are_near_one_another() -> None:
+    """As they are written down: with each prompt computed once the same draws are taken."""
+    shared, plain = (quickstart.recorded(path) for path in ("shared", "plain"))
+    assert shared["metrics"].keys() == plain["metrics"].keys()
+    for name, one in plain["metrics"].items():
+        assert shared["metrics"][name]["mean"] == pytest.approx(one["mean"], abs=0.005), name
+    for one, other in zip(shared["curves"], plain["curves"], strict=True):
+        assert one["step"] == other["step"]
+        for name in ("rollout/reward/total", "val/ndcg@10", "val/reward/total"):
+            assert one.get(name) == pytest.approx(other.get(name), abs=0.005), (one["step"], name)
 
 
 def check_offline(folder: Path) -> None:

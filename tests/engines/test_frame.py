@@ -8,7 +8,7 @@ import pytest
 
 from rearank.engines import EngineError
 from rearank.engines.chat import Chat
-from rearank.prompts import CompactPrompt
+from rearank.prompts import ChatPrompt, CompactPrompt, Prompt
 from rearank.types import Message, Passage, Query, Sampling, Window
 
 pytest.importorskip("tokenizers")
@@ -18,7 +18,7 @@ CHATML = (
 )
 
 
-def chat_of(*added: str, context: int = 300) -> Chat:
+def chat_of(*added: str, context: int = 300, template: str = CHATML) -> Chat:
     """A model that reads bytes, with these special tokens besides those of its template."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -28,7 +28,7 @@ def chat_of(*added: str, context: int = 300) -> Chat:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([AddedToken(text, normalized=False) for text in ("<|start|>", "<|end|>", *added)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", chat_template=CHATML)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", chat_template=template)
     return Chat(tokenizer, frozenset([tokenizer.eos_token_id]), context, "truncate", "", "")
 
 
@@ -94,3 +94,46 @@ def test_tokens_of_the_prompts_own_words_and_of_verbatim_texts_stay() -> None:
     tokens, shortened = chat_of("<think>").prompt(asked(chat, "b" * 900, "Write <think> first."), Sampling(16))
     assert shortened
     assert specials(chat, tokens) == ["<|start|>", "<think>", "<|end|>", "<|start|>"]
+
+
+@pytest.mark.parametrize("token", ["z<|end|>", "z<|", "system\nz", "assistant\nz"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        CompactPrompt(system="{query}", opening="x", final="Rank."),
+        ChatPrompt(opening="x", acknowledgement="{query}", final="Rank."),
+        ChatPrompt(opening="x", received="{passage}", passage="{i}", final="Rank."),
+    ],
+)
+def test_a_foreign_text_in_a_turn_of_the_system_or_the_assistant_is_held_to_the_same(
+    prompt: Prompt, token: str
+) -> None:
+    chat, plain = chat_of(token, context=2000), chat_of(context=2000)
+    texts = Window(Query("q", "zz"), (Passage("a", "zz"), Passage("b", "zz")))
+    messages = prompt.render(texts, chat.tokenizer)
+    if specials(chat, chat.encode(messages)) == specials(plain, plain.encode(messages)):
+        assert chat.prompt(messages, Sampling(16))[1] is False
+        return
+    with pytest.raises(EngineError, match=r"template together make or hide .*; let other words stand"):
+        chat.prompt(messages, Sampling(16))
+
+
+def test_the_tokens_of_the_prompts_own_system_and_assistant_words_stay() -> None:
+    chat = chat_of("<s>", context=2000)
+    prompt = ChatPrompt(system="<s> a <|end|>", acknowledgement="<s>", final="Rank.", prefill="<s> b")
+    texts = Window(Query("q", "<s>"), (Passage("a", "<s>"), Passage("b", "x")))
+    tokens, _ = chat.prompt(prompt.render(texts, chat.tokenizer), Sampling(16))
+    assert specials(chat, tokens) == [
+        *("<|start|>", "<s>", "<|end|>", "<|end|>"),  # system
+        *("<|start|>", "<|end|>"),
+        *("<|start|>", "<s>", "<|end|>"),
+        *("<|start|>", "<|end|>") * 3,
+        *("<|start|>", "<s>"),
+    ]
+
+
+def test_a_template_that_looks_for_words_of_the_system_finds_them() -> None:
+    template = CHATML + "{% if '/quick' in messages[0].content %}<t>{% endif %}"
+    chat = chat_of("<t>", context=2000, template=template)
+    tokens, _ = chat.prompt(asked(chat, "x", system="Be /quick"), Sampling(16))
+    assert specials(chat, tokens)[-1] == "<t>"

@@ -1,6 +1,8 @@
 """What the quickstart made when its figures were written down, and what a folder of it holds now.
 
-``python -m tests.golden.quickstart outputs/quickstart`` writes it down again: only where a figure is meant to change.
+With each prompt computed once, as it comes (``trainer.shared_prompt=auto``), and once for each answer (``false``):
+their figures differ by rounding. ``python -m tests.golden.quickstart shared outputs/quickstart`` writes the first down
+again, ``plain`` the other, of a run with ``OMP_NUM_THREADS=1``: only where a figure is meant to change.
 """
 
 from __future__ import annotations
@@ -13,17 +15,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RECORDED = Path(__file__).with_suffix(".json")
+HERE = Path(__file__).parent
 CLOCKS = {"train/seconds", "rollout/reward_seconds"}
 NEAR = 0.01
 """How far a mean of nDCG@10 may lie from the recorded one on another kind of processor."""
 Facts = dict[str, Any]
 
 
-def recorded() -> Facts:
-    """What was written down."""
-    found: Facts = json.loads(RECORDED.read_text())
+def recorded(path: str) -> Facts:
+    """What was written down of the ``shared`` or the ``plain`` path."""
+    found: Facts = json.loads(_file(path).read_text())
     return found
+
+
+def _file(path: str) -> Path:
+    return HERE / f"quickstart_{path}.json"
 
 
 def facts(folder: Path) -> Facts:
@@ -82,4 +88,4 @@ def layout(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    RECORDED.write_text(json.dumps(facts(Path(sys.argv[1])), indent=1) + "\n")
+    _file(sys.argv[1]).write_text(json.dumps(facts(Path(sys.argv[2])), indent=1) + "\n")

@@ -99,9 +99,10 @@ def test_a_share_that_leaves_no_cache_is_named() -> None:
 def test_a_machine_without_a_gpu_is_planned_by_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "gpus_seen", list)
     monkeypatch.setattr(plan, "free_gib", lambda *, gpu: 24.0)
-    report = plan.examine(TrlTrainer(max_prompt_tokens=1600), ALGORITHM, 400, SMOLLM)
-    assert not report.problems
-    assert any("trainer.micro_batch=4" in note for note in report.notes)
+    for shared, micro_batch in (("auto", 8), (False, 4)):
+        report = plan.examine(TrlTrainer(max_prompt_tokens=1600, shared_prompt=shared), ALGORITHM, 400, SMOLLM)  # type: ignore[arg-type]
+        assert not report.problems
+        assert any(f"trainer.micro_batch={micro_batch}" in note for note in report.notes)
     monkeypatch.setattr(plan, "free_gib", lambda *, gpu: 2.0)
     (warning,) = plan.examine(TrlTrainer(max_prompt_tokens=1600), ALGORITHM, 400, SMOLLM).warnings
     assert "an update takes" in warning

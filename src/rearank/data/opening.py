@@ -84,16 +84,27 @@ def _files(place: Path) -> list[Path]:
 
 def _look_for(collection: Irds) -> None:
     """Raises ``DataError`` for a collection of the catalogue that isn't here and can't be fetched now."""
-    first, *rest = collection.id.split("/")
+    first = collection.id.partition("/")[0]
     if first not in _catalogued():
         return  # a user's own entry
-    home = Path(os.environ.get("IR_DATASETS_HOME", "~/.ir_datasets")).expanduser() / first
-    place = home / rest[0] if first == "beir" and rest else home
+    place = _place(collection)
     if not place.exists() and not reachable(_CATALOGUE):
         raise DataError(
             f"ir_datasets {collection.id!r} isn't on this machine ({place}) and the network can't be reached; lay its "
             f"files there by hand ({_CATALOGUE}/{first}.html), or choose another collection"
         )
+
+
+def fetched(collection: Any) -> bool:
+    """Whether reading ``collection`` fetches nothing that isn't on this machine yet, as far as can be seen."""
+    return not isinstance(collection, Irds) or _place(collection).exists()
+
+
+def _place(collection: Irds) -> Path:
+    """Where ir_datasets keeps it."""
+    first, *rest = collection.id.split("/")
+    home = Path(os.environ.get("IR_DATASETS_HOME", "~/.ir_datasets")).expanduser() / first
+    return home / rest[0] if first == "beir" and rest else home
 
 
 def _catalogued() -> set[str]:

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rearank.neutral import reserved_of
+from rearank.neutral import plain_unknown, reserved_of
 from rearank.prompts import Prompt, Tokenizer
 from rearank.runs.layout import read_json
 from rearank.types import Message, Passage, Query, Window
@@ -23,6 +24,7 @@ from rearank.types import Message, Passage, Query, Window
 # have the first as a token, or make one of it and what stands beside it: then the next is tried.
 CUTS = (" … ", " ... ", " (...) ")
 _FRAMES = 64  # forms of prompts that are kept: a run has one for each size of a window
+_TEXTS = 1024  # of messages whose own tokens are kept: passages are shown in several windows
 _SYSTEM = "the system role"
 _ALTERNATION = "two turns of one role in a row"
 _SINGLE = "more than one turn"
@@ -37,17 +39,20 @@ _REMEDIES = {
 class Frame:
     """The special and added tokens that prompts of one model may hold: the template's and the messages' own.
 
-    Neutralised texts have none. One could still arise where a text meets the template, or the mark of a cut.
+    Neutralised texts have none. One could still arise where a text meets the template, or the mark of a cut. That may
+    be in any turn: ``{query}`` may stand in ``prompt.system``, say. Tokens that a message's text has by itself stay.
+    They are of the prompt's own words, which are the user's wish, or of texts that are to be verbatim.
     """
 
     def __init__(self, tokenizer: Any, encode: Callable[[tuple[Message, ...]], list[int]]) -> None:
         """``encode`` gives the tokens of a conversation in the model's template."""
         reserved, self._tokenizer, self._encode = reserved_of(tokenizer), tokenizer, encode
         texts = {*reserved.exact, *reserved.normalised} if reserved is not None else set()
+        texts.discard(plain_unknown(tokenizer) or "")
         added = getattr(tokenizer, "added_tokens_decoder", {}).items()
-        unknown = getattr(tokenizer, "unk_token_id", None)  # any character outside the vocabulary is that one
-        self._names = {i: token.content for i, token in added if token.content in texts and i != unknown}
+        self._names = {i: token.content for i, token in added if token.content in texts}
         self._frames: dict[tuple[Message, ...], Counter[int]] = {}
+        self._own = lru_cache(maxsize=_TEXTS)(lambda text: self._count(self._tokens(text)))
 
     def stray(
         self,
@@ -69,20 +74,49 @@ class Frame:
         if more:
             for message in (whole or (messages,))[0]:
                 if message.role == "user":
-                    more -= self._count(self._tokenizer(message.content, add_special_tokens=False)["input_ids"])
+                    more -= self._own(message.content)
         if whole is not None:
             more |= found - self._count(whole[1])
         strays = more or frame - found
         return self._names[next(iter(strays))] if strays else None
 
     def _frame(self, messages: tuple[Message, ...]) -> Counter[int]:
-        """What is left of a prompt without the users' texts, which are all that can be foreign and long."""
-        bare = tuple(replace(m, content="x") if m.role == "user" and m.content else m for m in messages)
+        """What is left of a prompt without the users' texts, and with each other text apart from the template.
+
+        The others keep their words: templates look for some ("/no_think"). The answer's beginning is the user's own.
+        """
+        last = len(messages) - 1
+        bare = tuple(
+            message
+            if not message.content or (message.role == "assistant" and place == last)
+            else replace(message, content=self._apart(message))
+            for place, message in enumerate(messages)
+        )
         if bare not in self._frames:
             if len(self._frames) >= _FRAMES:
                 self._frames.clear()
             self._frames[bare] = self._count(self._encode(bare))
         return self._frames[bare]
+
+    def _apart(self, message: Message) -> str:
+        before, after = self._plain
+        return before.strip() if message.role == "user" else f"{before}{message.content}{after}"
+
+    @cached_property
+    def _plain(self) -> tuple[str, str]:
+        """What stands before a text and behind it: without any of the tokens, and nearly always an x and a space."""
+
+        def spelt(word: str) -> bool:
+            return word.isascii() and word.isalnum() and not self._count(self._tokens(f"{word}{gap}{word}"))
+
+        for gap in (" ", ""):
+            if word := "x" if spelt("x") else next(filter(spelt, sorted(self._tokenizer.get_vocab())), ""):
+                return f"{word}{gap}", f"{gap}{word}"
+        return "x ", " x"
+
+    def _tokens(self, text: str) -> Sequence[int]:
+        found: Sequence[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
 
     def _count(self, tokens: Sequence[int]) -> Counter[int]:
         return Counter(token for token in tokens if token in self._names)

@@ -82,7 +82,7 @@ class TransformersEngine:
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        max_batch: int = 128,
+        max_batch: int = 256,
         max_batch_tokens: int = 65536,
         overflow: Overflow = "truncate",
         gather_seconds: float = 0.005,
@@ -115,7 +115,7 @@ class TransformersEngine:
         self.batches = 0
         self._waiting: list[_Call] = []
         self._dispatchers: set[asyncio.Task[None]] = set()
-        self._at_once, self._answering = _batches_at_once(self._model), 0
+        self._at_once, self._open = _batches_at_once(self._model), 0
         self._workers = _workers(self._at_once)
         # Prompts become tokens in one thread, whatever the number of workers, and no batch waits for it.
         self._desk = ThreadPoolExecutor(1, thread_name_prefix="rearank-prompts")
@@ -131,8 +131,12 @@ class TransformersEngine:
         loop = asyncio.get_running_loop()
         call = _Call(tuple(messages), sampling, loop, loop.create_future())
         self._waiting.append(call)
-        self._dispatch_more()
-        return await call.answer
+        self._open += 1
+        try:
+            self._dispatch_more()
+            return await call.answer
+        finally:
+            self._open -= 1
 
     async def aclose(self) -> None:
         """Finish what is under way and let the worker threads go."""
@@ -154,16 +158,13 @@ class TransformersEngine:
             await asyncio.sleep(self._gather_seconds)
             self._waiting = [call for call in self._waiting if not call.answer.done()]
             ready, self._waiting = self._waiting, []
-            share = max(_LEAST, -(-len(ready) // (self._at_once - self._answering)))
+            # Not all that wait: too few would be left for the batch beside this one when its turn comes.
+            share = max(_LEAST, -(-self._open // self._at_once))
             batch, rest = await loop.run_in_executor(self._desk, self._choose, ready, min(share, self._max_batch))
             self._waiting = rest + self._waiting
-            self._answering += 1
             self._dispatch_more()  # the others saw nothing while this one chose
-            try:
-                if batch:
-                    await loop.run_in_executor(self._workers, self._answer, batch)
-            finally:
-                self._answering -= 1
+            if batch:
+                await loop.run_in_executor(self._workers, self._answer, batch)
 
     def _choose(self, ready: list[_Call], most: int) -> tuple[list[_Call], list[_Call]]:
         """(the next batch of at most so many, the rest): the call that waits longest, and those nearest in length."""

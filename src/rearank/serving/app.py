@@ -6,9 +6,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -17,8 +17,9 @@ from starlette.requests import ClientDisconnect
 
 from rearank import __version__
 from rearank.engines import EngineError
+from rearank.engines.model import Model
 from rearank.ranking import AbortRunError
-from rearank.reranker import Reranker, RerankResult
+from rearank.reranker import RerankResult
 from rearank.serving.door import Door, has_key
 from rearank.serving.encoding import as_json
 from rearank.serving.gate import Gate
@@ -26,6 +27,7 @@ from rearank.serving.limits import Serving
 from rearank.serving.request import RequestError, RerankRequest, parse_request
 from rearank.serving.response import render
 from rearank.serving.schema import RERANK_SCHEMA
+from rearank.types import Passage
 
 T = TypeVar("T")
 
@@ -40,7 +42,19 @@ class _GoneError(Exception):
     """The caller hung up."""
 
 
-def create_app(reranker: Reranker, settings: Serving) -> FastAPI:
+class Answers(Protocol):
+    """What the application asks: a reranker, or a way to several."""
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def engine_name(self) -> str: ...
+
+    async def arerank(self, query: str, passages: Sequence[Passage]) -> RerankResult: ...
+
+
+def create_app(reranker: Answers, settings: Serving) -> FastAPI:
     """The application over a reranker that is warm; it is not closed here."""
     app = FastAPI(title="rearank", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.router.redirect_slashes = False  # it would build an address of what a caller sends as Host

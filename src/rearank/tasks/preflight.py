@@ -17,12 +17,15 @@ from rearank.engines.store import StoreError
 from rearank.engines.template import example, own_template, refusal
 from rearank.experiment import Run
 from rearank.ranking import misfits
+from rearank.reranker.setup import Parts
 from rearank.runs.layout import STORE, SUMMARY, misplaced
+from rearank.sections import STANDARD
 from rearank.tasks.overlap import OverlapError, measured_queries, refuse_overlap
 from rearank.tasks.pipeline import PrepareTask, rows_stage
 from rearank.tasks.prepare import Rows
 from rearank.tasks.rerank import RerankTask
-from rearank.tasks.rerank.looking import counted_lines, problems_of
+from rearank.tasks.rerank.looking import problems_of
+from rearank.tasks.rerank_cost import cost_lines
 from rearank.training.base import ChecksAlgorithm, Examines, TrainingError
 from rearank.training.rows import RowError, TrainingRow
 
@@ -94,7 +97,8 @@ def preflight(run: Run) -> None:
 
 def _needs(run: Run) -> tuple[str, ...]:
     """The nodes that are used; ``task=preflight`` is for what the command would rerank, where it says that."""
-    reranks = isinstance(run.experiment.task, PreflightTask) and run.experiment.rerank.output is not None
+    given = run.experiment.rerank
+    reranks = isinstance(run.experiment.task, PreflightTask) and (given.input or given.output) is not None
     return RerankTask.needs if reranks else run.experiment.task.needs
 
 
@@ -113,13 +117,17 @@ def _elsewhere(run: Run) -> bool:
 
 def _rerank(run: Run, found: Sequence[str]) -> tuple[list[str], list[str]]:
     """What stands in the way of reranking lists, and how much there is to do."""
-    chosen = run.experiment
+    chosen, settings = run.experiment, run.experiment.rerank
+    if isinstance(chosen.task, PreflightTask) and settings.output is None:
+        settings = replace(settings, output=STANDARD)  # a cost is of any output
     if run.sweep is not None:  # whose jobs are known by what they measure or train, not by their input and output
         return ["task=rerank is no job of a sweep; leave out -m, and give a command for each output"], []
-    problems = problems_of(chosen.rerank, chosen.benchmark, chosen.engine, chosen.cluster)
+    problems = problems_of(settings, chosen.benchmark, chosen.engine, chosen.cluster)
     if problems or found or not isinstance(chosen.task, PreflightTask):
         return problems, []
-    return [], counted_lines(chosen.rerank, chosen.benchmark, chosen.strategy)
+    return [], cost_lines(
+        settings, chosen.benchmark, Parts(chosen.model, chosen.prompt, chosen.strategy, chosen.engine)
+    )
 
 
 def _in_the_folder(run: Run) -> list[str]:

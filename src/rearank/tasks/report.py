@@ -287,9 +287,10 @@ def _replay(part: Queries, number: int, store_path: Path, full: frozenset[str]) 
 
 
 def _tokenizer(prompt: Any, answers: Mapping[str, Any]) -> Any:
-    """A whole one only for a prompt that cuts by tokens; else what a prompt neutralises of the model's tokens."""
-    if getattr(prompt, "max_tokens", None) is None:
-        return Reserving.of(answers.get("reserved"))
+    """A whole one only where a prompt needs it to cut or neutralise; else what it neutralises of the model's tokens."""
+    reserved = answers.get("reserved")
+    if getattr(prompt, "max_tokens", None) is None and not (reserved or {}).get("pieces"):
+        return Reserving.of(reserved)
     from rearank.training.local import load_tokenizer
 
     return load_tokenizer(answers["model"], answers["revision"])

@@ -1,7 +1,8 @@
 """Models behind a server that speaks OpenAI's chat protocol: OpenAI, vLLM, SGLang, DeepSeek and many more.
 
-What is retried, and when the run stops instead, stands in ``retries``. The connection belongs to one event
-loop and its callers' loops come and go, so it gets a loop in a thread of its own.
+What is retried, and when the run stops instead, stands in ``retries``; which of several servers is asked, in
+``servers``. The connections belong to one event loop and its callers' loops come and go, so they get a loop in a thread
+of their own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rearank.engines.openai.refusals import SETTINGS, Refusals
 from rearank.engines.openai.replies import Reply, is_served_as, read_reply, reread, whole_text
 from rearank.engines.openai.retries import Backoff, Kind, Trouble
 from rearank.engines.openai.server import Server
+from rearank.engines.openai.servers import Servers
 from rearank.engines.openai.settings import OpenAISettings
 from rearank.ranking import AbortRunError
 from rearank.types import Completion, Message, Sampling
@@ -46,7 +48,7 @@ class ServerError(EngineError, AbortRunError):
 
 
 class OpenAIEngine(EngineAtHome):
-    """Asks the server that ``node`` describes for answers of ``model``.
+    """Asks the server that ``node`` describes, or one of several, for answers of ``model``.
 
     Args:
         node: see ``OpenAISettings``.
@@ -80,7 +82,7 @@ class OpenAIEngine(EngineAtHome):
         }
         self._backoff = Backoff(node.first_wait, node.longest_wait)
         # What follows is touched in the home loop only.
-        self._server = Server(node)
+        self._servers = Servers(node)
         self._slots = asyncio.Semaphore(node.max_concurrent_calls)
         self._stopping = asyncio.Event()
         self._reason: EngineError | None = None
@@ -109,7 +111,7 @@ class OpenAIEngine(EngineAtHome):
 
     async def _stop(self) -> None:
         """Drop the connections; what is under way ends with the loop."""
-        await self._server.close()
+        await self._servers.close()
 
     async def _complete(self, messages: tuple[Message, ...], sampling: Sampling) -> Completion:
         """The server's answer.
@@ -123,34 +125,37 @@ class OpenAIEngine(EngineAtHome):
         if refused := self.node.prefill_misfits(prefill):
             raise ServerError("; ".join(refused))
         async with self._slots:
-            self._server.open()
+            server: Server | None = None
             request = Request(messages, sampling.max_tokens)
             answered, failures, cuts, empty, cost = self._answered, 0, 0, 0, 0.0
             while True:
                 self._go_on()
                 began = time.perf_counter()
+                server = self._servers.next(server)
                 try:
-                    reply = await self._ask(request, call_seed(messages, sampling), sampling)
+                    reply = await self._ask(server, request, call_seed(messages, sampling), sampling)
                     break
                 except Trouble as trouble:
                     if trouble.usage is not None:
-                        cost += self._charge(self._counted(trouble.usage, request, ""))
+                        cost += self._charge(self._counted(server, trouble.usage, request, ""))
                     empty += trouble.empty
-                    if await self._is_longest(request, trouble):
+                    if await self._is_longest(server, request, trouble):
                         trouble.too_long = TooLong()
                     if trouble.too_long is not None and cuts < _SHORTENED_AT_MOST:
                         request = self._shorter(request, trouble)
                         cuts += 1
                     elif trouble.kind is Kind.RETRY and failures < self.node.retries and empty <= _EMPTY_AT_MOST:
-                        await self._pause(self._backoff.seconds(failures, trouble.wait))
+                        at_once = failures == 0 and self._servers.other_than(server)
+                        await self._pause(0.0 if at_once else self._backoff.seconds(failures, trouble.wait))
                         failures += 1
                     else:
-                        await self._give_up(trouble, failures, messages, nobody_answered=self._answered == answered)
+                        nobody = self._answered == answered
+                        await self._give_up(server, trouble, failures, messages, nobody_answered=nobody)
             self._answered += 1
             self._refusals.answered(request.characters)
             self.truncated += request.shortened
-            usage = self._counted(reply.usage or Usage(), request, reply.text)
-            self._look_at(request, reply)
+            usage = self._counted(server, reply.usage or Usage(), request, reply.text)
+            self._look_at(server, request, reply)
             return Completion(
                 text=whole_text(reply, prefill),  # a server says what it added
                 prompt_tokens=usage.prompt,
@@ -161,27 +166,27 @@ class OpenAIEngine(EngineAtHome):
                 cost=cost + self._charge(usage),
             )
 
-    async def _ask(self, request: Request, seed: int, sampling: Sampling) -> Reply:
+    async def _ask(self, server: Server, request: Request, seed: int, sampling: Sampling) -> Reply:
         """One request; raises ``Trouble``."""
         self._asking += 1
         try:
-            body = await self._server.chat(self._body(request, seed, sampling), request)
+            with self._servers.asking(server):
+                body = await server.chat(self._body(request, seed, sampling), request)
+                reply = read_reply(body, self.node.variable, request)
+        except Trouble as trouble:
+            trouble.args = (server.clean(str(trouble)),)
+            raise
         finally:
             self._asking -= 1
-        try:
-            reply = read_reply(body, self.node.variable, request)
-        except Trouble as trouble:
-            trouble.args = (self._server.clean(str(trouble)),)
-            raise
         if not is_served_as(self.model, reply.model, self.node.accept_model):
-            answering = self._server.clean(repr(reply.model))
+            answering = server.clean(repr(reply.model))
             raise Trouble(
                 Kind.STOP,
                 f"{self.model!r} was asked for and {answering} answers; if that is the same model, set "
                 "engine.accept_model to the name it answers under",
                 usage=reply.usage,
             )
-        return replace(reply, text=self._server.without_secret(reply.text))
+        return replace(reply, text=server.without_secret(reply.text))
 
     def _body(self, request: Request, seed: int, sampling: Sampling) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -200,7 +205,7 @@ class OpenAIEngine(EngineAtHome):
             body["extra_body"] = {**self._extra, **continued}
         return body
 
-    async def _is_longest(self, request: Request, trouble: Trouble) -> bool:
+    async def _is_longest(self, server: Server, request: Request, trouble: Trouble) -> bool:
         """Whether an unexplained refusal may be for a prompt's length, since shorter ones are answered.
 
         It waits for the calls under way while none is: refusals come sooner than answers.
@@ -210,6 +215,7 @@ class OpenAIEngine(EngineAtHome):
         longest = trouble.of_its_length and self._refusals.is_longest(request.characters)
         if longest and self.node.overflow == "truncate":
             self._log_once(
+                server,
                 "refused lengths",
                 f"answers shorter prompts and refuses one of {request.characters:,} characters ({trouble}): such "
                 f"prompts are shortened until it answers; {_ADVICE}",
@@ -226,7 +232,7 @@ class OpenAIEngine(EngineAtHome):
             raise EngineError(f"the prompt {known} ({trouble}); {_ADVICE}, or set engine.overflow=truncate")
         return shorter
 
-    def _counted(self, usage: Usage, request: Request, answer: str) -> Usage:
+    def _counted(self, server: Server, usage: Usage, request: Request, answer: str) -> Usage:
         """``usage`` with what the server doesn't count estimated from the texts, so that the budget is kept."""
         asked = sum(tokens_of(message.content) for message in request.messages)
         prompt = usage.prompt or (min(asked, usage.total) if usage.total else asked)
@@ -234,16 +240,18 @@ class OpenAIEngine(EngineAtHome):
         counted = Usage(prompt, completion, usage.cached)
         if counted != usage:
             self._log_once(
+                server,
                 "uncounted",
                 "does not count the tokens of its answers: they are estimated from the texts' lengths, and so are the "
                 "costs",
             )
         return counted
 
-    def _look_at(self, request: Request, reply: Reply) -> None:
+    def _look_at(self, server: Server, request: Request, reply: Reply) -> None:
         """Log, once, what the server does to answers and prompts that no answer shows."""
         if reply.in_reasoning:
             self._log_once(
+                server,
                 "reasoning",
                 "sends answers in the field of the reasoning, and no other text: they are read as answers; a server "
                 "with a reasoning parser does that to a model that doesn't think (start it without, or set "
@@ -253,6 +261,7 @@ class OpenAIEngine(EngineAtHome):
         read = reply.usage.prompt if reply.usage is not None else 0
         if read and characters >= _LONG_ENOUGH and read * _WIDEST_TOKEN < characters:
             self._log_once(
+                server,
                 "cut prompts",
                 f"counts {read} tokens in a prompt of {characters:,} characters (about "
                 f"{characters // _USUAL_TOKEN:,} tokens): it seems to cut prompts without saying so, and these answers "
@@ -260,10 +269,10 @@ class OpenAIEngine(EngineAtHome):
                 "shorten the passages (prompt.max_characters) or the windows (strategy.size)",
             )
 
-    def _log_once(self, subject: str, text: str) -> None:
+    def _log_once(self, server: Server, subject: str, text: str) -> None:
         if subject not in self._logged:
             self._logged.add(subject)
-            _log.warning("%s %s", self._server.url, text)
+            _log.warning("%s %s", server.url, text)
 
     def _charge(self, usage: Usage) -> float:
         """What an answer cost, US dollars."""
@@ -292,15 +301,15 @@ class OpenAIEngine(EngineAtHome):
             return
 
     async def _give_up(
-        self, trouble: Trouble, failures: int, messages: tuple[Message, ...], *, nobody_answered: bool
+        self, server: Server, trouble: Trouble, failures: int, messages: tuple[Message, ...], *, nobody_answered: bool
     ) -> NoReturn:
         tried = f" (tried {failures + 1} times)" if failures else ""
-        failure = f"{self._server.url}: {trouble}{tried}"
+        failure = f"{server.url}: {trouble}{tried}"
         first = self._answered == 0
         if trouble.kind is Kind.OVERFLOW:
             failure += f"; it stays too long however much is cut: {_ADVICE}"
         if trouble.kind is Kind.NO_MODEL:
-            failure = await self._server.without(self.model, trouble)
+            failure = await server.without(self.model, trouble)
         elif trouble.unreachable and nobody_answered:
             failure += (
                 "; nobody answers there: start the server, or set engine.base_url (http:// or https://, host, port)"

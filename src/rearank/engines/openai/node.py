@@ -24,17 +24,18 @@ class OpenAINode(OpenAISettings, CreatesEngine):
         elif not (key.isascii() and key.isprintable()) or " " in key:
             missing.append(f"the environment variable {self.variable} holds characters that no key has")
         for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-            if self.url.startswith("https:") and (place := os.environ.get(name)) and not os.path.exists(place):  # noqa: PTH110
+            place = os.environ.get(name) if any(url.startswith("https:") for url in self.urls) else None
+            if place and not os.path.exists(place):  # noqa: PTH110
                 missing.append(
                     f"the environment variable {name} names {place}, which does not exist; unset it or mend it"
                 )
         return missing
 
     def examine_server(self, model: str) -> tuple[list[str], list[str]]:
-        """Ask the server what it has, and with ``trial`` for an answer: problems and warnings, a line each."""
-        from rearank.engines.openai.trial import try_server
+        """Ask each server what it has, and with ``trial`` for an answer: problems and warnings, a line each."""
+        from rearank.engines.openai.trial import try_servers
 
-        return try_server(self, self.served_model or model)
+        return try_servers(self, self.served_model or model)
 
     def _engine(self, asked: EngineRequest) -> Engine:
         from rearank.engines.openai.engine import OpenAIEngine

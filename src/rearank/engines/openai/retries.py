@@ -60,9 +60,9 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
     """A request that gave no answer.
 
     ``wait`` is how long the server asks to be left alone (seconds); ``usage`` what it charges all the same;
-    ``unreachable`` says that no server was there, ``empty`` that an answer came without a word, ``alike`` that the
-    same refusal of several prompts is no prompt's fault, and ``of_its_length`` that this one may be refused for being
-    too long.
+    ``unreachable`` says that no server was there, ``silent`` that nothing was heard from it, ``empty`` that an answer
+    came without a word, ``alike`` that the same refusal of several prompts is no prompt's fault, and ``of_its_length``
+    that this one may be refused for being too long.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
         usage: Usage | None = None,
         too_long: TooLong | None = None,
         unreachable: bool = False,
+        silent: bool = False,
         empty: bool = False,
         alike: bool = False,
         of_its_length: bool = False,
@@ -84,6 +85,7 @@ class Trouble(Exception):  # noqa: N818 - not an error yet: most are mended
         self.usage = usage
         self.too_long = too_long
         self.unreachable = unreachable
+        self.silent = silent
         self.empty = empty
         self.alike = alike
         self.of_its_length = of_its_length

@@ -29,10 +29,10 @@ _ENCRYPTED = "the server speaks TLS and was asked in plain text: engine.base_url
 
 
 class Server:
-    """One server, as ``node`` describes it; belongs to the event loop that first calls it."""
+    """The server at ``url``, asked as ``node`` says; belongs to the event loop that first calls it."""
 
-    def __init__(self, node: OpenAISettings) -> None:
-        self.url = node.url
+    def __init__(self, node: OpenAISettings, url: str) -> None:
+        self.url = url
         self._node = node
         self._key = os.environ.get(node.variable or "", "").strip()
         self._client: Any = None
@@ -150,7 +150,9 @@ class Server:
         return client
 
     def _too_slow(self) -> Trouble:
-        return Trouble(Kind.RETRY, f"no answer in time (engine.timeout_seconds={self._node.timeout_seconds:g})")
+        return Trouble(
+            Kind.RETRY, f"no answer in time (engine.timeout_seconds={self._node.timeout_seconds:g})", silent=True
+        )
 
     async def _speaks_tls(self) -> bool:
         """Whether a server that is asked in plain text wants to be asked through TLS."""
@@ -179,7 +181,7 @@ class Server:
         reason = self.clean(
             f"the connection failed ({name}: {cause})" if str(cause) else f"the connection failed ({name})"
         )
-        return Trouble(Kind.RETRY, reason, unreachable=not self._reached or name in _NOBODY_THERE)
+        return Trouble(Kind.RETRY, reason, unreachable=not self._reached or name in _NOBODY_THERE, silent=True)
 
 
 def _own_certificates() -> ssl.SSLContext | bool:

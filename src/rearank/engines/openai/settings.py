@@ -26,15 +26,16 @@ class OpenAISettings:
     """A server that speaks OpenAI's chat protocol.
 
     Args:
-        base_url: up to and with ``/v1``; ``null`` for OpenAI's own.
-        key_variable: the environment variable that holds the key. ``null``: OPENAI_API_KEY for OpenAI's own server and
-            none for another, which has no business with that key.
+        base_url: up to and with ``/v1``; ``null`` for OpenAI's own. A list names several servers of the same model:
+            a call goes to the one with the fewest calls under way, and one that fails is left out until it answers.
+        key_variable: the environment variable that holds the key, of all servers. ``null``: OPENAI_API_KEY for OpenAI's
+            own server and none for another, which has no business with that key.
         served_model: the name the server knows the model by; ``null`` for the model's path.
         accept_model: a name that answers may come under, in addition to the one asked for and its dated snapshots.
-        max_concurrent_calls: requests under way at once; others wait in line.
+        max_concurrent_calls: requests under way at once, at all servers together; others wait in line.
         connect_seconds: to reach the server.
         timeout_seconds: for one request, from its start to the end of the answer.
-        retries: how often a request is repeated before its call fails.
+        retries: how often a request is repeated, here or at another server, before its call fails.
         first_wait: seconds before the first repetition, doubled for each further one, and jittered.
         longest_wait: the most seconds between two of them, whatever the server asks for (Retry-After).
         max_tokens_field: what the server calls the most tokens of an answer; OpenAI's reasoning models want
@@ -51,7 +52,7 @@ class OpenAISettings:
         trial: make one call of a few tokens before any work, to see that the server answers; it may cost money.
     """
 
-    base_url: str | None = None
+    base_url: str | tuple[str, ...] | None = None
     key_variable: str | None = field(default=None, metadata=INCIDENTAL)
     served_model: str | None = None
     accept_model: str | None = None
@@ -74,8 +75,10 @@ class OpenAISettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.base_url is not None:
-            _check_url(self.base_url)
+        if self.base_url is not None and not isinstance(self.base_url, str):
+            object.__setattr__(self, "base_url", _checked_list(self.base_url))
+        for url in self.urls:
+            _check_url(url)
         check_variable("key_variable", self.key_variable)
         if (self.price_prompt is None) != (self.price_completion is None):
             raise ValueError("price_prompt and price_completion belong together; set both, or neither")
@@ -88,9 +91,10 @@ class OpenAISettings:
             raise ValueError(f"extra_body can't set {taken[0]}: the model and the engine have their own keys for it")
 
     @property
-    def url(self) -> str:
-        """The server's, without a slash at its end."""
-        return (self.base_url or OPENAI).rstrip("/")
+    def urls(self) -> tuple[str, ...]:
+        """Of every server, without a slash at its end."""
+        given = self.base_url or OPENAI
+        return tuple(url.rstrip("/") for url in ((given,) if isinstance(given, str) else given))
 
     @property
     def variable(self) -> str | None:
@@ -109,13 +113,22 @@ class OpenAISettings:
 
         vLLM's and SGLang's can, without a reasoning parser (which would take the rest for a reasoning).
         """
-        host = urlsplit(self.url).hostname or ""
-        if not prefill or not any(host == name or host.endswith(f".{name}") for name in _NEVER_CONTINUE):
-            return []
+        hosts = [urlsplit(url).hostname or "" for url in self.urls] if prefill else []
         return [
             f"{host} continues no answer that is begun for it (prompt.prefill={prefill!r}); choose a prompt without "
             "prefill (prompt=compact, say), or a server of vLLM or SGLang (engine.base_url)"
+            for host in hosts
+            if any(host == name or host.endswith(f".{name}") for name in _NEVER_CONTINUE)
         ]
+
+
+def _checked_list(urls: Any) -> tuple[str, ...]:
+    """Several addresses as a tuple; raises ``ValueError``, which quotes none, for anything else."""
+    if not isinstance(urls, list | tuple) or not urls or not all(isinstance(url, str) and url for url in urls):
+        raise ValueError("base_url must be an address, or a list of some: [http://host:port/v1, http://other:port/v1]")
+    if len({url.rstrip("/") for url in urls}) < len(urls):
+        raise ValueError("base_url names the same server twice; leave one of them out")
+    return tuple(urls)
 
 
 def _check_url(url: str) -> None:

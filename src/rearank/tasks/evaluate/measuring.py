@@ -106,7 +106,7 @@ class Measuring:
             {
                 **{"model": system.model, "revision": system.revision, "identity": dict(recording.identity)},
                 "samplings": [asdict(sampling) for sampling in system.samplings],
-                "reserved": asdict(reserved) if reserved is not None else None,
+                "reserved": reserved.stored() if reserved is not None else None,
             },
         )
         work = [item.candidates.top(benchmark.depth) for item in judged if item.candidates.passages]

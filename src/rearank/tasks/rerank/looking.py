@@ -11,14 +11,12 @@ from rearank.data import DataError
 from rearank.data.benchmark import Benchmark, BenchmarkList
 from rearank.data.opening import opened
 from rearank.engines import EngineNode, ScriptedNode
-from rearank.ranking import Strategy
 from rearank.sections import STANDARD, Rerank
 from rearank.tasks.rerank import on_ray
 from rearank.tasks.rerank.inputs import (
     Counted,
     Formats,
     collection_of,
-    count,
     formats_of,
     input_name,
     make_input,
@@ -45,14 +43,6 @@ def problems_of(settings: Rerank, node: Benchmark | BenchmarkList, engine: Engin
             "engine.behaviour=reverse, random or given"
         )
     return found + (on_ray.problems(settings, cluster) if settings.runner == "ray" else [])
-
-
-def counted_lines(settings: Rerank, node: Benchmark | BenchmarkList, strategy: Strategy) -> list[str]:
-    """Queries, windows and their longest chain, where the input is a file; it is read whole."""
-    if settings.input == STANDARD:
-        return ["standard input: not counted"]
-    given = make_input(settings, formats_of(settings), node)
-    return [count(given, settings.depth, strategy).line(input_name(settings))]
 
 
 def _of_output(settings: Rerank, formats: Formats) -> list[str]:

@@ -26,7 +26,7 @@ from rearank.training.base import (
     write_result,
 )
 from rearank.training.guard import Watchdog
-from rearank.training.lengths import check_template, context_of, rows_that_fit
+from rearank.training.lengths import context_of, rows_that_fit
 from rearank.training.local import (
     complete_checkpoint,
     keep_best,
@@ -37,7 +37,7 @@ from rearank.training.local import (
     seal_checkpoint,
     step_of,
 )
-from rearank.training.rows import TrainingRow, guarded
+from rearank.training.rows import TrainingRow
 from rearank.training.trl.settings import TrlSettings
 
 _log = logging.getLogger(__name__)
@@ -123,17 +123,15 @@ def _rows(
     job: TrainingJob, settings: TrlSettings, tokenizer: Any
 ) -> tuple[Sequence[TrainingRow], Sequence[TrainingRow]]:
     """Training and validation rows that leave an answer room in the model's context, and no longer than allowed."""
-    both = [("training", guarded(job.train, tokenizer)), ("validation", guarded(job.validation, tokenizer))]
     limits: dict[int, str] = {}
     if (context := context_of(job)) is not None:
         limits[context - job.max_tokens] = f"the model's context of {context} less an answer (model.max_tokens)"
     if (bound := settings.max_prompt_tokens) is not None:
         limits.setdefault(bound, f"trainer.max_prompt_tokens={bound}")
-    if not limits:
-        check_template(tokenizer, (*job.train[:1], *job.validation[:1]))
-        return both[0][1], both[1][1]
-    most = min(limits)
-    train, validation = (rows_that_fit(tokenizer, rows, what, most, limits[most]) for what, rows in both)
+    most = min(limits, default=None)
+    limit = limits[most] if most is not None else ""
+    both = (("training", job.train), ("validation", job.validation))
+    train, validation = (rows_that_fit(tokenizer, rows, what, most, limit) for what, rows in both)
     return train, validation
 
 

@@ -67,7 +67,7 @@ class TrlSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gradient_checkpointing: bool | None = field(default=False, metadata=INCIDENTAL)
     threads: _Positive | None = None
-    shared_prompt: Literal["auto", True, False] = False
+    shared_prompt: Literal["auto", True, False] = "auto"
     rollout: Literal["transformers", "vllm"] = "transformers"
     rollout_memory: Annotated[float, Interval(gt=0, lt=1)] | None = field(default=None, metadata=INCIDENTAL)
     max_prompt_tokens: _Positive | None = None

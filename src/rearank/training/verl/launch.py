@@ -30,7 +30,7 @@ from rearank.training.base import (
 from rearank.training.guard import Watchdog
 from rearank.training.lengths import context_of, rows_that_fit
 from rearank.training.local import complete_checkpoint, load_tokenizer, step_of
-from rearank.training.rows import TrainingRow, chats, guarded, save_rows
+from rearank.training.rows import TrainingRow, chats, save_rows
 from rearank.training.sft import Sft
 from rearank.training.verl.compose import ppo_config, sft_config
 from rearank.training.verl.events import Outcome
@@ -107,13 +107,13 @@ def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: boo
 
 
 def _rows(job: TrainingJob, lengths: Lengths) -> tuple[list[TrainingRow], list[TrainingRow]]:
-    """Training and validation rows that fit; measured with the model's own tokenizer, its tokens neutralised."""
+    """Training and validation rows that fit, by the model's own tokenizer: see ``rows_that_fit``."""
     if (context := context_of(job)) is not None and lengths.total > context:
         raise TrainingError(too_long(lengths, context))
     with progress(f"loading the tokenizer of {job.model}"):
         tokenizer = load_tokenizer(job.model, job.revision)
     limit = f"trainer.max_prompt_tokens ({lengths.prompt})"
-    both = (("training", guarded(job.train, tokenizer)), ("validation", guarded(job.validation, tokenizer)))
+    both = (("training", job.train), ("validation", job.validation))
     remedy = "raise trainer.max_prompt_tokens, or "
     train, held_out = (rows_that_fit(tokenizer, rows, what, lengths.prompt, limit, remedy) for what, rows in both)
     return train, held_out

@@ -122,8 +122,8 @@ class VerlSettings:
         shared_prompt: compute the prompt that a group's answers share once, in one row with all of them, for the update
             and for log-probabilities; a group stays on one GPU, and in one pass where it fits (``tokens_per_pass``
             counts its prompt once). ``auto`` does so where the model allows it, ``true`` fails where it doesn't. Its
-            attention on GPUs is ``flex_attention``, or, with ``attention=sdpa``, torch's own with a mask of tokens x
-            tokens.
+            attention on GPUs is ``flex_attention``, which is tried against torch's own before the first step, or, with
+            ``attention=sdpa``, torch's own with a mask of tokens x tokens.
         fused_kernels: compute log-probabilities and entropy without holding the logits (verl's ``use_fused_kernels``).
         liger: Liger's kernels for norms, rotation and MLP (package liger-kernel; GPUs only).
         lora_base: precision of the frozen weights under ``lora``; adapters are trained in float32.
@@ -152,7 +152,7 @@ class VerlSettings:
     gradient_checkpointing: bool | None = field(default=None, metadata=INCIDENTAL)
     max_sequences: Positive = field(default=256, metadata=INCIDENTAL)
     max_prompt_tokens: Positive = 3072
-    shared_prompt: Literal["auto", True, False] = False
+    shared_prompt: Literal["auto", True, False] = "auto"
     fused_kernels: bool = False
     liger: bool = False
     lora_base: Literal["float32", "bfloat16"] = "float32"

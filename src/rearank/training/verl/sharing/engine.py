@@ -15,12 +15,14 @@ from unittest.mock import patch
 import torch
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name, get_vendor
+from verl.utils.torch_dtypes import PrecisionType
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
 
 from rearank.training.base import TrainingError
 from rearank.training.shared_prompt.packed import pack
 from rearank.training.shared_prompt.support import why_plain
+from rearank.training.shared_prompt.trial import why_not_flex
 from rearank.training.verl.events import NAME, SHARED, Reporter
 from rearank.training.verl.sharing.groups import into_passes
 
@@ -52,6 +54,8 @@ class SharedPromptEngine(transformer_impl.FSDPEngineWithLMHead):  # type: ignore
         module = super()._build_module()
         asked, form = os.environ[SHARED].split()
         reason = why_plain(module) or self._why_plain()
+        if reason is None and form == "flex":
+            reason = self._why_not_flex(module)
         if reason is None:
             self._form = form
             if module.config._attn_implementation != "eager":
@@ -68,6 +72,15 @@ class SharedPromptEngine(transformer_impl.FSDPEngineWithLMHead):  # type: ignore
             else:
                 _log.warning(message)
         return module
+
+    def _why_not_flex(self, module: Any) -> str | None:
+        """As ``trial.why_not_flex``, of all GPUs: passes that only some of them share would wait for one another."""
+        mixed = self.engine_config.mixed_precision or {}
+        computed_in = PrecisionType.to_dtype(mixed.get("param_dtype", "bf16"))
+        reason = why_not_flex(module.config, device := get_device_name(), computed_in)
+        works = torch.tensor([reason is None], dtype=torch.int32, device=device)
+        torch.distributed.all_reduce(works, op=torch.distributed.ReduceOp.MIN)
+        return reason if works or reason else "flex_attention doesn't run on another of the GPUs"
 
     def _why_plain(self) -> str | None:
         """Of verl's settings; as ``support.why_plain``."""

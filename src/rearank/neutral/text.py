@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
 
 from rearank.marks import MARK, is_parameter
+from rearank.neutral.reserved import Reserved
 
 _OPENING = "[［【〔〖〘〚⟦⁅❲﹝︗︹︻﹇⦋⦍⦏⟬⸢⌈⌊⎡⎣"
 _CLOSING = "]］】〕〗〙〛⟧⁆❳﹞︘︺︼﹈⦌⦎⦐⟭⸣⌉⌋⎤⎦"
@@ -65,63 +65,6 @@ _LONGEST = 3
 """Digits of an identifier: ``[1995]`` names no passage."""
 
 
-@dataclass(frozen=True)
-class Reserved:
-    """The added tokens of a tokenizer: those that it looks for in a text as it is, and in the normalised one."""
-
-    exact: tuple[str, ...] = ()
-    normalised: tuple[str, ...] = ()
-
-    def __hash__(self) -> int:
-        return hash((len(self.exact), self.exact[:1], self.normalised[:1]))  # it is a key of each passage's cache
-
-
-@dataclass(frozen=True)
-class Reserving:
-    """Stands for a tokenizer of which the added tokens alone are known."""
-
-    reserved: Reserved
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Sequence[str]] | None) -> Reserving | None:
-        """From the JSON of a ``Reserved``."""
-        if stored is None:
-            return None
-        return cls(Reserved(tuple(stored["exact"]), tuple(stored["normalised"])))
-
-
-def reserved_of(tokenizer: Any) -> Reserved | None:
-    """What ``tokenizer`` makes special or added tokens of; ``None`` for an engine without one, or one that hides it.
-
-    A tokenizer may say it itself (``reserved``); those of ``transformers`` and ``tokenizers`` have lists. White space
-    that was added to a vocabulary stays as it is, and so do plain words and single characters that aren't special.
-    """
-    if tokenizer is None or isinstance(said := getattr(tokenizer, "reserved", None), Reserved):
-        return None if tokenizer is None else said
-    try:
-        return _listed(tokenizer)
-    except TypeError:  # it can't be hashed
-        return _listed.__wrapped__(tokenizer)
-
-
-@lru_cache(maxsize=4)
-def _listed(tokenizer: Any) -> Reserved | None:
-    added = getattr(tokenizer, "added_tokens_decoder", None)
-    if added is None and hasattr(tokenizer, "get_added_tokens_decoder"):
-        added = tokenizer.get_added_tokens_decoder()
-    if added is None:
-        return None
-    exact: list[str] = []
-    normalised: list[str] = []
-    for token in added.values():
-        text = token.content
-        word = len(text) == 1 or text.replace(" ", "").isalnum()
-        if not text.strip(" \t\r\n▁") or (word and not token.special):
-            continue
-        (normalised if token.normalized else exact).append(text)
-    return Reserved(tuple(exact), tuple(normalised))
-
-
 def neutralise(
     text: str, reserved: Reserved | None = None, *, letters: bool = False, label: re.Pattern[str] | None = None
 ) -> str:
@@ -144,17 +87,25 @@ def neutralise(
             text = _defused(text, letters, label, guess=reserved is None)
         return tokens(text) if tokens is not None else text
 
-    return _until_stable(text, change)
+    return _until_stable(text, change, reserved)
 
 
 def without_tokens(text: str, reserved: Reserved, wording: str) -> str:
-    """``text`` without the reserved tokens that ``wording`` lacks: a prompt whose other text is neutralised already."""
-    return _until_stable(text, _tokens(_beside(reserved, wording)))
+    """``text`` without the reserved tokens that ``wording`` lacks: a prompt whose other text is neutralised already.
+
+    What the tokenizer can't spell but by a control token goes, the prompt's own words included, as in ``joined``.
+    """
+    return _until_stable(text, _tokens(_beside(reserved, wording)), reserved)
 
 
 def joined(pieces: Sequence[str], reserved: Reserved) -> str:
-    """A prompt's own words and neutralised texts, in turn and words first, as one text; no token lies across a seam."""
+    """A prompt's own words and neutralised texts, in turn and words first, as one text; no token lies across a seam.
+
+    The own words keep their tokens. What in them can't be spelt but by a control token nobody meant as one: it goes.
+    """
     parts, found = list(pieces), _spans(reserved)
+    parts[::2] = [_until_stable(words, lambda text: _spelt(text, reserved), reserved) for words in parts[::2]]
+    gap = " " if reserved.unspelt(_APART) else _APART
     for _ in range(_ROUNDS):
         text, seams = "".join(parts), list(accumulate(map(len, parts)))
         crossed = {piece for start, end in found(text) if seams[piece := bisect_right(seams, start)] < end}
@@ -162,7 +113,7 @@ def joined(pieces: Sequence[str], reserved: Reserved) -> str:
             break
         for piece in crossed:
             near = piece | 1  # the text, whose number is odd
-            parts[near] = f"{parts[near]}{_APART}" if near == piece else f"{_APART}{parts[near]}"
+            parts[near] = f"{parts[near]}{gap}" if near == piece else f"{gap}{parts[near]}"
     return "".join(parts)
 
 
@@ -172,15 +123,19 @@ def _beside(reserved: Reserved, wording: str) -> Reserved:
         tuple(token for token in tokens if token.lower() not in wording.lower())
         for tokens in (reserved.exact, reserved.normalised)
     )
-    return Reserved(exact, normalised)
+    return replace(reserved, exact=exact, normalised=normalised)
 
 
-def _until_stable(text: str, change: Callable[[str], str]) -> str:
+def _until_stable(text: str, change: Callable[[str], str], reserved: Reserved | None) -> str:
     for _ in range(_ROUNDS):
         before, text = text, change(text)
         if text == before:
             return text
-    return "".join(c for c in text if c.isalnum() or c.isspace())  # tokens that spell one another: words alone are left
+    # Tokens that spell one another: words alone are left, and of them what can be spelt.
+    text = "".join(c for c in text if c.isalnum() or c.isspace())
+    while reserved is not None and (spans := reserved.unspelt(text)):
+        text = _replaced(text, spans, lambda piece: "")
+    return text
 
 
 def _defused(text: str, letters: bool, label: re.Pattern[str] | None, *, guess: bool) -> str:
@@ -253,7 +208,7 @@ def _folded(character: str) -> str:
 def _spans(reserved: Reserved) -> Callable[[str], list[tuple[int, int]]]:
     """A function that finds where tokens lie in a text."""
     exact, found = _finder(reserved.exact), _normalised(reserved)
-    return lambda text: [*exact(text), *found(text)]
+    return lambda text: [*exact(text), *found(text), *reserved.unspelt(text)]
 
 
 @lru_cache(maxsize=8)
@@ -264,15 +219,33 @@ def _tokens(reserved: Reserved) -> Callable[[str], str]:
     unseen = {ord(c): " " if c.isspace() else None for c in blank}
 
     def defuse(text: str) -> str:
-        parts, rest = [], 0
-        for start, end in exact(text):
-            parts += [text[rest:start], _apart(text[start:end])]
-            rest = end
-        text = "".join([*parts, text[rest:]]).translate(unseen)
+        text = _replaced(text, exact(text), _apart).translate(unseen)
         changed = {start: _unlike(text[start], alone=end == start + 1) for start, end in found(text)}
-        return "".join(changed.get(place, c) for place, c in enumerate(text)) if changed else text
+        text = "".join(changed.get(place, c) for place, c in enumerate(text)) if changed else text
+        return _spelt(text, reserved)
 
     return defuse
+
+
+def _spelt(text: str, reserved: Reserved) -> str:
+    """``text`` with a look-alike, a space or nothing for what the tokenizer reads as a control token unspelt."""
+    return _replaced(text, reserved.unspelt(text), _readable)
+
+
+def _readable(piece: str) -> str:
+    """The plain form of ``piece``; where it has that already, a space, and nothing for a space."""
+    plain = "".join(map(_folded, piece))
+    if plain != piece:
+        return plain
+    return "" if piece == " " * len(piece) else " "
+
+
+def _replaced(text: str, spans: Iterable[tuple[int, int]], instead: Callable[[str], str]) -> str:
+    parts, rest = [], 0
+    for start, end in spans:
+        parts += [text[rest:start], instead(text[start:end])]
+        rest = end
+    return "".join([*parts, text[rest:]]) if parts else text
 
 
 def _normalised(reserved: Reserved) -> Callable[[str], list[tuple[int, int]]]:
