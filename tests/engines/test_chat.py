@@ -11,7 +11,8 @@ import pytest
 from tests.engines.models import CHAT, save_tiny_model
 
 from rearank.engines import EngineError, TransformersNode
-from rearank.engines.chat import Chat, SpareTokenizer, decoded, load_chat, opening
+from rearank.engines.chat import Chat, load_chat, opening
+from rearank.engines.tokens import SpareTokenizer, decoded
 from rearank.engines.transformers import TransformersEngine
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.ranking import Failure

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -17,8 +15,8 @@ from rearank.engines.base import EngineError, turns
 from rearank.engines.checkpoint import cannot_load, fingerprint, located
 from rearank.engines.model import Architecture
 from rearank.engines.template import CUTS, Frame, shorten
-from rearank.neutral import reserved_of
-from rearank.parsing import is_mark, opened_at_end
+from rearank.engines.tokens import decoded, encoded
+from rearank.parsing import opened_at_end
 from rearank.ranking import AbortRunError
 from rearank.types import Message, Sampling
 
@@ -96,7 +94,7 @@ class Chat:
 
     def encode(self, messages: tuple[Message, ...]) -> list[int]:
         """The conversation as the model reads it, up to where its answer begins, or goes on."""
-        return list(self.tokenizer(self.render(messages), add_special_tokens=False)["input_ids"])
+        return encoded(self.tokenizer, self.render(messages))
 
     def render(self, messages: Sequence[Message]) -> str:
         """``encode``'s text.
@@ -126,7 +124,9 @@ class Chat:
         opened for it: a reasoning cut at the token limit would otherwise read as a reply.
         """
         _, prefill = split_prefill(messages)
-        begun = self.tokenizer(prefill, add_special_tokens=False)["input_ids"] if prefill else []
+        if not prefill:
+            return self.opened + decoded(self.tokenizer, tokens)
+        begun = encoded(self.tokenizer, prefill)
         # Together, as some tokenizers take the space off whatever comes first.
         before, whole = (decoded(self.tokenizer, t) for t in (begun, [*begun, *tokens]))
         return self.beginning(prefill) + whole.removeprefix(before)
@@ -186,35 +186,6 @@ class Chat:
         if best is None:
             raise EngineError(f"the prompt's frame alone is longer than the model's context of {self.context}; {_LESS}")
         return found, best
-
-
-class SpareTokenizer:
-    """A tokenizer's ``encode`` and ``decode`` for whoever cuts passages by tokens, in any thread.
-
-    It works on a copy, made when first needed, as the original belongs to the engine's own thread.
-    """
-
-    def __init__(self, original: Any) -> None:
-        self._original = original
-        self._copy: Any = None
-        self._lock = threading.Lock()
-        self.reserved = reserved_of(original)
-        """What prompts neutralise in passages and queries."""
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The text's tokens."""
-        with self._lock:
-            return list(self._spare().encode(text, add_special_tokens=add_special_tokens))
-
-    def decode(self, token_ids: list[int]) -> str:
-        """Their text."""
-        with self._lock:
-            return str(self._spare().decode(token_ids))
-
-    def _spare(self) -> Any:
-        if self._copy is None:
-            self._copy = copy.deepcopy(self._original)
-        return self._copy
 
 
 def load_chat(
@@ -308,18 +279,6 @@ def opening(tokenizer: Any, thinking: bool | None = None) -> str:
         return opened_at_end(_rendered(tokenizer, _PROBE, thinking))
     except Exception:  # as above
         return ""
-
-
-def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """The text of an answer without special tokens, but for those that mark a reasoning (Mistral's ``[THINK]``)."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    marks = {i: token.content for i, token in added.items() if token.special and is_mark(token.content)}
-    parts: list[str] = []
-    start = 0
-    for place in [place for place, token in enumerate(tokens) if token in marks] if marks else ():
-        parts += [tokenizer.decode(tokens[start:place], skip_special_tokens=True), marks[tokens[place]]]
-        start = place + 1
-    return "".join([*parts, tokenizer.decode(tokens[start:], skip_special_tokens=True)])
 
 
 def _sizes(config: Any, model: str) -> Architecture | None:

@@ -75,6 +75,7 @@ class RecordingEngine:
         self._sees: SeesWindows | None = engine if isinstance(engine, SeesWindows) else None
         self._rereads: Rereads | None = engine if isinstance(engine, Rereads) else None
         self._under_way: dict[str, asyncio.Task[Completion]] = {}
+        self._latest: tuple[tuple[Message, ...], Sampling, str] | None = None
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -91,8 +92,7 @@ class RecordingEngine:
 
     def note(self, messages: Sequence[Message], sampling: Sampling, parsed: ParsedRanking) -> None:
         """Record how the answer to this call was read."""
-        key = call_key(self._identity, messages, sampling)
-        self.store.annotate(key, parsed.status.value, parsed.permutation)
+        self.store.annotate(self._key(messages, sampling), parsed.status.value, parsed.permutation)
 
     async def settle(self) -> None:
         """Wait for the calls under way: they are being paid for."""
@@ -107,6 +107,19 @@ class RecordingEngine:
 
     async def _complete(self, window: Window | None, messages: Sequence[Message], sampling: Sampling) -> Completion:
         key = call_key(self._identity, messages, sampling)
+        completion = await self._answer(key, window, messages, sampling)
+        self._latest = tuple(messages), sampling, key
+        return completion
+
+    def _key(self, messages: Sequence[Message], sampling: Sampling) -> str:
+        """The call's name; that of the latest answer is at hand, and nearly always it is the one that is noted."""
+        if self._latest is not None and self._latest[:2] == (tuple(messages), sampling):
+            return self._latest[2]
+        return call_key(self._identity, messages, sampling)
+
+    async def _answer(
+        self, key: str, window: Window | None, messages: Sequence[Message], sampling: Sampling
+    ) -> Completion:
         task = self._under_way.get(key)
         if task is None:
             recorded = self.store.get(key)

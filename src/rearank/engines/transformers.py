@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rearank.engines.base import EngineError
-from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, in_one_line, load_chat
+from rearank.engines.chat import Overflow, call_seed, in_one_line, load_chat
 from rearank.engines.checkpoint import cannot_load, dtype_name, known_as
+from rearank.engines.tokens import SpareTokenizer
 from rearank.types import Completion, Message, Sampling
 
 _NAME = "rearank-transformers"

@@ -2,7 +2,8 @@
 
 vLLM's engine belongs to one event loop and its callers' loops come and go (``asyncio.run`` again and again), so it gets
 a loop in a thread of its own. It starts with the first call: where every answer is recorded, nothing is loaded.
-Prompts become tokens, and tokens text, in one more thread: both loops stay free, and the tokenizer has one user.
+Long prompts become tokens, and long answers text, in one more thread, so that both loops stay free; for short ones the
+way there and back would cost more than the work. The tokenizer has one user at a time.
 
 A sample is drawn with its own seed, named by messages, sampling, seed and sample index. What else is in the batch
 changes a row's logits by rounding alone, which float32 hides nearly always and bfloat16 does not.
@@ -14,6 +15,7 @@ import asyncio
 import itertools
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +24,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rearank.engines.base import EngineError
-from rearank.engines.chat import Overflow, SpareTokenizer, call_seed, load_chat
+from rearank.engines.chat import Overflow, call_seed, load_chat
 from rearank.engines.checkpoint import known_as
 from rearank.engines.home import EngineAtHome
+from rearank.engines.tokens import SpareTokenizer
 from rearank.engines.vllm.arguments import built_for_cpu, cores_bound, engine_args, quiet
 from rearank.engines.vllm.capacity import Split, choose_sequences, gpus_seen
 from rearank.engines.vllm.processes import PATIENCE, ProcessGuard
@@ -36,6 +39,8 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _PULSE = 1.0  # seconds between two looks at an engine that owes an answer: a dead one leaves some requests hanging
+_SHORT_PROMPT, _SHORT_ANSWER = 4000, 500
+"""Characters and tokens that take a tokenizer well below a millisecond."""
 
 
 class VllmEngine(EngineAtHome):
@@ -124,12 +129,15 @@ class VllmEngine(EngineAtHome):
         self._numbers = itertools.count()
         self._cache_gib = kv_cache_gib if on_cpu else None
         self._scribe = ThreadPoolExecutor(1, thread_name_prefix="rearank-tokens")
+        self._writing = threading.Lock()
         # What follows is touched in the home loop only.
         self._llm: Any = None
         self._guard: ProcessGuard | None = None
         self._refused: Exception | None = None
         self._death: str | None = None
         self._calls: set[asyncio.Task[Any] | None] = set()
+        self._owed: set[asyncio.Task[Any]] = set()
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -144,27 +152,37 @@ class VllmEngine(EngineAtHome):
     async def _complete(self, messages: tuple[Message, ...], sampling: Sampling) -> Completion:
         self._calls.add(asyncio.current_task())
         try:
-            prompt, truncated = await self._aside(self.chat.prompt, messages, sampling)
+            short = sum(len(message.content) for message in messages) <= _SHORT_PROMPT
+            prompt, truncated = await self._written(short, self.chat.prompt, messages, sampling)
             self.truncated += truncated
             self._start(len(prompt), sampling.max_tokens)
             began = time.perf_counter()
             tokens, finish = await self._alive(self._generate(prompt, messages, sampling))
             seconds = time.perf_counter() - began
             answer_tokens = tokens[:-1] if finish == "stop" and tokens[-1] in self.chat.ends else tokens
-            text = await self._aside(self.chat.text, answer_tokens, messages)
+            text = await self._written(len(tokens) <= _SHORT_ANSWER, self.chat.text, answer_tokens, messages)
         finally:
             self._calls.discard(asyncio.current_task())
         return Completion(text, len(prompt), len(tokens), finish, seconds, truncated)
 
-    async def _aside(self, work: Callable[..., T], *given: Any) -> T:
-        """``work``'s result, from the thread that has the tokenizer."""
-        return await asyncio.get_running_loop().run_in_executor(self._scribe, work, *given)
+    async def _written(self, short: bool, work: Callable[..., T], *given: Any) -> T:
+        """What ``work`` makes with the tokenizer: here, where that is ``short`` and the other thread isn't at it."""
+        if short and self._writing.acquire(blocking=False):
+            try:
+                return work(*given)
+            finally:
+                self._writing.release()
+
+        def aside() -> T:
+            with self._writing:
+                return work(*given)
+
+        return await asyncio.get_running_loop().run_in_executor(self._scribe, aside)
 
     async def _generate(
         self, prompt: list[int], messages: tuple[Message, ...], sampling: Sampling
     ) -> tuple[list[int], Literal["stop", "length"]]:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         drawn = SamplingParams(
             max_tokens=self.chat.room(prompt, sampling),
@@ -186,13 +204,17 @@ class VllmEngine(EngineAtHome):
 
     async def _alive(self, request: Coroutine[Any, Any, T]) -> T:
         """The request's result; ``EngineError`` where it fails or the engine dies under it."""
-        task = asyncio.ensure_future(request)
+        task = asyncio.current_task()
+        assert task is not None, "the home loop runs each call as a task"
+        self._owed.add(task)
         try:
-            while not (await asyncio.wait({task}, timeout=_PULSE))[0]:
-                if self._llm.errored:
-                    raise self._dead()
-            return task.result()
+            return await request
         except EngineError:
+            raise
+        except asyncio.CancelledError:
+            # By ``_look_after``, and by nobody else.
+            if task not in self._owed and not task.uncancel():
+                raise self._dead() from None
             raise
         except Exception as error:
             if self._llm.errored:
@@ -200,7 +222,16 @@ class VllmEngine(EngineAtHome):
             cause = error.__cause__ or error  # vLLM wraps a failed request in an error without words
             raise EngineError(f"generation failed: {type(cause).__name__}: {cause}") from error
         finally:
-            task.cancel()
+            self._owed.discard(task)
+
+    async def _look_after(self) -> None:
+        """Give up the requests that a dead engine owes; one look for all of them."""
+        while True:
+            await asyncio.sleep(_PULSE)
+            if self._llm.errored:
+                owed, self._owed = self._owed, set()
+                for task in owed:
+                    task.cancel()
 
     def _dead(self) -> EngineError:
         if self._death is None:  # looked into once: it takes a moment, and every call under way asks
@@ -227,6 +258,7 @@ class VllmEngine(EngineAtHome):
                 bound = cores_bound(self._split) if on_cpu else nullcontext()
                 with progress("starting vLLM"), self._guard.watching(), bound:
                     self._llm = self._launch(self._settings)
+                self._watch = asyncio.get_running_loop().create_task(self._look_after())
                 _log.info("vLLM %s", self._capacity())
                 return
             except Exception as error:
@@ -265,6 +297,8 @@ class VllmEngine(EngineAtHome):
 
     async def _stop(self) -> None:
         await asyncio.gather(*(call for call in self._calls if call is not None), return_exceptions=True)
+        if self._watch is not None:
+            self._watch.cancel()
         if self._llm is not None:
             self._llm.shutdown(timeout=PATIENCE)
             self._llm = None

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from rearank.engines.chat import decoded, opening
+from rearank.engines.chat import opening
 from rearank.engines.decoding.loop import Decoding
+from rearank.engines.tokens import decoded
 
 
 def sampled(

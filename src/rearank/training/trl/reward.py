@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rearank.engines.chat import decoded
+from rearank.engines.tokens import decoded
 from rearank.rewards import RewardBreakdown, RewardFunction, score_groups
 from rearank.tracking.names import rollout_name
 from rearank.training.base import describe

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 from rearank.algorithms import PolicyGradient
-from rearank.engines.chat import decoded, opening
+from rearank.engines.chat import opening
+from rearank.engines.tokens import decoded
 
 _ON_CPU = {
     "VERL_PLATFORM": "cpu",  # keeps weights as they were loaded, so that they can be loaded again: see verl.cpu

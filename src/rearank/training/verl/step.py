@@ -14,7 +14,8 @@ from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManage
 from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.utils.tensordict_utils import get_tensordict
 
-from rearank.engines.chat import decoded, opening
+from rearank.engines.chat import opening
+from rearank.engines.tokens import decoded
 from rearank.parsing import ParseStatus
 from rearank.rewards import RewardBreakdown, RewardFunction, score_groups
 from rearank.tracking.names import rollout_name
