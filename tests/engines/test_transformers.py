@@ -147,6 +147,20 @@ def test_a_short_answer_does_not_wait_for_a_long_one(folder: Path) -> None:
     assert engine.batches == 1
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_a_call_that_comes_as_the_last_one_ends_is_answered(folder: Path, turns: int) -> None:
+    """However many turns of the loop lie between: the one that hands out batches may be about to end."""
+    engine = TransformersEngine(folder, gather_seconds=0)
+
+    async def main() -> None:
+        for number in range(20):
+            await engine.complete(prompt(4, number), Sampling(max_tokens=1))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(main(), timeout=60))
+
+
 def test_the_event_loop_runs_on_while_the_model_works(folder: Path) -> None:
     engine = TransformersEngine(folder)
 

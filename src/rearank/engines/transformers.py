@@ -150,22 +150,28 @@ class TransformersEngine:
         if self._waiting and len(self._dispatchers) < self._at_once:
             task = asyncio.create_task(self._dispatch())
             self._dispatchers.add(task)
-            task.add_done_callback(self._dispatchers.discard)
+            task.add_done_callback(self._dispatchers.discard)  # one that is cancelled before it has begun
 
     async def _dispatch(self) -> None:
         """Hand one batch after the other to a worker, while calls wait."""
+        try:
+            while self._waiting:
+                await self._dispatch_one()
+        finally:  # at once: a call that comes before a callback would run must find no dispatcher that is about to end
+            self._dispatchers -= {asyncio.current_task()}
+
+    async def _dispatch_one(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            await asyncio.sleep(self._gather_seconds)
-            self._waiting = [call for call in self._waiting if not call.answer.done()]
-            ready, self._waiting = self._waiting, []
-            # Not all that wait: too few would be left for the batch beside this one when its turn comes.
-            share = max(_LEAST, -(-self._open // self._at_once))
-            batch, rest = await loop.run_in_executor(self._desk, self._choose, ready, min(share, self._max_batch))
-            self._waiting = rest + self._waiting
-            self._dispatch_more()  # the others saw nothing while this one chose
-            if batch:
-                await loop.run_in_executor(self._workers, self._answer, batch)
+        await asyncio.sleep(self._gather_seconds)
+        self._waiting = [call for call in self._waiting if not call.answer.done()]
+        ready, self._waiting = self._waiting, []
+        # Not all that wait: too few would be left for the batch beside this one when its turn comes.
+        share = max(_LEAST, -(-self._open // self._at_once))
+        batch, rest = await loop.run_in_executor(self._desk, self._choose, ready, min(share, self._max_batch))
+        self._waiting = rest + self._waiting
+        self._dispatch_more()  # the others saw nothing while this one chose
+        if batch:
+            await loop.run_in_executor(self._workers, self._answer, batch)
 
     def _choose(self, ready: list[_Call], most: int) -> tuple[list[_Call], list[_Call]]:
         """(the next batch of at most so many, the rest): the call that waits longest, and those nearest in length."""
