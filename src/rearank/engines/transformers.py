@@ -145,7 +145,11 @@ class TransformersEngine:
         if self._waiting and len(self._dispatchers) < self._at_once:
             task = asyncio.create_task(self._dispatch())
             self._dispatchers.add(task)
-            task.add_done_callback(self._dispatchers.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._dispatchers.discard(task)
+        self._dispatch_more()  # a call may have come between its last look and now
 
     async def _dispatch(self) -> None:
         """Hand one batch after the other to a worker, while calls wait."""
