@@ -22,7 +22,12 @@ from rearank.evaluation import Cell, render_table
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE.parents[1] / "outputs" / "performance" / "results.json"
-NOT_BENCHMARKS = {"common", "run_all", "gpu_grpo", "never_idle_report", "rerank_ray", "scale", "shared_prompt_verl"}
+NOT_BENCHMARKS = {"common", "run_all", "gpu_grpo", "never_idle_report"} | {
+    "ray_serve",
+    "rerank_ray",
+    "scale",
+    "shared_prompt_verl",
+}
 
 
 def main(chosen: list[str]) -> int:
