@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -297,8 +298,9 @@ def test_what_is_recorded_and_replayed_is_the_whole_answer(tiny: TransformersEng
     assert [one.complete for one in told] == [True]
     assert told[0].windows[0].text == whole
     assert Counter(window.status for window in told[0].windows) == ranker.account.statuses
-    row = store._db.execute("select text, parse_status, permutation from completions").fetchone()
+    store.close()
+    with sqlite3.connect(store.path) as db:
+        row = db.execute("select text, parse_status, permutation from completions").fetchone()
     assert row[0] == told[0].windows[0].text
     assert row[1] == ParseStatus.OK.value
     assert json.loads(row[2]) == [int(passage) for passage in ranking.passage_ids]
-    store.close()

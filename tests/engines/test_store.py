@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rearank.engines.store import CompletionStore, StoreError, call_key
-from rearank.types import Completion, Message, Sampling
+from rearank.engines.store import CompletionStore, StoreError, call_key, messages_hash
+from rearank.types import Completion, Message, Permutation, Sampling
 
 MESSAGES = (Message("user", "rank"),)
 
@@ -33,6 +33,45 @@ def test_a_call_is_named_by_engine_messages_and_sampling() -> None:
         ),
     }
     assert len(others | {key}) == 11
+
+
+def test_keys_of_earlier_versions_name_the_same_calls() -> None:
+    identity = {"engine": "vllm", "model": "m", "revision": None, "context": 4096}
+    messages = (Message("system", "Rank \u00e9."), Message("user", "[1] a\n[2] b \u2028"))
+    key = call_key(identity, messages, Sampling(max_tokens=96, temperature=0.7, top_p=0.9, seed=3, sample=2))
+    assert key == "154958ccc0c987e74d08c64ddaed6ff450385c40fd8a2cca659cd6fc664ccf39"
+    assert messages_hash(messages) == "13460e612cd3f30267ac5969cfa402ecb784cf9f81709b4d41ae1582e10077e1"
+
+
+def test_how_an_answer_was_read_is_written_with_the_next_one_or_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "completions.sqlite"
+    store = CompletionStore(path)
+
+    def noted() -> dict[str, str | None]:
+        with closing(sqlite3.connect(path)) as db:
+            return dict(db.execute("select key, parse_status from completions"))
+
+    store.put("a", MESSAGES, Completion("[1]"))
+    store.annotate("a", "ok", Permutation((0,)))
+    assert noted() == {"a": None}
+    store.put("b", MESSAGES, Completion("[1]"))
+    assert noted() == {"a": "ok", "b": None}
+    for number in range(100):
+        store.annotate("b", "partial" if number == 99 else "ok", Permutation((0,)))
+    assert noted() == {"a": "ok", "b": "partial"}, "a run that recalls every answer writes them, too"
+    store.annotate("a", "empty", Permutation((0,)))
+    store.close()
+    assert noted() == {"a": "empty", "b": "partial"}
+
+
+def test_notes_that_cannot_be_written_are_an_error_once(tmp_path: Path) -> None:
+    store = CompletionStore(tmp_path / "completions.sqlite")
+    store.put("a", MESSAGES, Completion("[1]"))
+    store._db.execute("pragma query_only=1")
+    store.annotate("a", "ok", Permutation((0,)))
+    with pytest.raises(StoreError, match=r"completions\.sqlite: can't record a completion"):
+        store.put("b", MESSAGES, Completion("[1]"))
+    store.close()
 
 
 def test_round_trip_and_first_answer_stays(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,11 @@ _ASIDE = (
     "the file is damaged, or no store of completions: move it away, with its -wal and -shm files if there are any, and "
     "run the same command again, which asks for those answers anew"
 )
+_NOTE = (
+    "update completions set parse_status = ?, permutation = ? where key = ? "
+    "and (parse_status is not ? or permutation is not ?)"
+)
+_MOST_NOTES = 100
 _PATIENCE = 60.0  # seconds for another process to let the file go
 
 
@@ -87,6 +93,7 @@ class CompletionStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._notes: list[tuple[str, ...]] = []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
@@ -150,13 +157,15 @@ class CompletionStore:
         return replace(completion, text=text) if first is None else first
 
     def annotate(self, key: str, parse_status: str, permutation: Permutation) -> None:
-        """Record how the answer was read: the status, and the order as a JSON list of 0-based positions."""
+        """Record how the answer was read: the status, and the order as a JSON list of 0-based positions.
+
+        It is written with the next answer, or when the store is closed: a transaction of its own costs as much as the
+        answer's. A run that is killed before is continued, reads the answer again and notes the same.
+        """
         order = json.dumps(permutation.order)
-        self._write(
-            "update completions set parse_status = ?, permutation = ? where key = ? "
-            "and (parse_status is not ? or permutation is not ?)",
-            (parse_status, order, key, parse_status, order),
-        )
+        self._notes.append((parse_status, order, key, parse_status, order))
+        if len(self._notes) >= _MOST_NOTES:
+            self._write_notes()
 
     def cost(self) -> float:
         """US dollars that all recorded answers cost together."""
@@ -168,7 +177,12 @@ class CompletionStore:
         return int(row[0]) if row is not None else 0
 
     def close(self) -> None:
-        self._db.close()
+        """Raises ``StoreError`` where the last notes can't be written."""
+        try:
+            if self._notes:
+                self._write_notes()
+        finally:
+            self._db.close()
 
     def _prepare(self) -> None:
         """The file's mode and its table; files of earlier versions get the columns they lack."""
@@ -198,11 +212,35 @@ class CompletionStore:
         return row
 
     def _write(self, statement: str, values: tuple[object, ...]) -> bool:
-        """Whether a row changed."""
+        """Whether a row changed; on disk when this returns, and what was noted before with it."""
         try:
-            return self._db.execute(statement, values).rowcount > 0
+            if not self._notes:
+                return self._db.execute(statement, values).rowcount > 0
+            with self._noting():
+                return self._db.execute(statement, values).rowcount > 0
         except sqlite3.Error as error:
             raise self._error("record a completion", error, "free some disk space and rerun") from error
+
+    def _write_notes(self) -> None:
+        try:
+            with self._noting():
+                pass
+        except sqlite3.Error as error:
+            raise self._error("record a completion", error, "free some disk space and rerun") from error
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """A transaction that begins with what was noted; what can't be written isn't tried again."""
+        notes, self._notes = self._notes, []
+        self._db.execute("begin immediate")
+        try:
+            self._db.executemany(_NOTE, notes)
+            yield
+            self._db.execute("commit")
+        except BaseException:
+            if self._db.in_transaction:  # a full disk ends it by itself
+                self._db.execute("rollback")
+            raise
 
     def _error(self, what: str, error: Exception, remedy: str) -> StoreError:
         """Names the file and the way out: a file that is damaged, or no such file, is in the way for good."""
