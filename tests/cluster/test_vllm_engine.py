@@ -158,31 +158,45 @@ def test_the_cache_and_the_calls_at_once_are_what_was_chosen(engine: VllmEngine)
     assert foreseen - config.cache_config.block_size < real <= foreseen
 
 
-def test_neither_loop_waits_for_the_tokenizer(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tokenizer that takes its time: the caller's loop and the engine's own go on meanwhile."""
-    threads: set[str] = set()
-    encode, decode = engine.chat.encode, engine.chat.text
+def test_neither_loop_waits_for_a_long_text_and_the_tokenizer_has_one_user(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer that takes its time: no loop has it but the engine's own, and that for short texts alone."""
+    threads: dict[str, set[str]] = {"long": set(), "short": set(), "answer": set()}
+    users, most = 0, 0
+    prompt, text = engine.chat.prompt, engine.chat.text
 
-    def slowly(do: Any) -> Any:
-        def done(*given: Any) -> Any:
-            threads.add(threading.current_thread().name)
-            time.sleep(0.05)
-            return do(*given)
-
-        return done
+    def slowly(kind: str, work: Any, *given: Any) -> Any:
+        nonlocal users, most
+        threads[kind].add(threading.current_thread().name)
+        users += 1
+        most = max(most, users)
+        time.sleep(0.05)
+        users -= 1
+        return work(*given)
 
     chat = SimpleNamespace(
-        prompt=lambda messages, sampling: (slowly(encode)(messages), False),
-        text=slowly(decode),
+        prompt=lambda messages, sampling: slowly("long" if messages == LONG else "short", prompt, messages, sampling),
+        text=lambda tokens, messages: slowly("answer", text, tokens, messages),
         room=engine.chat.room,
         ends=engine.chat.ends,
         sizes=engine.chat.sizes,
         context=engine.chat.context,
     )
     monkeypatch.setattr(engine, "chat", chat)
-    ask(engine, [(messages, Sampling(max_tokens=4)) for messages in windows(4)])
-    assert len(threads) == 1, "one thread has the tokenizer"
-    assert threads.isdisjoint({threading.main_thread().name, "rearank-vllm"})
+    asked = [
+        pair for messages in windows(4) for pair in ((LONG, Sampling(max_tokens=4)), (messages, Sampling(max_tokens=4)))
+    ]
+    ask(engine, asked)
+    assert most == 1
+    assert len(threads["long"]) == 1, "one thread beside the loops has the tokenizer"
+    (aside,) = threads["long"]
+    assert aside not in ("rearank-vllm", threading.main_thread().name)
+    assert threads["short"] | threads["answer"] <= {aside, "rearank-vllm"}
+    monkeypatch.setattr("rearank.engines.vllm.engine._SHORT_ANSWER", -1)
+    threads["answer"].clear()
+    ask(engine, asked[:1])
+    assert threads["answer"] == {aside}, "a long answer"
 
 
 def test_a_prompt_too_long_is_cut_and_counted(engine: VllmEngine) -> None:
@@ -216,6 +230,28 @@ def test_a_cancelled_call_leaves_the_engine_working(engine: VllmEngine) -> None:
 
     asyncio.run(cancel())
     assert ask(engine, [(windows(1)[0], Sampling(max_tokens=4))])[0].completion_tokens == 4
+
+
+def test_requests_that_a_dead_engine_leaves_hanging_fail_together(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hangs(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(engine, "_generate", hangs)
+    monkeypatch.setattr(engine, "_llm", SimpleNamespace(errored=True))
+    monkeypatch.setattr(engine, "_death", " (as a test says)")
+
+    async def several() -> list[Any]:
+        calls = [asyncio.create_task(engine.complete(messages, Sampling(max_tokens=4))) for messages in windows(4)]
+        await asyncio.sleep(0.01)
+        calls[0].cancel()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    cancelled, *failed = asyncio.run(several())
+    assert isinstance(cancelled, asyncio.CancelledError), "its caller gave it up, and is told so"
+    assert ["died (as a test says)" in str(error) for error in failed] == [True] * 3
+    assert {type(error) for error in failed} == {EngineError}
 
 
 def test_closed_and_gone(engine: VllmEngine, before: set[int]) -> None:
