@@ -7,8 +7,7 @@
 Each is a command as a user types it, in a folder of its own that is deleted at the end. ``overhead``: the scripted
 engine takes so many seconds a window, which is all that a perfect runner would take; both have as many places, the
 actors of Ray an even share each. What is set against one another is the work's own time (``cost.jsonl``: from the
-first list to the last, for Ray with the start of its actors) and that of the whole command. What was seen is in
-rerank_ray.md.
+first list to the last, for Ray with the start of its actors) and that of the whole command.
 """
 
 from __future__ import annotations
