@@ -20,7 +20,7 @@ from rearank.experiment import Run
 from rearank.reranker.setup import Parts
 from rearank.sections import Machine, RerankCost
 from rearank.tasks.preflight import PreflightError, preflight
-from rearank.tasks.rerank_cost import Work, cost_lines, measured
+from rearank.tasks.rerank_cost import Amount, cost_lines, measured
 from rearank.types import Candidates, Passage, Query
 
 SCRIPTED = ("task=preflight", "engine=scripted", "engine.behaviour=given")
@@ -176,7 +176,7 @@ def test_a_wrong_machine_on_the_command_line_names_its_key(tmp_path: Path) -> No
 def test_more_machines_take_less_time_and_the_same_dollars(
     windows: float, prompts: float, answers: float, chain: int, many: int, seconds: float
 ) -> None:
-    work = Work(windows, prompts, answers, chain)
+    work = Amount(windows, prompts, answers, chain)
     one, several = Machine(**H100), Machine(**H100, count=many)
     hours, spread = work.hours(one), work.hours(several)
     assert hours is not None
@@ -188,7 +188,7 @@ def test_more_machines_take_less_time_and_the_same_dollars(
 
 
 def test_rent_and_tokens_add_up() -> None:
-    work = Work(10, 2e6, 1e6)
+    work = Amount(10, 2e6, 1e6)
     both = Machine("x", speed=1000.0, dollars_an_hour=6.0, price_prompt=1.0, price_answer=4.0)
     assert work.hours(both) == pytest.approx(3e6 / 1000 / 3600)
     assert work.dollars(both) == pytest.approx(5.0 + 6.0)

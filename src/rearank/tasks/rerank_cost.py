@@ -33,7 +33,7 @@ _SURE = 1.96  # standard errors either side, for 95%
 
 
 @dataclass(frozen=True)
-class Work:
+class Amount:
     """All that is asked for.
 
     Args:
@@ -229,12 +229,12 @@ def _spread(given: HoldsLists, counted: Counted, settings: Rerank) -> list[Candi
     return [replace(one, passages=one.passages[: settings.depth], scores=()) for one in chosen if one.passages]
 
 
-def _work(counted: Counted, sample: Sample, parts: Parts, answer_tokens: float | None) -> tuple[Work, str]:
+def _work(counted: Counted, sample: Sample, parts: Parts, answer_tokens: float | None) -> tuple[Amount, str]:
     """Everything, and a line about the answers."""
     lists = counted.queries - counted.empty
     windows = float(counted.windows) if counted.windows is not None else fmean(sample.calls) * lists
     each = answer_tokens or float(parts.model.max_tokens)
-    work = Work(windows, sample.mean() * windows, each * windows, counted.chain)
+    work = Amount(windows, sample.mean() * windows, each * windows, counted.chain)
     if answer_tokens is None:
         text = (
             f"answers: at most {each:,.0f} tokens each (model.max_tokens), {_figure(work.answer_tokens)} in all; set "
@@ -247,7 +247,7 @@ def _work(counted: Counted, sample: Sample, parts: Parts, answer_tokens: float |
     return work, text
 
 
-def _priced(work: Work, parts: Parts) -> list[str]:
+def _priced(work: Amount, parts: Parts) -> list[str]:
     """What a server's own prices come to."""
     prices = parts.engine.prices if isinstance(parts.engine, OpenAINode) else None
     if prices is None or not isinstance(parts.engine, OpenAINode):
