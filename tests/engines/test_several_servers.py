@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -243,9 +243,10 @@ def received(log: Path) -> list[dict[str, Any]]:
 
 def test_what_names_an_answer_is_the_same_whoever_gave_it(tmp_path: Path) -> None:
     with fault_server(tmp_path / "one.jsonl") as one, fault_server(tmp_path / "two.jsonl") as two:
-        first = RecordingEngine(engine(one), CompletionStore(tmp_path / "store.sqlite"))
-        told = ask(first, "[1] a\n[2] b", "[1] c\n[2] d")
-        again = ask(RecordingEngine(engine(one, two), CompletionStore(tmp_path / "store.sqlite")), "[1] a\n[2] b")
+        with closing(CompletionStore(tmp_path / "store.sqlite")) as store:
+            told = ask(RecordingEngine(engine(one), store), "[1] a\n[2] b", "[1] c\n[2] d")
+        with closing(CompletionStore(tmp_path / "store.sqlite")) as store:
+            again = ask(RecordingEngine(engine(one, two), store), "[1] a\n[2] b")
         assert again[0].text == told[0].text
         assert (len(logged(tmp_path / "one.jsonl")), received(tmp_path / "two.jsonl")) == (2, [])
     assert json.dumps(engine(one).identity) == json.dumps(engine(one, two).identity)
