@@ -15,9 +15,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from rearank.training.verl.leftovers import MARK
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,25 @@ def _waits_for_ever(module: ModuleType) -> bool:
     return "RCVTIMEO" not in inspect.getsource(module.BucketedWeightSender)
 
 
+def _sockets_of_the_run(module: ModuleType) -> None:
+    token = os.environ.get(MARK, "")[:12]  # as long a path as a socket may have is short
+    for side in (module.BucketedWeightSender, module.BucketedWeightReceiver):
+        side.__init__ = _with_own_place(side.__init__, token)
+
+
+def _with_own_place(begin: Callable[..., None], token: str) -> Callable[..., None]:
+    @wraps(begin)
+    def init(self: Any, zmq_handle: str, *given: Any, **named: Any) -> None:
+        begin(self, zmq_handle.replace("rl-colocate-zmq-", f"rl-colocate-zmq-{token}-"), *given, **named)
+
+    return init
+
+
+def _sockets_by_job(module: ModuleType) -> bool:
+    source = Path(str(module.__file__)).with_name("vllm_rollout.py").read_text(encoding="utf-8")
+    return "rl-colocate-zmq-{job_id}-replica" in source
+
+
 PATCHES = (
     Patch(
         name="one backend",
@@ -261,6 +284,16 @@ PATCHES = (
         where="verl/workers/rollout/vllm_rollout/bucketed_weight_transfer.py, BucketedWeightSender",
         change=_timed_sockets,
         needed=_waits_for_ever,
+        on_gpu=True,
+    ),
+    Patch(
+        name="sockets of one run",
+        module="verl.workers.rollout.vllm_rollout.bucketed_weight_transfer",
+        why="sockets in /tmp are named by Ray's job, whose number is the same in every Ray: of two runs on one machine "
+        "that begin together, one takes the other's away, and both wait",
+        where="verl/workers/rollout/vllm_rollout/vllm_rollout.py, ServerAdapter.__init__",
+        change=_sockets_of_the_run,
+        needed=_sockets_by_job,
         on_gpu=True,
     ),
 )
