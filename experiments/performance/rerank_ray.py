@@ -48,18 +48,16 @@ def command(folder: Path, name: str, *overrides: str) -> list[str]:
 def carried_out(words: list[str], look: Callable[[int, float], None] = lambda pid, passed: None) -> float:
     """Seconds that a command took; ``look`` is called now and then with its process and the seconds so far."""
     began = looked = time.monotonic()
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    os.set_blocking(process.stderr.fileno(), False)
-    said = ""
-    while process.poll() is None:
-        said = (said + (process.stderr.read() or ""))[-2000:]
-        if time.monotonic() - looked >= EVERY:
-            looked = time.monotonic()
-            look(process.pid, looked - began)
-        time.sleep(0.1)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(words)}\n{said}")
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            if time.monotonic() - looked >= EVERY:
+                looked = time.monotonic()
+                look(process.pid, looked - began)
+            time.sleep(0.1)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(words)}\n{said.read()[-2000:]}")
     return time.monotonic() - began
 
 
