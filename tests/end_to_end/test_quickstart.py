@@ -105,8 +105,10 @@ def test_both_paths_figures_are_near_one_another() -> None:
         assert shared["metrics"][name]["mean"] == pytest.approx(one["mean"], abs=0.005), name
     for one, other in zip(shared["curves"], plain["curves"], strict=True):
         assert one["step"] == other["step"]
-        for name in ("rollout/reward/total", "val/ndcg@10", "val/reward/total"):
-            assert one.get(name) == pytest.approx(other.get(name), abs=0.005), (one["step"], name)
+        for name in {"train/reward/total", "rollout/ndcg@10", "val/ndcg@10", "val/reward/total"} & other.keys():
+            assert one[name] == pytest.approx(other[name], abs=0.005), (one["step"], name)
+    names = {name for line in plain["curves"] for name in line}
+    assert names >= {"train/reward/total", "rollout/ndcg@10", "val/ndcg@10", "val/reward/total"}, "they are compared"
 
 
 def check_offline(folder: Path) -> None:

@@ -152,13 +152,15 @@ def test_a_call_that_comes_as_the_last_one_ends_is_answered(folder: Path, turns:
     """However many turns of the loop lie between: the one that hands out batches may be about to end."""
     engine = TransformersEngine(folder, gather_seconds=0)
 
-    async def main() -> None:
+    async def main() -> list[Completion]:
+        found = []
         for number in range(20):
-            await engine.complete(prompt(4, number), Sampling(max_tokens=1))
+            found.append(await engine.complete(prompt(4, number), Sampling(max_tokens=1)))
             for _ in range(turns):
                 await asyncio.sleep(0)
+        return found
 
-    asyncio.run(asyncio.wait_for(main(), timeout=60))
+    assert len(asyncio.run(asyncio.wait_for(main(), timeout=60))) == 20, "a call without an answer is a time-out"
 
 
 def test_the_event_loop_runs_on_while_the_model_works(folder: Path) -> None:
