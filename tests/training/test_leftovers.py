@@ -88,6 +88,23 @@ def test_what_a_killed_program_leaves_ends_and_nothing_else(
     assert segment.exists()
 
 
+def test_a_child_without_the_mark_ends_with_its_parent() -> None:
+    # Ray's agents write their titles over a part of their environment.
+    child = [sys.executable, "-c", "import time; time.sleep(600)"]
+    script = f"import subprocess; print(subprocess.Popen({child}, env={{}}, stdout=-3).pid, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, MARK: "titled"}, stdin=-1, stdout=-1, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert within(10, lambda: arguments(Path(f"/proc/{pid}"))[1:] == child[1:])
+        assert MARK not in Path(f"/proc/{pid}/environ").read_text()
+        assert marked("titled") == sorted([parent.pid, pid])
+        sweep("titled")
+        assert arguments(Path(f"/proc/{pid}")) == [], "gone, or dead"
+        assert parent.wait() == -signal.SIGKILL
+
+
 def test_a_run_that_ends_by_itself_leaves_nothing(tmp_path: Path) -> None:
     with watched(tmp_path) as mark:
         worker = subprocess.Popen([sys.executable, "-c", "input()"], env={**os.environ, MARK: mark}, stdin=-1)

@@ -56,8 +56,8 @@ def watched(folder: Path) -> Iterator[str]:
 
 def sweep(mark: str, patience: float = _PATIENCE) -> None:
     """Kill every process on this machine that has ``mark``, and unlink the shared memory that only these used."""
-    began, shared = time.monotonic(), set[bytes]()
-    while (found := marked(mark)) and (passed := time.monotonic() - began) < patience:
+    began, shared, known = time.monotonic(), set[bytes](), dict[int, bytes]()
+    while (found := _alive(mark, known)) and (passed := time.monotonic() - began) < patience:
         shared |= {path for pid in found for path in _shared(pid)}
         workers = [pid for pid in found if b"resource_tracker" not in _read(pid, "cmdline")]
         for pid in workers or (found if passed > _GRACE else ()):
@@ -73,10 +73,28 @@ def sweep(mark: str, patience: float = _PATIENCE) -> None:
             time.sleep(_PAUSE)
 
 
+def _alive(mark: str, known: dict[int, bytes]) -> list[int]:
+    """Processes that have ``mark``, or had it at an earlier look: ``known`` holds when each one started.
+
+    A child whose parent was killed can't be told by its mark, nor by its number alone, which may be another's by now.
+    """
+    known |= {pid: _started(pid) for pid in marked(mark) if pid not in known}
+    return [pid for pid, start in known.items() if start and _started(pid) == start]
+
+
 def marked(mark: str) -> list[int]:
-    """Processes of this machine whose environment has ``mark``, of those that we may look at."""
+    """Processes of this machine whose environment has ``mark``, and their children, of those that we may look at.
+
+    Children: a process that gives itself a title, as Ray's agents do, writes it over a part of its environment; which
+    part that is, is chance.
+    """
     line = f"{MARK}={mark}".encode()
-    return [pid for pid in _pids() if line in _read(pid, "environ").split(b"\0")]
+    pids = _pids()
+    found = {pid for pid in pids if line in _read(pid, "environ").split(b"\0")}
+    parents = {pid: int(stat[1]) for pid in pids if (stat := _stat(pid))}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
 
 
 def _pids() -> list[int]:
@@ -89,6 +107,17 @@ def _read(pid: int, name: str) -> bytes:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
         return b""
+
+
+def _stat(pid: int) -> list[bytes]:
+    """State, parent and so on: the fields of ``/proc/PID/stat`` after the name, which may hold anything."""
+    return _read(pid, "stat").rpartition(b")")[2].split()
+
+
+def _started(pid: int) -> bytes:
+    """In clock ticks after the machine's start; empty for a process that is gone, or dead and not yet taken in."""
+    stat = _stat(pid)
+    return stat[19] if stat and stat[0] != b"Z" else b""
 
 
 def _shared(pid: int) -> list[bytes]:
