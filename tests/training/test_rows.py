@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rearank.data import PromptedWindow
 from rearank.neutral import Reserved, Reserving
 from rearank.prompts import CompactPrompt
 from rearank.training.rows import RowError, guarded, read_rows, save_rows, write_rows
-from rearank.types import JudgedWindow, Passage, Query, Window
+from rearank.types import JudgedWindow, Message, Passage, Query, Window
 
 PROMPT = CompactPrompt()
 
@@ -46,6 +47,17 @@ def test_a_teachers_order_travels_and_is_no_field_of_files_without_one(tmp_path:
     assert read_rows(tmp_path / "plain.parquet")[0].judged.gold is None
     write_rows(tmp_path / "taught.parquet", [plain, replace(taught, gold=(1,))], PROMPT, "here", "train")
     assert [row.judged.gold for row in read_rows(tmp_path / "taught.parquet")] == [None, (1,)]
+
+
+def test_an_answer_to_learn_from_travels_and_is_no_column_of_files_without_one(tmp_path: Path) -> None:
+    window = windows()[1].window
+    given = PromptedWindow(window, (1, 0), prompt=(Message("user", "?"),), completion="<answer> [1] > [2] </answer>")
+    bare = replace(given, completion=None)
+    write_rows(tmp_path / "with.parquet", [given, bare], PROMPT, "here", "train")
+    assert [row.completion for row in read_rows(tmp_path / "with.parquet")] == [given.completion, None]
+    write_rows(tmp_path / "without.parquet", [bare], PROMPT, "here", "train")
+    assert "completion" not in pq.read_schema(tmp_path / "without.parquet").names
+    assert read_rows(tmp_path / "without.parquet")[0].completion is None
 
 
 def test_a_trainer_takes_its_models_own_tokens_out_of_the_rows(tmp_path: Path) -> None:

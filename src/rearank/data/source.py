@@ -97,6 +97,8 @@ class PromptedWindow(JudgedWindow):
     """A judged window that is shown by these messages and by no others; its passages may carry ids only."""
 
     prompt: tuple[Message, ...] = ()
+    completion: str | None = None
+    """An answer that comes with it, for fine-tuning (``sft.targets=given``)."""
 
 
 @dataclass(frozen=True, slots=True)

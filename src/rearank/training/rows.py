@@ -2,7 +2,8 @@
 
 Columns: ``data_source`` · ``prompt`` (messages) · ``ability`` · ``reward_model`` (``style``, and as ``ground_truth``
 the grades in window order with the query's ideal ones, and ``gold``, a teacher's order, in files where a row has one) ·
-``extra_info`` (``index``, ``split``, ``query_id``, ``query``, ``passage_ids`` in window order).
+``extra_info`` (``index``, ``split``, ``query_id``, ``query``, ``passage_ids`` in window order) · ``completion`` (an
+answer to learn from, in files where a row has one).
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class TrainingRow:
     judged: JudgedWindow
     wording: str | None = None
     """The prompt's own words, where all other text in it was neutralised; ``None`` for a prompt that is verbatim."""
+    completion: str | None = None
+    """An answer to learn from, as the model would write it: a teacher's, or one that came with the dataset."""
 
 
 def write_rows(
@@ -74,7 +77,9 @@ def write_rows(
     save_rows(
         path,
         [
-            TrainingRow(index, data_source, split, shown(judged), judged, wording(judged))
+            TrainingRow(
+                index, data_source, split, shown(judged), judged, wording(judged), getattr(judged, "completion", None)
+            )
             for index, judged in enumerate(windows)
         ],
     )
@@ -111,15 +116,17 @@ def save_rows(path: str | Path, rows: Sequence[TrainingRow]) -> None:
         names=["index", "split", "query_id", "query", "passage_ids"],
     )
     style = pa.array(["rule"] * len(windows), pa.string())
-    table = pa.table(
-        {
-            "data_source": pa.array([row.data_source for row in rows], pa.string()),
-            "prompt": pa.ListArray.from_arrays(_offsets([row.prompt for row in rows]), messages),
-            "ability": pa.array([ABILITY] * len(windows), pa.string()),
-            "reward_model": pa.StructArray.from_arrays([style, truth], names=["style", "ground_truth"]),
-            "extra_info": extra,
-        }
-    ).replace_schema_metadata({_VERSION_KEY: VERSION.encode(), **_words(rows)})
+    columns = {
+        "data_source": pa.array([row.data_source for row in rows], pa.string()),
+        "prompt": pa.ListArray.from_arrays(_offsets([row.prompt for row in rows]), messages),
+        "ability": pa.array([ABILITY] * len(windows), pa.string()),
+        "reward_model": pa.StructArray.from_arrays([style, truth], names=["style", "ground_truth"]),
+        "extra_info": extra,
+    }
+    if any(row.completion is not None for row in rows):
+        answers = [row.completion if row.completion is None else _valid(row.completion) for row in rows]
+        columns["completion"] = pa.array(answers, pa.string())
+    table = pa.table(columns).replace_schema_metadata({_VERSION_KEY: VERSION.encode(), **_words(rows)})
     scratch = path.with_name(path.name + ".partial")
     pq.write_table(table, scratch, compression="zstd", compression_level=1, use_dictionary=False)
     scratch.replace(path)
@@ -180,6 +187,7 @@ def _row(record: Mapping[str, Any]) -> TrainingRow:
         split=extra["split"],
         prompt=messages,
         judged=judged_window(truth, extra),
+        completion=record.get("completion"),
     )
 
 
