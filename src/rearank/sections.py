@@ -1,4 +1,4 @@
-"""Sections of the config that belong to no package: ``prepare``, ``evaluation``, ``compare`` and ``rerank``."""
+"""Sections of the config that belong to no package: ``prepare``, ``distill``, ``evaluation``, ``compare``..."""
 
 from __future__ import annotations
 
@@ -36,6 +36,44 @@ class Preparation:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class Distill:
+    """What ``task=distill`` asks a teacher, and which of its answers it keeps.
+
+    The teacher is the command's model. An answer is kept that can be read whole, ranks well by the judgements, and
+    agrees with the teacher's other answers. Of several the one with the best order is, and of equal ones the first.
+
+    Args:
+        windows: at most so many training windows are asked about, spread over the queries; ``null`` for all.
+        samples: answers to a window; several need a temperature.
+        temperature: of the answers; ``null`` for the model's own.
+        min_ndcg: what the order's nDCG@10 must reach, against the window's own best order; ``null`` doesn't look at the
+            judgements.
+        min_gain: what it must have above the given order's; 0: is at least as good; ``null`` doesn't look at it.
+        min_agreement: what the samples' orders must have of one another, mean Kendall's tau from -1 to 1; ``null``
+            doesn't look at it.
+        max_concurrent: windows under way at once; ``null`` for all.
+        max_failed: share of calls that may fail before the task counts as failed.
+        max_unread: share of answers that may be unread; above it the task stops, after its first answers where these
+            show it; ``null`` allows all.
+    """
+
+    windows: Annotated[int, Ge(1)] | None = None
+    samples: Annotated[int, Interval(ge=1, le=1000)] = 1
+    temperature: Annotated[float, Ge(0)] | None = None
+    min_ndcg: Annotated[float, Interval(ge=0, le=1)] | None = 0.8
+    min_gain: Annotated[float, Interval(ge=-1, le=1)] | None = 0.0
+    min_agreement: Annotated[float, Interval(ge=-1, le=1)] | None = None
+    max_concurrent: Annotated[int, Ge(1)] | None = field(default=512, metadata=INCIDENTAL)
+    max_failed: Annotated[float, Interval(ge=0, le=1)] = field(default=0.0, metadata=INCIDENTAL)
+    max_unread: Annotated[float, Interval(ge=0, le=1)] | None = field(default=0.9, metadata=INCIDENTAL)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.min_agreement is not None and self.samples == 1:
+            raise ValueError("min_agreement compares a window's answers with one another; set samples=4, say")
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,9 @@ def test_adapters(tmp_path: Path) -> None:
     assert "grpo" in summary
 
 
-@pytest.mark.parametrize("notes", ["none", "grades"])
-def test_fine_tuning(notes: str, tmp_path: Path) -> None:
-    sft = ("task=sft", "sft.steps=6", "sft.batch=8", "sft.learning_rate=1e-3", f"sft.notes={notes}",
+@pytest.mark.parametrize("targets", ["ideal", "grades"])
+def test_fine_tuning(targets: str, tmp_path: Path) -> None:
+    sft = ("task=sft", "sft.steps=6", "sft.batch=8", "sft.learning_rate=1e-3", f"sft.targets={targets}",
            "trainer.validate_every=3")  # fmt: skip
     run(tmp_path, SMALL, *sft)
     logged = lines(tmp_path / "run" / "sft" / "sft.jsonl")

@@ -146,7 +146,7 @@ def test_notes_stay_in_the_target_whatever_the_template_does(rows: Path, tmp_pat
 def test_sft_learns_the_notes_under_a_template_that_strips_them(rows: Path, tmp_path: Path) -> None:  # noqa: F811
     losses = []
     for name, place in (("plain", str(shipped.ASSETS)), ("strips", model(tmp_path, STRIPS))):
-        sft = Sft(steps=1, batch=4, notes="grades")
+        sft = Sft(steps=1, batch=4, targets="grades")
         TRAINER.fine_tune(job(rows, tmp_path / name, model=place, validation=[]), sft)
         losses += [line["train/loss"] for line in read_jsonl(tmp_path / name / "train.jsonl") if "train/loss" in line]
     assert losses[0] == losses[1], "the same tokens are learned"
@@ -167,5 +167,5 @@ def test_an_answer_follows_what_the_template_has_opened(prompt: str, answer: str
 
 
 def test_a_reasoning_that_the_template_has_closed_takes_no_notes() -> None:
-    with pytest.raises(TrainingError, match=r"set sft\.notes=none"):
+    with pytest.raises(TrainingError, match=r"set sft\.targets=ideal"):
         answer_after("ask\n<think>\n\n</think>\n\n", NOTES)

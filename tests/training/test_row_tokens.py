@@ -105,3 +105,41 @@ def test_what_is_measured_is_what_the_rows_hold(job: TrainingJob) -> None:
     chat: Any = chat_of("z<|end|>", "<s>")
     given = rows(job.folder, TEXTS)
     assert prompt_lengths(chat.tokenizer, given, "training") == [len(chat.encode(row.prompt)) for row in given]
+
+
+def test_given_answers_end_no_turn_and_those_that_cannot_be_learnt_are_left_out(
+    job: TrainingJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    from rearank.training.local import load_tokenizer
+    from rearank.training.sft import Sft
+    from rearank.training.targets import learnable
+    from rearank.training.verl.launch import _rows
+    from rearank.training.verl.settings import Lengths
+
+    texts = ["a", "b", "c", "d"]
+    answers = [
+        "<think> <|end|> </think> <answer> [2] > [1] </answer>",
+        None,
+        "long " * 200,
+        "<answer> [1] > [2] </answer>",
+    ]
+    given = [replace(row, completion=one) for row, one in zip(rows(job.folder, texts), answers, strict=True)]
+    sft, tokenizer = Sft(targets="given"), load_tokenizer(job.model, None)
+    with caplog.at_level(logging.WARNING):
+        kept = learnable(tokenizer, given, sft, "training", 64)
+    assert (
+        "of 4 training windows 1 without an answer and 1 with one of more than model.max_tokens=64 tokens"
+        in caplog.text
+    )
+    assert [row.index for row in kept] == [0, 3]
+    first = kept[0].completion or ""
+    assert first == "<think> ‹|end|> </think> <answer> [2] > [1] </answer>"
+    assert not {"<|end|>", "<s>"} & set(tokenizer.convert_ids_to_tokens(tokenizer(first)["input_ids"]))
+    # A teacher is asked about training windows only; ideal answers need nothing.
+    job = replace(job, train=given, validation=rows(job.folder, ["x"]))
+    assert [len(some) for some in _rows(job, Lengths(900, 64), sft)] == [2, 0]
+    assert [len(some) for some in _rows(job, Lengths(900, 64), Sft())] == [4, 1]
+    with pytest.raises(TrainingError, match=r"no training window is left \(1 without an answer\); give a dataset"):
+        learnable(tokenizer, given[1:2], sft, "training", 64)
+    with pytest.raises(TrainingError, match="where dataset, augmentation, prepare and seed are those of task=distill"):
+        learnable(tokenizer, given[1:2], Sft(targets="teacher"), "training", 64)

@@ -201,9 +201,9 @@ def test_a_collapsing_run_is_stopped_and_says_why(rows: Path, tmp_path: Path) ->
     assert (Path(result.model) / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("notes", ["none", "grades"])
-def test_sft_learns_its_targets(rows: Path, tmp_path: Path, notes: Any) -> None:
-    result = TRAINER.fine_tune(job(rows, tmp_path), Sft(steps=3, batch=4, learning_rate=1e-3, notes=notes))
+@pytest.mark.parametrize("targets", ["ideal", "grades"])
+def test_sft_learns_its_targets(rows: Path, tmp_path: Path, targets: Any) -> None:
+    result = TRAINER.fine_tune(job(rows, tmp_path), Sft(steps=3, batch=4, learning_rate=1e-3, targets=targets))
     losses = [line["train/loss"] for line in read_jsonl(tmp_path / "train.jsonl") if "train/loss" in line]
     assert len(losses) == 3
     assert losses[-1] < losses[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PREPARED, SFT, TRAINING, EVALUATION, ANALYSIS = "prepared", "sft", "training", "evaluation", "analysis"
-RERANKED = "rerank"
+RERANKED, DISTILLED = "rerank", "distilled"
 """Folders of the stages."""
 SETTINGS, ENVIRONMENT = "settings.json", "environment.json"
 """In a stage's folder: what its result follows from, and what it was made with."""
@@ -23,6 +23,8 @@ ANALYSED = "analysis.json"
 RUN, PARTIAL_RUN, QUERIES = "run.trec", "run.partial.trec", "queries.json"
 COST, TRACES, COMMANDS = "cost.jsonl", "traces.jsonl", "commands.jsonl"
 TRAIN_ROWS, VALIDATION_ROWS = "train.parquet", "validation.parquet"
+TEACHER = "teacher.jsonl"
+"""A teacher's answers to training windows."""
 SEAL = "sealed.json"
 """The files of a finished stage as they were left."""
 STORE, PAGE = "completions.sqlite", "report.html"

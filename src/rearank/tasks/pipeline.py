@@ -6,14 +6,16 @@ and picks up what it finds done. The tasks here are parts of the pipeline; no st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from rearank.data.irds import Irds
 from rearank.experiment import Run
 from rearank.prompts import Tokenizer
 from rearank.reranker.setup import Parts
-from rearank.runs.layout import ANALYSIS, EVALUATION, PREPARED, SFT, TRAINING
+from rearank.runs.layout import ANALYSIS, DISTILLED, EVALUATION, PREPARED, SFT, TEACHER, TRAINING
 from rearank.runs.stage import Stage
 from rearank.tasks.analyse import analyse
 from rearank.tasks.evaluate import Evaluating, evaluate
@@ -40,7 +42,7 @@ class PipelineTask:
     """The main job: from judged candidates to a trained, measured reranker.
 
     Args:
-        method: ``rl``; ``sft`` on the ideal orders instead; or ``sft_then_rl``, which starts from that checkpoint.
+        method: ``rl``; ``sft`` (``sft.targets``) instead; or ``sft_then_rl``, which starts from that checkpoint.
     """
 
     method: Literal["rl", "sft", "sft_then_rl"] = "rl"
@@ -90,7 +92,7 @@ class TrainTask:
 
 @dataclass(frozen=True)
 class SftTask:
-    """Supervised fine-tuning on the ideal orders of the same rows (the paper's ablation)."""
+    """Supervised fine-tuning on answers to the same rows (``sft.targets``; by default the paper's ablation)."""
 
     needs: ClassVar[tuple[str, ...]] = ("dataset", "model", "trainer", "tracking")
 
@@ -129,11 +131,21 @@ def prepare_rows(run: Run) -> Rows:
 
 
 def fine_tune_model(run: Run, rows: Rows) -> TrainingResult:
-    """The model, on the ideal orders of the rows."""
+    """The model, on the answers of the rows that ``sft.targets`` names."""
+    if run.experiment.sft.targets == "teacher":
+        place = teachers_file(run)
+        rows = rows.taught(place, tags=run.experiment.prompt.tags)
+        # It counts for what is learnt, wherever it lies.
+        run = replace(run, experiment=replace(run.experiment, sft=replace(run.experiment.sft, traces=str(place))))
     chosen = run.experiment
     start = Start(chosen.model, rows, chosen.reward, chosen.seed)
-    stage = _stage_after_rows(run, SFT, "model", "reward", "sft", "trainer")
+    stage = stage_after_rows(run, SFT, "model", "reward", "sft", "trainer")
     return fine_tune(start, chosen.sft, chosen.trainer, stage, run.trackers, tags=chosen.prompt.tags)
+
+
+def teachers_file(run: Run) -> Path:
+    """Where ``sft.targets=teacher`` finds answers."""
+    return Path(run.experiment.sft.traces or run.folder / DISTILLED / TEACHER)
 
 
 def train_model(run: Run, rows: Rows, tuned: TrainingResult | None = None) -> TrainingResult:
@@ -216,7 +228,7 @@ def rows_stage(run: Run) -> Stage:
 
 def training_stage(run: Run) -> Stage:
     """What the model trained by reinforcement depends on: what the rows do, and more."""
-    return _stage_after_rows(run, TRAINING, "model", "reward", "algorithm", "trainer")
+    return stage_after_rows(run, TRAINING, "model", "reward", "algorithm", "trainer")
 
 
 def started_from(run: Run, tuned: TrainingResult | None) -> Run:
@@ -228,9 +240,10 @@ def started_from(run: Run, tuned: TrainingResult | None) -> Run:
     return replace(run, experiment=replace(run.experiment, model=model), config=config)
 
 
-def _stage_after_rows(run: Run, name: str, *keys: str) -> Stage:
+def stage_after_rows(run: Run, name: str, *keys: str, modules: Sequence[str] = ()) -> Stage:
+    """The stage in the folder ``name``; it depends on what the rows do, on ``keys`` of the config and ``modules``."""
     keys = (*_rows_depend_on(run), "prepare", "seed", *keys)
-    return run.stage(name, *keys, modules=_MAKES_ROWS, version=VERSION, **_without(run))
+    return run.stage(name, *keys, modules=(*_MAKES_ROWS, *modules), version=VERSION, **_without(run))
 
 
 def _without(run: Run) -> dict[str, Any]:

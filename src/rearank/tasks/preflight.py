@@ -20,8 +20,9 @@ from rearank.ranking import misfits
 from rearank.reranker.setup import Parts
 from rearank.runs.layout import STORE, SUMMARY, misplaced
 from rearank.sections import STANDARD
+from rearank.tasks.distill import DistillTask
 from rearank.tasks.overlap import OverlapError, measured_queries, refuse_overlap
-from rearank.tasks.pipeline import PrepareTask, rows_stage
+from rearank.tasks.pipeline import PrepareTask, SftTask, rows_stage, teachers_file
 from rearank.tasks.prepare import Rows
 from rearank.tasks.rerank import RerankTask
 from rearank.tasks.rerank.looking import problems_of
@@ -78,6 +79,7 @@ def preflight(run: Run) -> None:
     found += _refused_by_template(run)
     found += _wording_misfits(run)
     found += _splits(run)
+    found += _answers_to_learn(run)
     if "algorithm" in needs:
         problems, costly, notes = _examine_training(run)
         found += problems
@@ -105,7 +107,8 @@ def _needs(run: Run) -> tuple[str, ...]:
 def _asks(run: Run) -> bool:
     """Whether answers are asked for, and kept in the run's folder."""
     needs = _needs(run)
-    return "engine" in needs and ("benchmark" in needs or "rerank" in needs)
+    distills = isinstance(run.experiment.task, DistillTask)
+    return "engine" in needs and (distills or "benchmark" in needs or "rerank" in needs)
 
 
 def _elsewhere(run: Run) -> bool:
@@ -195,7 +198,11 @@ def _misfits(run: Run) -> list[str]:
         )
     if "algorithm" in needs:
         found += experiment.algorithm.misfits(experiment.reward)
-    if _asks(run) and not isinstance(experiment.engine, NoEngine):
+    if isinstance(experiment.task, DistillTask):
+        shown = not isinstance(experiment.dataset, HoldsRows)  # rows that hold their own prompts don't show this one
+        if shown and (asks, experiment.prompt.labels) != ("ranking", "numbers"):
+            found.append("task=distill takes orders of numbered passages; choose a prompt with asks: ranking")
+    elif _asks(run) and not isinstance(experiment.engine, NoEngine):
         found += misfits(experiment.strategy, asks, experiment.model.temperature)
     return found
 
@@ -260,6 +267,25 @@ def _splits(run: Run) -> list[str]:
     except ValueError:  # a kind whose sizes can't be read; vLLM has the last word
         return []
     return engine.misfits(sizes) if sizes is not None else []
+
+
+def _answers_to_learn(run: Run) -> list[str]:
+    """Fine-tuning on answers that nobody gives."""
+    task, sft = run.experiment.task, run.experiment.sft
+    if not isinstance(task, SftTask) and getattr(task, "method", "rl") == "rl":
+        return []
+    if sft.targets == "given" and not isinstance(run.experiment.dataset, HoldsRows):
+        return [
+            "sft.targets=given learns answers that come with the dataset's rows, and this dataset has none; choose one "
+            "of conversations, or sft.targets=ideal, grades or teacher"
+        ]
+    place = teachers_file(run)
+    if sft.targets != "teacher" or place.is_file():
+        return []
+    return [
+        f"sft.targets=teacher: {place} isn't there; run task=distill with the teacher first, and give the folder of "
+        "that run: sft.traces=outputs/..."
+    ]
 
 
 def _examine_training(run: Run) -> tuple[list[str], list[str], list[str]]:

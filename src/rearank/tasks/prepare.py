@@ -7,10 +7,10 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from rearank.augmentation import Augmentation
 from rearank.data import DataError, HoldsRows, JudgedCandidates, JudgedSource, PromptedWindow
@@ -27,10 +27,12 @@ from rearank.tasks.overlap import refuse_overlap
 from rearank.tracking import Artefact
 from rearank.tracking.run_trackers import RunTrackers
 from rearank.training.rows import RowError, TrainingRow, read_rows, write_rows
+from rearank.training.traces import taught
 from rearank.types import JudgedWindow
 
 __getattr__ = attributes_of(__name__)  # old names of what has moved
 
+T = TypeVar("T")
 Dataset: TypeAlias = JudgedSource | HoldsRows
 Queries: TypeAlias = dict[str, JudgedCandidates | list[PromptedWindow]]
 """By id: candidates to draw windows from, or windows as a dataset holds them."""
@@ -59,6 +61,15 @@ class Rows:
                 return []
             raise
 
+    def taught(self, traces: Path, *, tags: bool) -> Rows:
+        """The same rows, of which the training rows bring a teacher's answers.
+
+        Args:
+            traces: the teacher's file.
+            tags: whether the prompt asks for ``<think>`` and ``<answer>``.
+        """
+        return _TaughtRows(self.folder, self.dataset, self.identity, traces, tags)
+
     def artefact(self, *, used: bool = False) -> Artefact:
         """The same name for the same identity, so that a sweep's jobs share them."""
         names = (*sorted(path.name for path in self.folder.glob("*.parquet")), SUMMARY)
@@ -66,6 +77,20 @@ class Rows:
         name = f"rows-{self.dataset}-{fingerprint(self.identity)}"
         files = {name: self.folder / name for name in names}
         return Artefact("dataset", name, files, {**counts, "settings": dict(self.identity)}, used)
+
+
+@dataclass(frozen=True)
+class _TaughtRows(Rows):
+    """Prepared rows beside a teacher's file of answers."""
+
+    traces: Path
+    tags: bool
+
+    def train(self) -> list[TrainingRow]:
+        """Raises ``TraceError`` where the file can't be read."""
+        rows = super().train()
+        answers = taught(rows, self.traces, tags=self.tags)
+        return [replace(row, completion=answer) for row, answer in zip(rows, answers, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -167,7 +192,7 @@ def _write(how: Preparing, folder: Path) -> dict[str, Any]:
             "loosen augmentation.filter, or check that the judgements belong to these candidates"
         )
     validation, _ = _augment(how.augmentation, held_out, "validation windows")
-    validation = list(islice(_by_turns(validation), settings.validation_windows))
+    validation = list(islice(by_turns(validation, lambda one: one.window.query.id), settings.validation_windows))
     tokenizer = _tokenizer(how)
     for name, windows, split in ((TRAIN_ROWS, train, "train"), (VALIDATION_ROWS, validation, "validation")):
         with progress(f"writing {name}"):
@@ -265,9 +290,9 @@ def _augment(augmentation: Augmentation, judged: Queries, what: str) -> tuple[li
     return windows, dropped
 
 
-def _by_turns(windows: Sequence[JudgedWindow]) -> Iterator[JudgedWindow]:
+def by_turns(windows: Sequence[T], query: Callable[[T], str]) -> Iterator[T]:
     """The first window of every query, then the second of every query..."""
-    by_query: dict[str, list[JudgedWindow]] = {}
-    for judged in windows:
-        by_query.setdefault(judged.window.query.id, []).append(judged)
-    return (judged for judged in chain.from_iterable(zip_longest(*by_query.values())) if judged is not None)
+    by_query: dict[str, list[T]] = {}
+    for window in windows:
+        by_query.setdefault(query(window), []).append(window)
+    return (window for window in chain.from_iterable(zip_longest(*by_query.values())) if window is not None)

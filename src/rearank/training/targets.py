@@ -6,16 +6,63 @@ through one: it follows the rendered prompt as it is, as it does when the model 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from rearank.neutral import reserved_of, without_tokens
 from rearank.training.base import TrainingError
+from rearank.training.rows import TrainingRow
+from rearank.training.sft import Sft
 
 _OPENED = re.compile(r"<think>\s*\Z")
 _CLOSED = re.compile(r"</think>\s*\Z")
 _REASONING = re.compile(r"<think>(.*?)</think>\s*", re.DOTALL)
 _MARK = "rearank-answer"
+_TAGS = "<think></think><answer></answer>"  # tokens of their own in some vocabularies
+_log = logging.getLogger(__name__)
+
+
+def learnable(tokenizer: Any, rows: Sequence[TrainingRow], sft: Sft, what: str, most: int) -> list[TrainingRow]:
+    """The rows that fine-tuning can learn; where answers come with them, these in words that end no turn.
+
+    Args:
+        tokenizer: the model's.
+        rows: with prompts that fit.
+        sft: says what is learnt.
+        what: for messages: "training".
+        most: tokens of an answer (``model.max_tokens``).
+
+    Raises:
+        TrainingError: where there were rows and none is left.
+    """
+    if not sft.given:
+        return list(rows)
+    reserved = reserved_of(tokenizer)
+    kept, bare, long = [], 0, 0
+    for row in rows:
+        if row.completion is None:
+            bare += 1
+            continue
+        answer = row.completion if reserved is None else without_tokens(row.completion, reserved, _TAGS)
+        if len(tokenizer(answer, add_special_tokens=False)["input_ids"]) > most:
+            long += 1
+            continue
+        kept.append(replace(row, completion=answer))
+    left_out = [f"{bare} without an answer"] * bool(bare)
+    left_out += [f"{long} with one of more than model.max_tokens={most} tokens"] * bool(long)
+    if rows and not kept:
+        source = (
+            "the windows are the teacher's where dataset, augmentation, prepare and seed are those of task=distill"
+            if sft.targets == "teacher"
+            else "give a dataset whose rows bring answers, or set sft.targets=ideal"
+        )
+        raise TrainingError(f"sft.targets={sft.targets}: no {what} window is left ({', '.join(left_out)}); {source}")
+    if left_out:
+        _log.warning("sft.targets=%s: of %d %s windows %s", sft.targets, len(rows), what, " and ".join(left_out))
+    return kept
 
 
 def answer_after(prompt: str, answer: str) -> str:
@@ -30,8 +77,8 @@ def answer_after(prompt: str, answer: str) -> str:
     if reasoned and _CLOSED.search(prompt):
         if reasoned.group(1).strip():
             raise TrainingError(
-                "the model's chat template writes an empty reasoning before each answer, and sft.notes would be a "
-                "second one; set sft.notes=none, or choose a template that lets the model reason"
+                "the model's chat template writes an empty reasoning before each answer, and the answer to learn has "
+                "one, too; set sft.targets=ideal, or choose a template that lets the model reason"
             )
         return answer[reasoned.end() :]
     return answer

@@ -38,7 +38,7 @@ from rearank.training.local import (
 )
 from rearank.training.rows import TrainingRow, chats, guarded
 from rearank.training.sft import Sft
-from rearank.training.targets import ending, target_tokens
+from rearank.training.targets import ending, learnable, target_tokens
 from rearank.training.trl import plan
 from rearank.training.trl.fit import BuiltTrainer, fit
 from rearank.training.trl.passes import Passes, PassMemory, chosen_passes
@@ -158,11 +158,12 @@ class TrlTrainer(TrlSettings):
             return fit(job, self, "training", make)
 
     def fine_tune(self, job: TrainingJob, sft: Sft, *, tags: bool = True) -> TrainingResult:
-        """On the rows' ideal answers, with TRL's SFTTrainer; see ``Trainer``."""
+        """On the rows' answers (``sft.targets``), with TRL's SFTTrainer; see ``Trainer``."""
 
         def make(tokenizer: Any, rows: Sequence[TrainingRow]) -> BuiltTrainer:
             import trl
 
+            rows = learnable(tokenizer, rows, sft, "training", job.max_tokens)
             steps = sft.total_steps(len(rows))
             passes = self._passes(job, tokenizer, rows, sft.batch, micro=sft.micro_batch, key="sft.micro_batch")
             prompts = chats(rows)

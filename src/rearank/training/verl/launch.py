@@ -32,6 +32,7 @@ from rearank.training.lengths import context_of, rows_that_fit
 from rearank.training.local import complete_checkpoint, load_tokenizer, step_of
 from rearank.training.rows import TrainingRow, chats, save_rows
 from rearank.training.sft import Sft
+from rearank.training.targets import learnable
 from rearank.training.verl.compose import ppo_config, sft_config
 from rearank.training.verl.events import Outcome
 from rearank.training.verl.export import export, export_base, sharded_over, world_size
@@ -82,7 +83,7 @@ def fine_tune(trainer: VerlSettings, job: TrainingJob, sft: Sft, *, tags: bool) 
             f"trainer.tokens_per_pass ({trainer.tokens_per_pass}) is less than one prompt with its answer "
             f"({lengths.total}): raise it, or lower trainer.max_prompt_tokens or model.max_tokens"
         )
-    rows, held_out = _rows(job, lengths)
+    rows, held_out = _rows(job, lengths, sft)
     if held_out and len(held_out) < sft.batch:
         _log.warning("no validation: its %d windows are less than sft.batch (%d)", len(held_out), sft.batch)
         held_out = []  # verl drops a last batch that isn't full
@@ -106,8 +107,8 @@ def save_answers(path: Path, rows: Sequence[TrainingRow], sft: Sft, *, tags: boo
     pq.write_table(pa.table({"prompt": chats(rows), "answer": sft.answers(rows, tags=tags)}), path)
 
 
-def _rows(job: TrainingJob, lengths: Lengths) -> tuple[list[TrainingRow], list[TrainingRow]]:
-    """Training and validation rows that fit, by the model's own tokenizer: see ``rows_that_fit``."""
+def _rows(job: TrainingJob, lengths: Lengths, sft: Sft | None = None) -> tuple[list[TrainingRow], list[TrainingRow]]:
+    """Training and validation rows that fit, by the model's own tokenizer: see ``rows_that_fit`` and ``learnable``."""
     if (context := context_of(job)) is not None and lengths.total > context:
         raise TrainingError(too_long(lengths, context))
     with progress(f"loading the tokenizer of {job.model}"):
@@ -116,6 +117,11 @@ def _rows(job: TrainingJob, lengths: Lengths) -> tuple[list[TrainingRow], list[T
     both = (("training", job.train), ("validation", job.validation))
     remedy = "raise trainer.max_prompt_tokens, or "
     train, held_out = (rows_that_fit(tokenizer, rows, what, lengths.prompt, limit, remedy) for what, rows in both)
+    if sft is not None:
+        train = learnable(tokenizer, train, sft, "training", job.max_tokens)
+        # A teacher is asked about training windows only.
+        has_answers = not sft.given or any(row.completion is not None for row in held_out)
+        held_out = learnable(tokenizer, held_out, sft, "validation", job.max_tokens) if has_answers else []
     return train, held_out
 
 
