@@ -10,6 +10,7 @@ from annotated_types import Ge
 
 from rearank.analysis.attacks import ATTACKS
 from rearank.checks import check_fields
+from rearank.runs import INCIDENTAL
 
 Positive = Annotated[int, Ge(1)]
 
@@ -41,6 +42,8 @@ class Analyse:
         more_attacks: texts of your own by name; ``{query}``, ``{i}`` and ``{order}`` are filled in.
         place: where in the passage an attack stands; a prompt that cuts passages may never show the end.
         seed: of queries, windows, permutations, victims and intervals.
+        after_training: windows of the short look that a pipeline ends with, of the untrained and the trained model, so
+            that a reward that was gamed is seen; 0 for none. ``task=analyse`` doesn't go by it.
     """
 
     what: tuple[What, ...] = get_args(What)
@@ -57,6 +60,7 @@ class Analyse:
     more_attacks: dict[str, str] = field(default_factory=dict)
     place: Literal["start", "end"] = "start"
     seed: int = 0
+    after_training: Annotated[int, Ge(0)] = field(default=20, metadata=INCIDENTAL)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -16,9 +16,11 @@ prepared       dataset, validation, prepare, seed; where windows    summary.json
                are drawn also retriever, augmentation, prompt
 sft            the same, and model, reward, sft, trainer            result.json
 training       the same, and model, reward, algorithm, trainer      result.json
+distilled      what the rows do, and distill, model, engine         summary.json
 evaluation/    model, prompt, strategy, engine, evaluation,         (made again from ``completions.sqlite``, which
 */*            retriever, seed, its benchmark                       has every answer)
-analysis       analyse and what evaluation depends on               analysis.json
+analysis,      analyse and what evaluation depends on               analysis.json
+*-short
 rerank         rerank, model, prompt, strategy, engine; where it    summary.json, and ``rerank.output`` as it was left
                is used also the benchmark's collection, retriever
 =============  ===================================================  ============================================

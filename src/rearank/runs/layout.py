@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PREPARED, SFT, TRAINING, EVALUATION, ANALYSIS = "prepared", "sft", "training", "evaluation", "analysis"
-RERANKED, DISTILLED = "rerank", "distilled"
+RERANKED, DISTILLED, SHORT_ANALYSIS = "rerank", "distilled", "analysis-short"
 """Folders of the stages."""
 SETTINGS, ENVIRONMENT = "settings.json", "environment.json"
 """In a stage's folder: what its result follows from, and what it was made with."""

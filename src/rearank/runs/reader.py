@@ -30,6 +30,7 @@ from rearank.runs.layout import (
     RUN,
     SETTINGS,
     SFT,
+    SHORT_ANALYSIS,
     SUMMARY,
     TRAINING,
     read_json,
@@ -195,7 +196,7 @@ def read_folder(path: Path, label: str | None = None) -> RunFolder:
         if systems
         else read_json(path / ENVIRONMENT) or read_json(path / RERANKED / ENVIRONMENT),
         overrides,
-        read_json(path / ANALYSIS / ANALYSED),
+        read_json(path / ANALYSIS / ANALYSED) or read_json(path / SHORT_ANALYSIS / ANALYSED),
         read_json(path / RERANKED / SUMMARY),
         known,
         arm,

@@ -15,9 +15,9 @@ from rearank.data.irds import Irds
 from rearank.experiment import Run
 from rearank.prompts import Tokenizer
 from rearank.reranker.setup import Parts
-from rearank.runs.layout import ANALYSIS, DISTILLED, EVALUATION, PREPARED, SFT, TEACHER, TRAINING
+from rearank.runs.layout import ANALYSIS, DISTILLED, EVALUATION, PREPARED, SFT, SHORT_ANALYSIS, TEACHER, TRAINING
 from rearank.runs.stage import Stage
-from rearank.tasks.analyse import analyse
+from rearank.tasks.analyse import analyse, look
 from rearank.tasks.evaluate import Evaluating, evaluate
 from rearank.tasks.evaluate.tracked import track_report
 from rearank.tasks.overlap import digests, measured_queries, refuse_overlap, training_queries
@@ -53,13 +53,14 @@ class PipelineTask:
             raise ValueError(f"task.method must be rl, sft or sft_then_rl, not {self.method!r}")
 
     def run(self, run: Run) -> None:
-        """Rows, training, evaluation, report."""
+        """Rows, training, evaluation, a look at the answers, report."""
         rows = prepare_rows(run)
         refuse_measured_queries(run, rows)
         tuned = fine_tune_model(run, rows) if self.method != "rl" else None
         if self.method != "sft":
             train_model(run, rows, tuned)
         evaluate_models(run, tuned)
+        look_at_answers(run, tuned)
         page = report_at_end(run.folder, run.experiment.report, run.cache)
         if page is not None:
             track_report(page, run.trackers)
@@ -182,10 +183,20 @@ def refuse_measured_queries(run: Run, rows: Rows) -> None:
 
 def analyse_models(run: Run) -> dict[str, Any]:
     """What the same systems write."""
+    return analyse(evaluating(run), run.experiment.analyse, analysis_stage(run, ANALYSIS))
+
+
+def look_at_answers(run: Run, tuned: TrainingResult | None = None) -> None:
+    """What training did to the answers besides the score, in short."""
+    if run.experiment.analyse.after_training:
+        look(evaluating(run, tuned), run.experiment.analyse, analysis_stage(run, SHORT_ANALYSIS))
+
+
+def analysis_stage(run: Run, name: str) -> Stage:
+    """What an analysis in the folder ``name`` depends on."""
     keys = ("analyse", "model", "prompt", "strategy", "engine", "benchmark", "retriever", "seed")
     measured = {key: run.config["evaluation"][key] for key in ("depth", "measures")}
-    stage = run.stage(ANALYSIS, *keys, modules=_READS_ANSWERS, evaluation=measured)
-    return analyse(evaluating(run), run.experiment.analyse, stage)
+    return run.stage(name, *keys, modules=_READS_ANSWERS, evaluation=measured)
 
 
 def preparing(run: Run) -> Preparing:

@@ -24,6 +24,7 @@ from rearank.runs.layout import ANALYSED, STORE, write_json
 from rearank.runs.stage import Stage
 from rearank.tasks.analyse.asking import Asker
 from rearank.tasks.analyse.questions import Questions, choose_queries
+from rearank.tasks.analyse.short import short_table, shortened
 from rearank.tasks.analyse.tables import AnalysisTables, SystemAnswers
 from rearank.tasks.evaluate import Evaluating, System, systems
 from rearank.types import Sampling
@@ -36,7 +37,21 @@ class AnalysisError(RuntimeError):
     """An analysis that can't be made as asked, or too many of whose calls failed."""
 
 
-def analyse(how: Evaluating, settings: Analyse, stage: Stage) -> dict[str, Any]:
+def look(how: Evaluating, settings: Analyse, stage: Stage) -> None:
+    """The short look of a pipeline's end: at the first benchmark; what keeps it from being made is only said."""
+    first = replace(how, benchmark=how.benchmarks[0])
+    few = shortened(settings)
+    try:
+        result = analyse(first, few, stage, brief=True)
+    except (DataError, AnalysisError, EngineError) as error:
+        _log.warning("no look at what training did to the answers: %s", error)
+        return
+    labels = [system.label for system in _chosen(first, few)]
+    (part,) = result["benchmarks"].values()
+    print(f"\n{short_table(part['tables'], labels)}\nmore of this: task=analyse; its rows: {stage.folder}", flush=True)
+
+
+def analyse(how: Evaluating, settings: Analyse, stage: Stage, *, brief: bool = False) -> dict[str, Any]:
     """Every benchmark in turn; returns and writes ``analysis.json``, anew after each of them.
 
     A benchmark whose data is missing is named and left out where there are others.
@@ -45,6 +60,7 @@ def analyse(how: Evaluating, settings: Analyse, stage: Stage) -> dict[str, Any]:
         how: the same systems are evaluated: an evaluation's answers serve here, too.
         settings: the section ``analyse``.
         stage: where, and what the result depends on.
+        brief: draw no figures and print no tables.
 
     Raises:
         AnalysisError: for settings that don't go together; and, after everything was written, where a larger share of
@@ -67,14 +83,15 @@ def analyse(how: Evaluating, settings: Analyse, stage: Stage) -> dict[str, Any]:
                 _log.error("benchmark %s is left out: %s", benchmark.name, error)
                 continue
             parts[benchmark.name] = found.as_json()
-            texts.append(found.write(folder / benchmark.name))
+            texts.append(found.write(folder / benchmark.name, figures=not brief))
             result |= {"benchmarks": parts, "failed": len(asking.failures)}
             _write(folder, result, texts)
     finally:
         store.close()
     if not parts:
         raise DataError("none of the benchmarks has its data here; the reasons are above")
-    print(f"\n{(folder / TABLES).read_text(encoding='utf-8')}\nfigures and tables are in {folder}", flush=True)
+    if not brief:
+        print(f"\n{(folder / TABLES).read_text(encoding='utf-8')}\nfigures and tables are in {folder}", flush=True)
     if len(asking.failures) > how.settings.max_failed * asking.asked:
         raise AnalysisError(
             f"{len(asking.failures)} of {asking.asked} calls failed, the first: {asking.failures[0]}. What came of the "

@@ -103,7 +103,7 @@ class AnalysisTables:
             row = attack_row(windows, control, seed=self.settings.seed)
             self._row("attack", system.label, {"attack": attack, "neutralise": neutralised, **row})
 
-    def write(self, folder: Path) -> str:
+    def write(self, folder: Path, *, figures: bool = True) -> str:
         """CSV, LaTeX and figures into ``folder``; the tables as Markdown."""
         parts, titles = [], self.titles()
         for name, rows in self.tables.items():
@@ -111,7 +111,8 @@ class AnalysisTables:
             parts += [f"### {titles[name]['title']}", titles[name]["note"], render_table(rows)]
         for name, series in self.curves.items():
             write_tables(folder / f"curve_{name}", [{"system": s, **r} for s, rows in series.items() for r in rows])
-        self._draw(folder / "figures")
+        if figures:
+            self._draw(folder / "figures")
         return "\n\n".join([f"## {self.benchmark}", *parts])
 
     def as_json(self) -> dict[str, Any]:
