@@ -28,7 +28,7 @@ from rearank.runs.environment import commit
 from rearank.runs.identity import modules_alone
 from rearank.runs.layout import SHARED
 from rearank.runs.stage import Stage
-from rearank.sections import Compare, Distill, Evaluation, Preparation, Rerank
+from rearank.sections import Compare, Distill, Evaluation, Own, Preparation, Rerank
 from rearank.serving import Serving
 from rearank.tracking import TrackingNode
 from rearank.tracking.run_trackers import RunTrackers
@@ -92,6 +92,7 @@ class Experiment:
     report: Report = field(metadata=INCIDENTAL)
     rerank: Rerank = field(default_factory=Rerank, metadata=INCIDENTAL)
     distill: Distill = field(default_factory=Distill)
+    own: Own = field(default_factory=Own, metadata=INCIDENTAL)
     accept_changed_code: bool = field(default=False, metadata=INCIDENTAL)
     rerun: bool = field(default=False, metadata=INCIDENTAL)
 

@@ -77,6 +77,34 @@ class Distill:
 
 
 @dataclass(frozen=True)
+class Own:
+    """What ``experiment=own`` makes a reranker of, and when it goes out.
+
+    Args:
+        collection: a folder in BEIR's layout: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``.
+        run: a TREC run with the lists to rerank, of training and held-out queries; ``null`` for BM25's.
+        split: of the judgements.
+        held_out_split: another one, to be measured on; ``null`` for a share of the queries of ``split``.
+        held_out: that share.
+        judged_by: a TREC run of a teacher's in place of judgements: its order is what is learnt and measured.
+        teacher: the folder of a run of ``task=distill`` with the same settings, whose reasoning the cold start learns.
+        alpha: what the gate's p-values must be below.
+    """
+
+    collection: str | None = None
+    run: str | None = None
+    split: str = "train"
+    held_out_split: str | None = None
+    held_out: Annotated[float, Interval(gt=0, lt=1)] = 0.3
+    judged_by: str | None = None
+    teacher: str | None = None
+    alpha: Annotated[float, Interval(gt=0, lt=1)] = 0.05
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How a model is measured.
 

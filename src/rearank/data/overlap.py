@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rearank.types import Query
@@ -62,6 +62,21 @@ def normalised(text: str) -> str:
 def unnumbered(query_id: str) -> str:
     """``q#1`` and ``q#2`` are windows of the query ``q``."""
     return _NUMBERED.sub("", query_id)
+
+
+def families(texts: Mapping[str, str]) -> dict[str, str]:
+    """Query id -> the first id, by the alphabet, of those that are one query: of one text, or ``q#1`` and ``q#2``.
+
+    ``texts``: query id -> its text.
+    """
+    names: dict[str, str] = {}
+    found = {}
+    for query in sorted(texts):
+        text, base = f"text {normalised(texts[query])}", f"id {unnumbered(query)}"
+        found[query] = first = names.get(text) or names.get(base) or query
+        names.setdefault(text, first)
+        names.setdefault(base, first)
+    return found
 
 
 def _judged_alike(one: JudgedQuery, other: JudgedQuery) -> bool:

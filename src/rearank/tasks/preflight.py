@@ -22,6 +22,7 @@ from rearank.runs.layout import STORE, SUMMARY, misplaced
 from rearank.sections import STANDARD
 from rearank.tasks.distill import DistillTask
 from rearank.tasks.overlap import OverlapError, measured_queries, refuse_overlap
+from rearank.tasks.own.task import OwnTask, settled
 from rearank.tasks.pipeline import PrepareTask, SftTask, rows_stage, teachers_file
 from rearank.tasks.prepare import Rows
 from rearank.tasks.rerank import RerankTask
@@ -274,12 +275,14 @@ def _answers_to_learn(run: Run) -> list[str]:
     task, sft = run.experiment.task, run.experiment.sft
     if not isinstance(task, SftTask) and getattr(task, "method", "rl") == "rl":
         return []
+    if isinstance(task, OwnTask):
+        sft = settled(run).experiment.sft
     if sft.targets == "given" and not isinstance(run.experiment.dataset, HoldsRows):
         return [
             "sft.targets=given learns answers that come with the dataset's rows, and this dataset has none; choose one "
             "of conversations, or sft.targets=ideal, grades or teacher"
         ]
-    place = teachers_file(run)
+    place = Path(sft.traces) if sft.traces is not None else teachers_file(run)
     if sft.targets != "teacher" or place.is_file():
         return []
     return [

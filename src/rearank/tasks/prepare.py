@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from rearank.augmentation import Augmentation
 from rearank.data import DataError, HoldsRows, JudgedCandidates, JudgedSource, PromptedWindow
-from rearank.data.overlap import JudgedQuery, normalised, unnumbered
+from rearank.data.overlap import JudgedQuery, families
 from rearank.moved import attributes_of
 from rearank.progress import counted, progress
 from rearank.prompts import Prompt, Tokenizer
@@ -239,22 +239,12 @@ def _held_out(how: Preparing, judged: Queries) -> Queries:
     """
     if not how.settings.validation_windows:
         return {}
-    names: dict[str, str] = {}
-    for query in sorted(judged):
-        text, base = normalised(_judged_query(judged[query]).query.text), unnumbered(query)
-        first = names.get(f"text {text}") or names.get(f"id {base}") or query
-        names.setdefault(f"text {text}", first)
-        names.setdefault(f"id {base}", first)
-        names[f"first of {query}"] = first
+    first = families({query: _judged_query(item).query.text for query, item in judged.items()})
 
     def share(query: str) -> float:
         return int.from_bytes(hashlib.sha256(f"{how.seed}/{query}".encode()).digest()[:6]) / 2**48
 
-    return {
-        query: item
-        for query, item in judged.items()
-        if share(names[f"first of {query}"]) < how.settings.validation_share
-    }
+    return {query: item for query, item in judged.items() if share(first[query]) < how.settings.validation_share}
 
 
 def _judged_query(item: JudgedCandidates | list[PromptedWindow]) -> JudgedQuery:

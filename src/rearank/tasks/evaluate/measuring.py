@@ -71,7 +71,7 @@ class Measuring:
             self.places.stage.folder / benchmark.name / QUERIES,
             {item.candidates.query.id: item.candidates.query.text for item in judged},
         )
-        name = type(benchmark.retriever).__name__.lower()
+        name = getattr(benchmark.retriever, "label", type(benchmark.retriever).__name__.lower())
         yield score_and_write(
             self.places.open(benchmark, name),
             benchmark,
