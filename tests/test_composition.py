@@ -34,6 +34,13 @@ GIVEN = {
     "local": [f"benchmark.collection.{key}=some/path" for key in ("docs", "topics", "qrels_file")],
     "local_beir": ["benchmark.collection.path=some/path"],
     "local_rankllm": [f"benchmark.collection.{key}=some/path" for key in ("path", "qrels_file")],
+    "dataset=own": ["own.collection=some/path"],
+    "experiment=own": ["own.collection=some/path"],
+    "own": [
+        *("benchmark.retriever.run=null", "benchmark.collection.path=some/path", "benchmark.collection.split=train"),
+        *("benchmark.collection.held_out_split=null", "benchmark.collection.held_out=0.3"),
+        *("benchmark.collection.judged_by=null", "benchmark.collection.seed=1"),
+    ],
     "task=collect": ["task.sweep=some/path"],
     "retriever=run_file": ["retriever.path=some/path"],
     "retriever=rankllm": ["retriever.path=some/path"],

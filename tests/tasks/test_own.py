@@ -194,7 +194,11 @@ def test_from_a_folder_to_a_verdict(folder: Path, tmp_path: Path, capsys: pytest
     run.experiment.task.run(run)
     verdict = read(run.folder / "gate.json")
     assert verdict["queries"] == len(run.experiment.benchmark.benchmarks[0].collection.qrels())
-    assert [one["label"] for one in verdict["against"]] == ["first stage (bm25)", "tiny, greedy", "tiny after SFT (step 0)"]
+    assert [one["label"] for one in verdict["against"]] == [
+        "first stage (bm25)",
+        "tiny, greedy",
+        "tiny after SFT (step 0)",
+    ]
     assert verdict["passed"] is all(one["better"] for one in verdict["against"])
     said = capsys.readouterr().out
     assert "gate: " in said
