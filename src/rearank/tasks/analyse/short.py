@@ -58,10 +58,16 @@ def short_table(tables: Mapping[str, Sequence[Mapping[str, Any]]], systems: Sequ
         systems: their labels, the untrained one first.
     """
     rows: list[dict[str, Cell]] = [
-        {"system": system, **{column.heading: _of(tables, column, system).get(column.key) for column in _COLUMNS}}
+        {"system": system, **{column.heading: _rounded(_of(tables, column, system), column.key) for column in _COLUMNS}}
         for system in systems
     ]
     return "\n".join([render_table(rows), *_worse(tables, systems)])
+
+
+def _rounded(row: Mapping[str, Any], key: str) -> float | None:
+    """A mean of many that add up to nothing is 0, not 1e-18."""
+    value = row.get(key)
+    return None if value is None else round(value, 4) + 0.0
 
 
 def _of(tables: Mapping[str, Sequence[Mapping[str, Any]]], column: _Column, system: str) -> Mapping[str, Any]:
