@@ -224,7 +224,7 @@ def _chosen(how: Distilling) -> list[TrainingRow]:
     return [row for row in how.rows if row.index in kept]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _AsPrepared:
     """A prompt that shows each window as its row does; a window is known by its row's number in the query's place."""
 

@@ -106,14 +106,22 @@ def read_traces(path: Path) -> Iterator[Trace]:
 def _trace(line: Any) -> Trace:
     if not isinstance(line, dict):
         raise TypeError("not an object")
-    texts = {"query": line["query"], "reasoning": line["reasoning"]}
-    lists = {"passages": line["passages"], "order": line["order"]}
-    if not all(isinstance(text, str) for text in texts.values()):
+    query, reasoning, passages, order = (line[name] for name in ("query", "reasoning", "passages", "order"))
+    if not all(isinstance(text, str) for text in (query, reasoning)):
         raise TypeError("query and reasoning must be texts")
-    if not all(isinstance(ids, list) and all(isinstance(one, str) for one in ids) for ids in lists.values()):
+    if not all(isinstance(ids, list) and all(isinstance(one, str) for one in ids) for ids in (passages, order)):
         raise TypeError("passages and order must be lists of ids")
-    more = {name: line.get(name) for name in ("ndcg", "given_ndcg", "agreement", "dropped")}
-    return Trace(**texts, **{name: tuple(ids) for name, ids in lists.items()}, samples=line.get("samples", 1), **more)
+    return Trace(
+        query,
+        tuple(passages),
+        tuple(order),
+        reasoning,
+        line.get("ndcg"),
+        line.get("given_ndcg"),
+        line.get("agreement"),
+        line.get("samples", 1),
+        line.get("dropped"),
+    )
 
 
 def taught(rows: Sequence[TrainingRow], path: Path, *, tags: bool) -> list[str | None]:
