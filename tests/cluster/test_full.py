@@ -96,16 +96,19 @@ def test_adapters(tmp_path: Path) -> None:
     assert "grpo" in summary
 
 
-@pytest.mark.parametrize("targets", ["ideal", "grades"])
+@pytest.mark.parametrize("targets", ["ideal", "grades", "teacher"])
 def test_fine_tuning(targets: str, tmp_path: Path) -> None:
     sft = ("task=sft", "sft.steps=6", "sft.batch=8", "sft.learning_rate=1e-3", f"sft.targets={targets}",
            "trainer.validate_every=3")  # fmt: skip
+    if targets == "teacher":
+        run(tmp_path, SMALL, "task=distill", "engine=scripted", "name=run")  # in the same folder
     run(tmp_path, SMALL, *sft)
     logged = lines(tmp_path / "run" / "sft" / "sft.jsonl")
     trained = [line["train/loss"] for line in logged if "train/loss" in line]
     assert len(trained) == 6
     assert trained[-1] < trained[0]
-    assert len([line for line in logged if "val/loss" in line]) == 2
+    validated = [line for line in logged if "val/loss" in line]
+    assert len(validated) == (0 if targets == "teacher" else 2), "a teacher is asked about training windows only"
     model = tmp_path / "run" / "sft" / "model"
     run(tmp_path, SMALL, "name=rl", f"model.path={model}")
     assert losses(tmp_path / "rl") == [1, 2], "RL starts from it"
