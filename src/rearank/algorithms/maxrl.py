@@ -38,7 +38,7 @@ class MaxRl(PolicyGradient):
 
     def misfits(self, reward: HasSign) -> list[str]:
         """A reward that may be negative."""
-        if reward.never_negative:
+        if reward.never_negative and getattr(reward, "length", None) is None:
             return []
         return [
             f"algorithm=maxrl divides by a group's mean reward and {type(reward).__name__} may be negative: set "

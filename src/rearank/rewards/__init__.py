@@ -2,8 +2,8 @@
 
 ``ndcg`` the paper's (share of the reachable improvement) · ``absolute`` and ``difference`` its ablations ·
 ``multiview`` ReasonRank's terms · ``exact`` Rank-R1's idea. Exactly as their authors' code pays, loose rules included:
-``rearank_authors`` · ``reasonrank`` · ``rank_r1``. To add one, subclass :class:`Reward` in a file of your own and point
-a yaml's ``_target_`` at it.
+``rearank_authors`` · ``reasonrank`` · ``rank_r1``. ``length`` is what any of them may take off long answers. To
+add one, subclass :class:`Reward` in a file of your own and point a yaml's ``_target_`` at it.
 
 A reward that has a method ``score_group`` (:class:`SeesGroup`) is given all sampled answers to a window at once while a
 model is trained, and may pay an answer for what the others lack. One whose total is never below 0 says so by
@@ -24,6 +24,7 @@ from rearank.rewards.base import (
 )
 from rearank.rewards.difference import DifferenceReward
 from rearank.rewards.exact import ExactReward
+from rearank.rewards.length import LengthPenalty
 from rearank.rewards.multiview import MultiviewReward
 from rearank.rewards.ndcg import NdcgReward
 from rearank.rewards.rank_r1 import RankR1Reward
@@ -34,6 +35,7 @@ __all__ = [
     "AbsoluteReward",
     "DifferenceReward",
     "ExactReward",
+    "LengthPenalty",
     "Measured",
     "MultiviewReward",
     "NdcgReward",

@@ -12,7 +12,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -22,6 +22,7 @@ from rearank.checks import check_fields
 from rearank.metrics import dcg, ideal_dcg, ndcg
 from rearank.parsing import ParsedRanking, ParseStatus, parse_ranking
 from rearank.prompts import Asks
+from rearank.rewards.length import LengthPenalty
 from rearank.types import JudgedWindow
 
 SAME = 1e-12  # two nDCG values closer than this are the same order's value, summed differently
@@ -51,6 +52,8 @@ class RewardBreakdown:
     ndcg_reranked: float
     ndcg_best: float
     status: ParseStatus
+    length: float = 0.0
+    """What ``reward.length`` took off, in ``total``; 0 or below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class RewardFunction(ABC):
         k: cut-off of nDCG.
         ideal: ``query`` takes the ideal list from all judged grades of the query where the window carries them,
             ``window`` from the window's own grades (the paper's text and its sets can be read either way).
+        length: what long answers lose, whatever the reward; ``null`` for nothing. Trainers know the tokens and apply it
+            (``score``, ``score_groups``), so that a reward's own code sees none of it.
     """
 
     asks: ClassVar[Asks] = "ranking"
@@ -93,6 +98,7 @@ class RewardFunction(ABC):
 
     k: Annotated[int, Ge(1)] = 10
     ideal: Literal["query", "window"] = "query"
+    length: LengthPenalty | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -152,28 +158,44 @@ class SeesGroup(Protocol):
         """Score each of ``completions``, in their order."""
 
 
-def score(reward: RewardFunction, completion: str, judged: JudgedWindow, row: int | None = None) -> RewardBreakdown:
-    """``reward`` of one answer, as training and validation take it; ``row`` is the number of its training row.
+def score(
+    reward: RewardFunction, completion: str, judged: JudgedWindow, row: int | None = None, tokens: int | None = None
+) -> RewardBreakdown:
+    """``reward`` of one answer, as training and validation take it.
+
+    Args:
+        reward: what scores.
+        completion: the answer.
+        judged: the window.
+        row: the number of its training row.
+        tokens: of the answer, its end token included; ``reward.length`` needs it.
 
     Raises:
         NotFiniteError: where a number of the breakdown is NaN or infinite.
         RewardError: where a reward from outside of this package raises anything, or gives no breakdown.
+        ValueError: where ``reward.length`` is set and the tokens aren't known.
     """
     with _named(reward, completion, judged, row):
-        found = _breakdown(reward(completion, judged))
+        found = _shortened(reward, _breakdown(reward(completion, judged)), tokens)
     return _finite(reward, found, completion, judged, row)
 
 
 def score_groups(
-    reward: RewardFunction, answers: Sequence[tuple[str, JudgedWindow]], groups: Sequence[object]
+    reward: RewardFunction,
+    answers: Sequence[tuple[str, JudgedWindow]],
+    groups: Sequence[object],
+    tokens: Sequence[int] | None = None,
 ) -> list[RewardBreakdown]:
     """Score each (completion, window); where the reward asks for it, those of the same group together.
 
-    ``groups`` holds the number of each answer's row, or another id of its group. Raises as ``score`` does.
+    ``groups`` holds the number of each answer's row, or another id of its group, ``tokens`` the answers' lengths.
+    Raises as ``score`` does.
     """
     rows = [group if isinstance(group, int) else None for group in groups]
+    lengths: Sequence[int | None] = tokens if tokens is not None else [None] * len(answers)
     if not isinstance(reward, SeesGroup):
-        return [score(reward, *answer, row) for answer, row in zip(answers, rows, strict=True)]
+        numbered = zip(answers, rows, lengths, strict=True)
+        return [score(reward, *answer, row, length) for answer, row, length in numbered]
     places: dict[object, list[int]] = {}
     for place, group in enumerate(groups):
         places.setdefault(group, []).append(place)
@@ -186,8 +208,20 @@ def score_groups(
                 what = f"{len(found)} breakdowns for the {len(group)} answers of its argument"
                 raise ValueError(f"score_group gave {what}")
         scored |= dict(zip(group, found, strict=True))
-    numbered = enumerate(zip(answers, rows, strict=True))
-    return [_finite(reward, scored[place], *answer, row) for place, (answer, row) in numbered]
+    return [
+        _finite(reward, _shortened(reward, scored[place], length), *answer, row)
+        for place, (answer, row, length) in enumerate(zip(answers, rows, lengths, strict=True))
+    ]
+
+
+def _shortened(reward: RewardFunction, breakdown: RewardBreakdown, tokens: int | None) -> RewardBreakdown:
+    """With what ``reward.length`` takes off."""
+    if reward.length is None:
+        return breakdown
+    if tokens is None:
+        raise ValueError("reward.length needs the tokens of each answer, and they aren't known here")
+    penalty = reward.length(tokens)
+    return replace(breakdown, total=breakdown.total + penalty, length=penalty)
 
 
 def _finite(

@@ -77,6 +77,7 @@ def _described(where: str) -> Iterator[Name]:
 
 NAMES: tuple[Name, ...] = (
     *_described("rollout"),
+    Name("train/reward/length", "reward", "what reward.length takes off, mean; where it takes any", always=False),
     Name("rollout/length", "tokens", "an answer, mean, its end token included"),
     Name("rollout/length_max", "tokens", "the longest answer"),
     Name("rollout/cut_off", "share", "answers that reach the token limit"),
@@ -103,6 +104,7 @@ NAMES: tuple[Name, ...] = (
     Name("train/corrected", "share", "tokens (or answers) cut at algorithm.correction_cap", always=False),
     Name("train/correction_weight", "", "mean weight of a token; algorithm.correction", always=False),
     *_described("val"),
+    Name("val/reward/length", "reward", "what reward.length takes off, mean; where it takes any", always=False),
     Name("val/length", "tokens", "an answer, mean, its end token included"),
     Name("val/loss", "nats a token", "cross-entropy of the ideal answers; task=sft", "verl", always=False),
     Name("test/<benchmark>/<system>", "0 to 1", "the benchmark's main measure; base: the model before training"),

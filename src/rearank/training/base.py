@@ -153,6 +153,8 @@ def note_of(figures: Mapping[str, float]) -> str:
 def describe(breakdowns: Sequence[RewardBreakdown]) -> dict[str, float]:
     """Means of a batch of scored answers; ``rearank.tracking.names`` says under which names they are logged."""
     figures = {f"reward/{name}": fmean(getattr(b, name) for b in breakdowns) for name in _COMPONENTS}
+    if any(b.length for b in breakdowns):
+        figures["reward/length"] = fmean(b.length for b in breakdowns)
     figures["ndcg@10"] = fmean(b.ndcg_reranked for b in breakdowns)
     figures["ndcg@10_given"] = fmean(b.ndcg_initial for b in breakdowns)
     for status in ParseStatus:

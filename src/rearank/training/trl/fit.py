@@ -218,7 +218,7 @@ class _Watch:
             batch, model = self.settings.validation_batch, self.made.trainer.model
             answers = greedy(model, self.tokenizer, prompts, self.job.max_tokens, batch, on_batch)
         pairs = zip(answers, self.validation, strict=True)
-        scored = [score(self.job.reward, text, row.judged, row.index) for (text, _), row in pairs]
+        scored = [score(self.job.reward, text, row.judged, row.index, length) for (text, length), row in pairs]
         figures = {f"val/{name}": value for name, value in describe(scored).items()}
         figures["val/length"] = sum(length for _, length in answers) / len(answers)
         self.job.tracker.log(figures, step)

@@ -44,7 +44,8 @@ class TrlReward:
             texts = [self._opened + completion[0]["content"] for completion in completions]
         began = time.perf_counter()
         answers = [(text, one.judged) for text, one in zip(texts, rows, strict=True)]
-        breakdowns = score_groups(self._reward, answers, row)
+        tokens = None if completion_ids is None else [len(one) for one in completion_ids]
+        breakdowns = score_groups(self._reward, answers, row, tokens)
         self.scored = list(zip(rows, texts, breakdowns, strict=True))
         for name, value in describe(breakdowns).items():
             log_metric(rollout_name(name), value)

@@ -34,7 +34,7 @@ def compute_score(
 
     Args:
         data_source: of the row; every source is scored alike.
-        solution_str: the completion without special tokens; any string.
+        solution_str: the completion without special tokens; any string. A ``Counted`` one knows its tokens, too.
         ground_truth: the row's ``reward_model.ground_truth``.
         extra_info: the row's.
         reward: the reward's config node as JSON.
@@ -49,8 +49,23 @@ def compute_score(
     began = time.perf_counter()
     row = extra_info.get("index")
     judged = judged_window(ground_truth, extra_info)
-    scores = scores_of(score(reward_of(reward), opened + solution_str, judged, None if row is None else int(row)))
+    tokens = getattr(solution_str, "tokens", None)
+    found = score(reward_of(reward), opened + solution_str, judged, None if row is None else int(row), tokens)
+    scores = scores_of(found)
     return {**scores, "seconds": time.perf_counter() - began}
+
+
+class Counted(str):
+    """A text that knows how many tokens it was made of: verl hands on the text alone."""
+
+    tokens: int
+
+    @classmethod
+    def of(cls, text: str, tokens: int) -> Counted:
+        """``text``, of so many ``tokens``."""
+        counted = cls(text)
+        counted.tokens = tokens
+        return counted
 
 
 def scores_of(breakdown: RewardBreakdown) -> dict[str, Any]:
