@@ -80,7 +80,7 @@ test-real: $(STAMP)
 
 # Every package of the GPU path. One file for two Pythons: tests/test_extras.py holds it to be complete on both.
 lock: $(STAMP)
-	$(BIN)/uv pip compile pyproject.toml --extra cluster --extra wandb --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	$(BIN)/uv pip compile pyproject.toml --extra cluster --extra wandb --extra ray-serve --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --custom-compile-command 'make lock (Linux x86_64, CUDA 13, Python 3.11 and 3.12)' \
 	  --upgrade --no-annotate --no-emit-index-url --quiet --output-file constraints/cluster.txt
 

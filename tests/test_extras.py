@@ -21,7 +21,7 @@ from packaging.version import Version
 from rearank.training.verl.machine import PACKAGES, read_lock
 from tests.conftest import ROOT
 
-CLUSTER, CPU = ("cluster", "wandb"), ("cluster-cpu", "wandb")
+CLUSTER, CPU = ("cluster", "wandb", "ray-serve"), ("cluster-cpu", "wandb", "ray-serve")
 SMALL = ("wandb", "gguf", "fast", "api", "serve", "pyterrier", "sweeps", "dashboard")
 PINNED = ("verl", "ray", "vllm", "torch", "transformers", "tensordict", "transferqueue")
 LOCKED = ("--constraint", "constraints/cluster.txt")

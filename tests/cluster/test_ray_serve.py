@@ -50,5 +50,5 @@ def test_a_killed_replica_under_load_loses_no_request(tmp_path: Path, script: An
         status, order = script.ask(served.port, *script.work(0))
         assert (status, order) == (200, expected[0])
         status, _ = script.ask(served.port, "", ["a"])
-        assert status == 400, "the front is task=serve's application"
+        assert status == 422, "the front is task=serve's application"
     assert served.replicas() == [], "all ends with it"
