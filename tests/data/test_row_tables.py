@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import random
+import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +275,15 @@ def test_lines_that_are_no_rows(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text("[{}, ")
     with pytest.raises(DataError, match=r"cut\.json:1: not JSON"):
         dataset(tmp_path / "cut.json").judged(5)
+
+
+def test_an_archive_is_not_taken_for_a_table(tmp_path: Path) -> None:
+    write_triples(tmp_path / "triples.tsv", TRIPLES)
+    packed = tmp_path / "triples.tar.gz"
+    with tarfile.open(packed, "w:gz") as archive:
+        archive.add(tmp_path / "triples.tsv", "triples.tsv")
+    with pytest.raises(DataError, match=r"triples\.tar\.gz: an archive; unpack it"):
+        dataset(packed, TRIPLE_COLUMNS, tsv=TSV).judged(5)
 
 
 def test_where_nothing_is_left_the_first_fault_is_said(tmp_path: Path) -> None:

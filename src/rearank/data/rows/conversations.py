@@ -185,7 +185,7 @@ class ConversationRows:
         if known not in _ROLES:
             raise DataError(
                 f"{where}: role {shown(role)} is none of {', '.join((*_ROLES, *self.roles))}; say what it is: "
-                f"+dataset.roles.NAME=user"
+                "+dataset.roles.NAME=user"
             )
         return Message(cast(Role, known), well_formed(content))
 
@@ -282,8 +282,6 @@ def _size(prompt: Sequence[Message], letters: bool) -> int:
 def _read(answer: str, size: int, letters: bool) -> ParsedRanking:
     """With tags, where the answer has them."""
     read = parse_ranking(answer, size, letters=letters)
-    return (
-        read
-        if read.status is not ParseStatus.NO_ANSWER_TAG
-        else parse_ranking(answer, size, tags=False, letters=letters)
-    )
+    if read.status is ParseStatus.NO_ANSWER_TAG:
+        return parse_ranking(answer, size, tags=False, letters=letters)
+    return read

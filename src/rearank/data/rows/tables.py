@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tarfile import is_tarfile
 from textwrap import shorten
 from typing import Any, TypeAlias
 
@@ -99,6 +101,8 @@ class RowTable:
         return of_split or list(rows.values())
 
     def _file(self, path: Path) -> Iterator[Found]:
+        if _is_archive(path):  # its first line would pass for a row
+            raise DataError(f"{path}: an archive; unpack it (tar -xf) and set dataset.path to the file in it")
         with path.open("rb") as stream:
             parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
         if parquet:
@@ -149,6 +153,13 @@ class LeftOut:
             raise DataError(f"{path}: no {what} to train on; {counted or 'there is no row'}; check path and columns")
         if counted:
             _log.warning("%s: %s; %d %s stay", path, counted, kept, what)
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return is_tarfile(path)
+    except (EOFError, zlib.error, OSError):  # a damaged gzip file: the reader says where
+        return False
 
 
 def _parquet(path: Path) -> Iterator[Found]:
