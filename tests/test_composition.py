@@ -28,6 +28,10 @@ BENCHMARKS = sorted(path.stem for path in FILES if path.parent.name == "benchmar
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in FILES if path.parent.name != "benchmark")
 GIVEN = {
     "model=local": ["model.path=some/path"],
+    **{
+        f"dataset={name}": ["dataset.path=some/path"]
+        for name in ("rows", "hub", "conversations", "bge", "msmarco_triples")
+    },
     "dataset=local_beir": ["dataset.collection.path=some/path"],
     "dataset=local_trec": [f"dataset.collection.{key}=some/path" for key in ("docs", "topics", "qrels_file")],
     "dataset=local_rankllm": [f"dataset.collection.{key}=some/path" for key in ("path", "qrels_file")],

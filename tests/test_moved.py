@@ -50,6 +50,7 @@ def test_an_old_target_builds_todays_class() -> None:
         ("rearank.tasks.environment", "commit", "rearank.runs.environment"),
         ("rearank.tasks.train", "TrainTask", "rearank.tasks.pipeline"),
         ("rearank.tasks.evaluate", "EvaluateTask", "rearank.tasks.pipeline"),
+        ("rearank.data.rearank_rows", "RearankRows", "rearank.data.rows.rearank_rows"),
         ("rearank.training.algorithm", "PolicyGradient", "rearank.algorithms"),
         ("rearank.report.folder", "read_folder", "rearank.runs.reader"),
     ],

@@ -18,6 +18,7 @@ MOVED: Mapping[str, str] = {
     "rearank.analysis.figures": "rearank.analysis.drawing",
     "rearank.analysis.held_against_reasoning": "rearank.analysis.compared_with_reasoning",
     "rearank.analysis.settings": "rearank.analysis.what_to_ask",
+    "rearank.data.rearank_rows": "rearank.data.rows.rearank_rows",
     "rearank.engines.budget": "rearank.engines.openai.budget",
     "rearank.engines.capacity": "rearank.engines.vllm.capacity",
     "rearank.engines.openai.OpenAIEngine": "rearank.engines.openai.engine.OpenAIEngine",

@@ -12,7 +12,7 @@ import pytest
 from tests.data.rearank_rows import WRITERS, Row, rows, write_jsonl, write_parquet, write_qrels
 
 from rearank.data import DataError, HoldsRows
-from rearank.data.rearank_rows import RearankRows
+from rearank.data.rows.rearank_rows import RearankRows
 
 Made = tuple[list[Row], dict[str, dict[str, int]]]
 

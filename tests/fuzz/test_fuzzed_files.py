@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from rearank.data import DataError
 from rearank.data.rankllm import RankLlmFile, read_candidates
+from rearank.data.rows.conversations import ConversationColumns, ConversationRows
+from rearank.data.rows.graded import GradedRows
 from rearank.data.topics import read_topics
 from rearank.data.trec import read_documents, read_qrels, read_run
 from rearank.sections import RerankColumns
@@ -67,6 +69,10 @@ PIECES = st.sampled_from(
         ),
     ]
 )
+KEYS = (
+    *("_id", "id", "qid", "docid", "text", "query", "title", "candidates", "hits", "doc", "score", "passages"),
+    *("grade", "messages", "role", "content"),
+)
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -74,12 +80,7 @@ VALUES = st.recursive(
     | st.floats()
     | st.text(max_size=4)
     | st.sampled_from(["\ud83d", "a b", ""]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from("_id id qid docid text query title candidates hits doc score passages".split()), inner
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
     max_leaves=12,
 )
 CONTENTS = (
@@ -117,6 +118,18 @@ def _rows(path: str) -> Iterable[str]:
     return [name for one in lists for name in (one.query.id, *(passage.id for passage in one.passages))]
 
 
+def _graded(path: str) -> Iterable[str]:
+    found = GradedRows("rows", path).judged(5)
+    assert all(max(item.grades.values()) > 0 for item in found)
+    return [name for item in found for name in (item.candidates.query.id, *item.grades)]
+
+
+def _conversations(path: str) -> Iterable[str]:
+    columns = ConversationColumns(id="id", query="query", passages="passages", grades="hits")
+    windows = [one.window for one in ConversationRows("rows", path, columns).rows().windows]
+    return [name for window in windows for name in (window.query.id, *(passage.id for passage in window.passages))]
+
+
 READERS: dict[str, Callable[[str], Iterable[Any]]] = {
     "documents": lambda path: [passage.id for passage in read_documents(path)],
     "topics": lambda path: list(read_topics(path)),
@@ -124,6 +137,8 @@ READERS: dict[str, Callable[[str], Iterable[Any]]] = {
     "run": _run,
     "candidates": _candidates,
     "rows": _rows,
+    "graded rows": _graded,
+    "conversations": _conversations,
 }
 
 

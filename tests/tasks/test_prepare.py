@@ -140,7 +140,7 @@ def test_held_rows_are_the_same_whatever_does_not_apply(place: Path, held: list[
 def test_rows_that_were_left_out_are_counted(place: Path, held: list[Row]) -> None:
     (place / "none.qrels").write_text("nobody 0 d 1\n")
     given = [f"dataset.qrels=[{place}/none.qrels]", "dataset.on_unjudged=skip"]
-    with pytest.raises(DataError, match=rf"no window to train on \(query not judged: {len(held)}\)"):
+    with pytest.raises(DataError, match=rf"no rows to train on; query not judged: {len(held)} \(the first: "):
         prepare_rows(of_held(place, "held-none", *given))
     lines = (place / "held.qrels").read_text().splitlines(keepends=True)
     absent = held[0]["hits"][0]["qid"]

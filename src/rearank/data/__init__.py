@@ -3,7 +3,8 @@
 ``base`` says what a collection and a retriever are; ``trec``, ``beir``, ``irds``, ``bright``, ``rankllm`` and
 ``synthetic`` are collections; ``bm25``, ``pyserini``, ``trec.RunFile``, ``irds.ScoredDocs`` and
 ``rankllm.RankLlmCandidates`` first stages; ``source`` joins them into what training and evaluation read.
-``rearank_rows`` are the authors' training rows, prompts included. ``coverage`` counts what is missing.
+``rows`` is training data that comes as a table: graded passages, conversations, the authors' rows. ``coverage`` counts
+what is missing.
 """
 
 from rearank.data.base import Collection, DataError, Fits, HasScoredDocs, Retriever

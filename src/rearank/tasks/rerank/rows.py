@@ -13,6 +13,7 @@ from typing import Any
 from rearank.data import DataError
 from rearank.data.files import parse_json, read_id, read_lines, shown
 from rearank.data.rankllm import candidates_of
+from rearank.data.rows.columns import names, text_and_title
 from rearank.sections import STANDARD, RerankColumns
 from rearank.types import Candidates, Passage, Query, scorable, well_formed
 
@@ -113,7 +114,7 @@ class TextRows:
             return candidates_of(row, where)
         if not isinstance(listed, list):
             raise DataError(
-                f"{where}: no list of passages under {self.columns.passages!r}; the row has {_names(row)}: set "
+                f"{where}: no list of passages under {self.columns.passages!r}; the row has {names(row)}: set "
                 "rerank.columns.passages=... (queries alone: rerank.format=topics)"
             )
         passages = tuple(self._passage(item, where, place) for place, item in enumerate(listed))
@@ -128,7 +129,7 @@ class TextRows:
         text = given.get(columns.text) if isinstance(given, dict) else given
         if not isinstance(text, str):
             raise DataError(
-                f"{where}: no text under {columns.query!r}; the row has {_names(row)}: set rerank.columns.query=..."
+                f"{where}: no text under {columns.query!r}; the row has {names(row)}: set rerank.columns.query=..."
             )
         if not text.strip():
             raise DataError(f"{where}: the query is empty; write one, or leave the row out")
@@ -140,15 +141,9 @@ class TextRows:
         what, columns = f"{where}: passage {place}", self.columns
         if not isinstance(item, dict):
             raise DataError(f"{what} is {shown(item)}; write a text, or an object with one")
-        text, title = item.get(columns.text), item.get(columns.title)
-        if not isinstance(text, str):
-            raise DataError(
-                f"{what}: no text under {columns.text!r}; it has {_names(item)}: set rerank.columns.text=..."
-            )
-        if title is not None and not isinstance(title, str):
-            raise DataError(f"{what}: the title is {shown(title)}; write a text, or null where there is none")
+        text, title = text_and_title(item, columns, what, "rerank.columns")
         identifier = self._id(item.get(columns.passage_id), where, "passage", place)
-        return Passage(identifier, well_formed(text), well_formed(title or ""))
+        return Passage(identifier, text, title)
 
     def _id(self, given: Any, where: str, what: str, number: int) -> str:
         if given is None:
@@ -176,7 +171,3 @@ def _standard_input() -> BufferedReader:
 def name_of(path: str) -> str:
     """Of an input, in messages."""
     return "standard input" if path == STANDARD else path
-
-
-def _names(row: Mapping[str, Any]) -> str:
-    return repr(", ".join(map(str, row))[:200])[1:-1] or "nothing"  # a name may hold what can't be printed

@@ -8,32 +8,26 @@ order). Many rows share a query. Grades are not in it: they come from TREC judge
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Literal, get_args
 
-from rearank.checks import check_fields, missing_packages
+from rearank.checks import check_fields
 from rearank.data.base import DataError
-from rearank.data.files import field, read_id, read_json_lines
+from rearank.data.files import field, read_id
 from rearank.data.irds import Irds
+from rearank.data.rows.tables import LeftOut, RowTable
 from rearank.data.source import HeldRows, PromptedWindow
 from rearank.data.trec import read_qrels
 from rearank.metrics import ndcg
 from rearank.runs import CONTENT
 from rearank.types import Message, Passage, Query, Role, Window, well_formed
 
-_COLUMNS = ("prompt", "query", "hits", "metrics", "best_metrics")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_FILE = re.compile(r"\.(parquet|jsonl?|gz)$")
-_PARQUET_MAGIC = b"PAR1"
-_BY_HAND = "lay its parquet file here by hand and set dataset.path=<file>"
 _MEASURE, _K = "NDCG@10", 10
 _SAME = 2e-5  # theirs is rounded to five decimals
 _log = logging.getLogger(__name__)
@@ -75,43 +69,38 @@ class RearankRows:
 
     def preflight(self) -> list[str]:
         """A file that isn't there, or the package that fetches from the hub."""
-        if not self._is_found:
-            return [self._missing]
-        if Path(self.path).is_file():
-            return []
-        return [f"{self.path}: {line}, or {_BY_HAND}" for line in missing_packages("train", "datasets")]
+        return self._table.preflight()
 
     def rows(self) -> HeldRows:
         """Every row with its grades."""
         grades = self._grades
         windows: list[PromptedWindow] = []
-        left_out: Counter[str] = Counter()
+        left_out = LeftOut()
         texts: dict[str, str] = {}
         odd: dict[str, list[str]] = {"other nDCG": [], "scores": []}
-        for where, record in self._records():
+        for where, record in self._table.read():
             try:
+                if isinstance(record, DataError):
+                    raise record
                 window = _window(record, grades, texts, where)
             except _NotJudgedError as error:
-                self._skip(error, self.on_unjudged, "on_unjudged", left_out, "query not judged")
+                left_out.add(error, self.on_unjudged, "on_unjudged", "query not judged")
                 continue
             except DataError as error:
-                self._skip(error, self.on_bad_row, "on_bad_row", left_out, "bad row")
+                left_out.add(error, self.on_bad_row)
                 continue
             windows.append(window)
             odd["other nDCG"] += _other_ndcg(record, window, where)
             odd["scores"] += _not_falling(record, where)
-        self._say(len(windows), left_out, odd)
-        return HeldRows(tuple(windows), dict(left_out))
+        left_out.say(self.path, len(windows), "rows")
+        self._say(len(windows), odd)
+        return HeldRows(tuple(windows), dict(left_out.counts))
 
-    @staticmethod
-    def _skip(error: DataError, rule: str, key: str, left_out: Counter[str], reason: str) -> None:
-        if rule == "error":
-            raise DataError(f"{error}; mend it, or leave such rows out with dataset.{key}=skip") from error
-        left_out[reason] += 1
+    @property
+    def _table(self) -> RowTable:
+        return RowTable(self.path, self.revision)
 
-    def _say(self, kept: int, left_out: Mapping[str, int], odd: Mapping[str, Sequence[str]]) -> None:
-        if left_out:
-            _log.warning("%s: %s; %d rows stay", self.path, ", ".join(f"{r}: {n}" for r, n in left_out.items()), kept)
+    def _say(self, kept: int, odd: Mapping[str, Sequence[str]]) -> None:
         if other := odd["other nDCG"]:
             _log.warning(
                 "%s: %d of %d rows store another nDCG@10 than the judgements give, the first is %s; the reward goes by "
@@ -139,45 +128,6 @@ class RearankRows:
                         )
         return joined
 
-    @property
-    def _is_found(self) -> bool:
-        """Here, or it may be on the hub."""
-        return Path(self.path).exists() or bool(_HUB_ID.fullmatch(self.path) and not _FILE.search(self.path))
-
-    @property
-    def _missing(self) -> str:
-        return f"{self.path}: no such file; set dataset.path to a parquet or JSONL file, or to a hub id (owner/name)"
-
-    def _records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """``file: row n`` and the row."""
-        path = Path(self.path)
-        if not path.is_file():
-            yield from ((f"{self.path}: row {n}", record) for n, record in enumerate(self._load()))
-            return
-        with path.open("rb") as stream:
-            parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
-        if parquet:
-            yield from ((f"{path}: row {n}", record) for n, record in enumerate(_parquet(path)))
-        else:
-            yield from ((f"{path}:{n}", record) for n, record in read_json_lines(path))
-
-    def _load(self) -> Any:
-        """From the hub, or from a folder, by the package ``datasets``."""
-        if not self._is_found:
-            raise DataError(self._missing)
-        try:
-            from datasets import load_dataset
-        except ImportError as error:
-            raise DataError("; ".join(self.preflight())) from error
-        try:
-            loaded = load_dataset(self.path, revision=self.revision, split="train")
-        except Exception as error:  # the network, the name, the files: its errors have no base in common
-            reason = shorten(f"{type(error).__name__}: {error}", 200, placeholder="...")
-            raise DataError(
-                f"{self.path}: can't be loaded ({reason}); check the network and the name, or {_BY_HAND}"
-            ) from error
-        return loaded.select_columns([name for name in _COLUMNS if name in loaded.column_names])
-
 
 def _judgements(source: str) -> dict[str, dict[str, int]]:
     if Path(source).is_file():
@@ -186,19 +136,6 @@ def _judgements(source: str) -> dict[str, dict[str, int]]:
         return Irds(source).qrels()
     except DataError as error:
         raise DataError(f"dataset.qrels: there is no file {source!r} here, and {error}") from error
-
-
-def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=512, columns=columns):
-                yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a whole parquet file ({error}); fetch it again") from error
 
 
 def _window(
