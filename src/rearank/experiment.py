@@ -28,7 +28,7 @@ from rearank.runs.environment import commit
 from rearank.runs.identity import modules_alone
 from rearank.runs.layout import SHARED
 from rearank.runs.stage import Stage
-from rearank.sections import Compare, Distill, Evaluation, Own, Preparation, Rerank
+from rearank.sections import Compare, Distill, Evaluation, Export, Own, Preparation, Rerank
 from rearank.serving import Serving
 from rearank.tracking import TrackingNode
 from rearank.tracking.run_trackers import RunTrackers
@@ -91,6 +91,7 @@ class Experiment:
     serve: Serving = field(metadata=INCIDENTAL)
     report: Report = field(metadata=INCIDENTAL)
     rerank: Rerank = field(default_factory=Rerank, metadata=INCIDENTAL)
+    export: Export = field(default_factory=Export, metadata=INCIDENTAL)
     distill: Distill = field(default_factory=Distill)
     own: Own = field(default_factory=Own, metadata=INCIDENTAL)
     accept_changed_code: bool = field(default=False, metadata=INCIDENTAL)
