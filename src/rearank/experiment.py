@@ -28,13 +28,14 @@ from rearank.runs.environment import commit
 from rearank.runs.identity import modules_alone
 from rearank.runs.layout import SHARED
 from rearank.runs.stage import Stage
-from rearank.sections import Compare, Distill, Evaluation, Export, Own, Preparation, Rerank
+from rearank.sections import Compare, Distill, Evaluation, Own, Preparation, Rerank
 from rearank.serving import Serving
 from rearank.tracking import TrackingNode
 from rearank.tracking.run_trackers import RunTrackers
 from rearank.training.base import Trainer
 from rearank.training.sft import Sft
 from rearank.training.verl import Cluster
+from rearank.training.what_to_export import Export
 
 
 @runtime_checkable

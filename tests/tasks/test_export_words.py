@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,26 @@ def test_names_break_no_card(name: str, tmp_path: Path) -> None:
     (result,) = found.data.eval_results
     assert (result.dataset_name, result.metric_type, result.metric_value) == (plain(name), "ndcg_at_10", 0.25)
     assert "mit" not in str(found.data.license)
+
+
+def test_the_gate_is_told_where_it_speaks_of_these_numbers() -> None:
+    found = facts("mine")
+    against = [{"label": "cold | start", "difference": 0.0625, "p": 0.002}]
+    gate = {"model": "mine", "measure": "ndcg_cut_10", "mean": 0.25, "alpha": 0.05, "of": "agreement"}
+    gate |= {"passed": False, "against": against}
+    told = "It did not pass the gate: better, by a paired randomisation test after Holm's correction (below 0.05), "
+    told += "than each of cold &#124; start (+0.0625, p = 0.002); in agreement."
+    assert told in card(replace(found, gate=gate))
+    assert "the gate" not in card(replace(found, gate=gate | {"mean": 0.5}))
+
+
+def test_a_teachers_judgements_are_no_relevance() -> None:
+    found = facts("mine")
+    (measured,) = found.measured
+    told = "On mine a teacher's order judges: numbers are agreement with it, no relevance."
+    assert told not in card(found)
+    own = replace(measured.own, settings={"benchmark": {"collection": {"judged_by": "teacher.trec"}}})
+    assert told in card(replace(found, measured=[OnBenchmark(own, (own,))]))
 
 
 @given(st.text(min_size=1, max_size=40))

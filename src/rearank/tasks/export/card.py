@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -40,6 +40,7 @@ class Facts:
         measured: its results, and ``left_out`` what isn't shown of others, a line each.
         left_out: see ``measured``.
         analyses: benchmark -> an analysis's tables.
+        gate: the verdict on a model of one's own; empty where there is none.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Facts:
     measured: Sequence[OnBenchmark]
     left_out: Sequence[str]
     analyses: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+    gate: Mapping[str, Any] = field(default_factory=dict)
 
 
 def card(facts: Facts) -> str:
@@ -206,8 +208,27 @@ def _results(facts: Facts) -> Iterator[str]:
         yield from (f"Note: {inline(one.note)}" for benchmark in facts.measured for one in benchmark.rows if one.note)
     else:
         yield "Nothing was measured of these weights."
+    for one in (benchmark.own for benchmark in facts.measured):
+        node = one.settings.get("benchmark") or {}
+        if (node.get("collection") or {}).get("judged_by"):
+            yield f"On {inline(one.benchmark)} a teacher's order judges: numbers are agreement with it, no relevance."
+    yield from _gate(facts)
     if facts.left_out:
         yield "\n".join(f"- Left out: {inline(line)}." for line in facts.left_out)
+
+
+def _gate(facts: Facts) -> Iterator[str]:
+    """What ``gate.json`` found, where it speaks of these very numbers."""
+    numbers = {(benchmark.own.label, benchmark.own.measure, benchmark.own.mean) for benchmark in facts.measured}
+    gate = facts.gate
+    if (gate.get("model"), gate.get("measure"), gate.get("mean")) not in numbers:
+        return
+    rows = [f"{inline(one['label'])} ({one['difference']:+.4f}, p = {one['p']:.2g})" for one in gate["against"]]
+    verdict = "passed" if gate["passed"] else "did not pass"
+    yield (
+        f"It {verdict} the gate: better, by a paired randomisation test after Holm's correction (below "
+        f"{gate['alpha']:g}), than each of {', '.join(rows)}; in {inline(gate['of'])}."
+    )
 
 
 def _row(one: Evaluated) -> dict[str, Cell]:

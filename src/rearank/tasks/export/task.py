@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 
 from rearank.experiment import Run
 from rearank.runs.declared import TARGET
-from rearank.runs.layout import EXPORTED
+from rearank.runs.layout import EXPORTED, GATE, read_json
 from rearank.runs.sharing import fingerprint
-from rearank.sections import Export
 from rearank.tasks.export.card import Facts, card
 from rearank.tasks.export.folder import fill, place
 from rearank.tasks.export.origin import OnBenchmark, Origin, find_analyses, find_measured, find_origin
 from rearank.tasks.export.push import Hub
 from rearank.tasks.export.usage import HowToAsk
 from rearank.tasks.run_description import closest_option
+from rearank.training.what_to_export import Export
 
 _FORMAT = 1
 
@@ -74,7 +74,8 @@ def export_run(run: Path, settings: Export, command: Command, cache: Path | None
     title = settings.push.rpartition("/")[2] if settings.push else run.resolve().name
     algorithm = _algorithm(origin, measured, command.algorithm)
     seen = find_analyses(origin)
-    facts = Facts(title, origin, algorithm, usage, settings.license, adapter, measured, left_out, seen)
+    gate = read_json(run / GATE)
+    facts = Facts(title, origin, algorithm, usage, settings.license, adapter, measured, left_out, seen, gate)
     new = place(
         target,
         _manifest(facts),
