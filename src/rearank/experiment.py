@@ -35,6 +35,7 @@ from rearank.tracking.run_trackers import RunTrackers
 from rearank.training.base import Trainer
 from rearank.training.sft import Sft
 from rearank.training.verl import Cluster
+from rearank.training.what_to_export import Export
 
 
 @runtime_checkable
@@ -91,6 +92,7 @@ class Experiment:
     serve: Serving = field(metadata=INCIDENTAL)
     report: Report = field(metadata=INCIDENTAL)
     rerank: Rerank = field(default_factory=Rerank, metadata=INCIDENTAL)
+    export: Export = field(default_factory=Export, metadata=INCIDENTAL)
     distill: Distill = field(default_factory=Distill)
     own: Own = field(default_factory=Own, metadata=INCIDENTAL)
     accept_changed_code: bool = field(default=False, metadata=INCIDENTAL)

@@ -23,6 +23,7 @@ analysis,      analyse and what evaluation depends on               analysis.jso
 *-short
 rerank         rerank, model, prompt, strategy, engine; where it    summary.json, and ``rerank.output`` as it was left
                is used also the benchmark's collection, retriever
+export         export; the training's and the results' files        ``rearank.json`` and every file that it lists
 =============  ===================================================  ============================================
 
 Besides: the code of the classes chosen for these keys where users change it (``experiment.DECIDED_BY``), the modules

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PREPARED, SFT, TRAINING, EVALUATION, ANALYSIS = "prepared", "sft", "training", "evaluation", "analysis"
-RERANKED, DISTILLED, SHORT_ANALYSIS = "rerank", "distilled", "analysis-short"
+RERANKED, DISTILLED, SHORT_ANALYSIS, EXPORTED = "rerank", "distilled", "analysis-short", "export"
 """Folders of the stages."""
 SETTINGS, ENVIRONMENT = "settings.json", "environment.json"
 """In a stage's folder: what its result follows from, and what it was made with."""
@@ -25,6 +25,8 @@ COST, TRACES, COMMANDS = "cost.jsonl", "traces.jsonl", "commands.jsonl"
 TRAIN_ROWS, VALIDATION_ROWS = "train.parquet", "validation.parquet"
 TEACHER, GATE = "teacher.jsonl", "gate.json"
 """A teacher's answers to training windows; whether a model of one's own may go out."""
+CARD, MANIFEST = "README.md", "rearank.json"
+"""Of an exported model."""
 SEAL = "sealed.json"
 """The files of a finished stage as they were left."""
 STORE, PAGE = "completions.sqlite", "report.html"

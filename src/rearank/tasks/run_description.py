@@ -56,16 +56,22 @@ def _names(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _option(group: str, node: Mapping[str, Any]) -> str:
     """The option of ``group`` that ``node`` agrees with most, and whether it was changed; else the class's name."""
-    target = str(node.get(TARGET, ""))
+    best = closest_option(group, node)
+    if best is None:
+        return str(node.get(TARGET, "")).rpartition(".")[2]
+    name, differing = best
+    return f"{name}, changed" if differing else name
+
+
+def closest_option(group: str, node: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The option of ``group`` that ``node`` agrees with most, and in how many keys it doesn't; ``None`` for a tie."""
     differing = {
         name: sum(node.get(key) != value for key, value in fields.items())
         for name, fields in _plain_options(group).items()
-        if fields.get(TARGET) == target
+        if fields.get(TARGET) == str(node.get(TARGET, ""))
     }
     best = [name for name, count in differing.items() if count == min(differing.values())]
-    if len(best) != 1:
-        return target.rpartition(".")[2]
-    return best[0] if not differing[best[0]] else f"{best[0]}, changed"
+    return (best[0], differing[best[0]]) if len(best) == 1 else None
 
 
 @cache

@@ -15,7 +15,7 @@ from rearank.training.base import Lora, TrainingError
 from rearank.training.local import lora_config
 
 
-def export(shards: Path, model: str, lora: Lora | None, target: Path) -> None:
+def export(shards: Path, model: str, lora: Lora | None, target: Path, *, merge: bool = True) -> None:
     """Write the model in ``shards`` to ``target``, which appears whole or not at all.
 
     Args:
@@ -23,6 +23,7 @@ def export(shards: Path, model: str, lora: Lora | None, target: Path) -> None:
         model: the model that training started from: code, config, tokenizer, and with LoRA the base's weights.
         lora: where adapters were trained; they are merged into the base.
         target: a folder; replaced where it exists.
+        merge: ``False`` writes the adapter alone.
 
     Raises:
         TrainingError: where shards are missing or don't belong to the model.
@@ -36,7 +37,7 @@ def export(shards: Path, model: str, lora: Lora | None, target: Path) -> None:
 
         policy = get_peft_model(policy, lora_config(lora))
     _load(policy, weights, shards)
-    if lora is not None:
+    if lora is not None and merge:
         policy = policy.merge_and_unload()
     _write(policy, AutoTokenizer.from_pretrained(shards / "huggingface"), target)
 
