@@ -89,6 +89,7 @@ class Own:
         judged_by: a TREC run of a teacher's in place of judgements: its order is what is learnt and measured.
         teacher: the folder of a run of ``task=distill`` with the same settings, whose reasoning the cold start learns.
         alpha: what the gate's p-values must be below.
+        export: the trained model as ``task=export`` does: where it passes the ``gate``, ``always`` or ``never``.
     """
 
     collection: str | None = None
@@ -99,6 +100,7 @@ class Own:
     judged_by: str | None = None
     teacher: str | None = None
     alpha: Annotated[float, Interval(gt=0, lt=1)] = 0.05
+    export: Literal["gate", "always", "never"] = "gate"
 
     def __post_init__(self) -> None:
         check_fields(self)

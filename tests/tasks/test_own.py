@@ -192,6 +192,10 @@ def test_from_a_folder_to_a_verdict(folder: Path, tmp_path: Path, capsys: pytest
     preflight(run)
     assert isinstance(run.experiment.task, OwnTask)
     run.experiment.task.run(run)
+    assert "nothing is exported" in capsys.readouterr().out, "two steps of training beat nothing"
+    assert not (run.folder / "export").exists()
+    always = replace(run.experiment, own=replace(run.experiment.own, export="always"))
+    run.experiment.task.run(replace(run, experiment=always))
     verdict = read(run.folder / "gate.json")
     assert verdict["queries"] == len(run.experiment.benchmark.benchmarks[0].collection.qrels())
     assert [one["label"] for one in verdict["against"]] == [
@@ -200,6 +204,9 @@ def test_from_a_folder_to_a_verdict(folder: Path, tmp_path: Path, capsys: pytest
         "tiny after SFT (step 0)",
     ]
     assert verdict["passed"] is all(one["better"] for one in verdict["against"])
+    card = (run.folder / "export" / "README.md").read_text()
+    assert "held-out" in card
+    assert "task=serve" in card
     said = capsys.readouterr().out
     assert "gate: " in said
     assert "held-out queries, relevance by the judgements" in said

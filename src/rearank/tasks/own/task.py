@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rearank.experiment import Run
 from rearank.runs.layout import GATE, write_json
 from rearank.runs.reader import TUNED, read_systems
+from rearank.tasks.export.task import Command, export_run
 from rearank.tasks.own.gate import Verdict, judge
 from rearank.tasks.pipeline import PipelineTask
 from rearank.training.traces import file_of
@@ -21,12 +22,19 @@ class OwnTask(PipelineTask):
     method: Literal["rl", "sft", "sft_then_rl"] = "sft_then_rl"
 
     def run(self, run: Run) -> None:
-        """Into ``<output_dir>``; ``gate.json`` has the verdict."""
+        """Into ``<output_dir>``; ``gate.json`` has the verdict, ``export/`` the model that passed."""
         run = settled(run)
         super().run(run)
         verdict = self.verdict(run)
         write_json(run.folder / GATE, verdict.as_json())
         print(f"\n{verdict.shown()}", flush=True)
+        wanted = run.experiment.own.export
+        if wanted == "always" or (wanted == "gate" and verdict.passed):
+            command = Command(run.choices.get("algorithm", ""), run.config.get("strategy"), rerun=run.experiment.rerun)
+            print(export_run(run.folder, run.experiment.export, command, run.cache), flush=True)
+            print("its README.md has the lines that serve it and use it", flush=True)
+        elif wanted == "gate":
+            print("nothing is exported; own.export=always exports it all the same", flush=True)
 
     def verdict(self, run: Run) -> Verdict:
         """Of what was measured in the run's folder."""
