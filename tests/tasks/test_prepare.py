@@ -12,9 +12,11 @@ from tests.tasks.runs import made, read
 
 from rearank.data import DataError
 from rearank.experiment import Run
+from rearank.metrics import ndcg
 from rearank.runs.layout import TRAIN_ROWS, VALIDATION_LISTS, VALIDATION_ROWS
 from rearank.tasks.pipeline import prepare_rows, rows_stage, train_model, training_stage
 from rearank.tasks.preflight import PreflightError, preflight
+from rearank.training.lists import drawn
 from rearank.training.rows import TrainingRow, read_rows
 from rearank.training.verl import Cluster, VerlTrainer
 
@@ -244,6 +246,24 @@ def test_lists_and_how_they_are_reranked_decide_the_training(tmp_path: Path) -> 
     assert rows_stage(wide).identity["validation_lists"] is True
     assert rows_stage(wide).identity == rows_stage(other).identity
     assert training_stage(wide).identity["strategy"] != training_stage(other).identity["strategy"]
+
+
+@pytest.mark.slow
+def test_a_model_is_validated_on_whole_lists(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    given = ("task=train", LISTS, "trainer.validation_queries=3", "trainer.threads=1", "model.max_tokens=64")
+    small = ("algorithm.steps=1", "algorithm.prompts_per_step=2", "algorithm.group_size=2")
+    run = made(tmp_path, *SMALL, *given, *small)
+    preflight(run)
+    result = train_model(run, prepare_rows(run))
+    lines = [json.loads(line) for line in (run.folder / "training" / "train.jsonl").read_text().splitlines()]
+    validated = [line for line in lines if "val/ndcg@10" in line]
+    assert [line["step"] for line in validated] == [0, 1]
+    assert result.best_ndcg == max(line["val/ndcg@10"] for line in validated)
+    kept = drawn(prepare_rows(run).lists(), 3, run.experiment.seed)
+    before = [ndcg([o.grades.get(p.id, 0) for p in o.candidates.passages], list(o.grades.values())) for o in kept]
+    assert validated[0]["val/ndcg@10_given"] == pytest.approx(sum(before) / 3)
+    assert train_model(run, prepare_rows(run)) == result, "done already"
 
 
 def test_lists_that_nobody_has_are_said_before_anything_starts(place: Path, held: list[Row]) -> None:

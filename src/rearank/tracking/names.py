@@ -1,9 +1,9 @@
 """Every name under which a figure is logged, with its meaning and unit: the same from both trainers.
 
 ``train/`` what the optimiser is given and does · ``rollout/`` the answers it samples · ``val/`` greedy answers to the
-held-out windows, or to those that whole lists take (``trainer.validate_on``) · ``test/`` benchmarks · ``data/`` the rows · ``sweep/`` a sweep's arms · ``time/``, ``perf/`` and
-``verl/`` mostly the cluster's own. ``step`` counts batches of rollouts. Stable: a name that changes is read under its
-new one (``RENAMED``).
+held-out windows, or to those that whole lists take (``trainer.validate_on``) · ``test/`` benchmarks · ``data/`` the
+rows · ``sweep/`` a sweep's arms · ``time/``, ``perf/`` and ``verl/`` mostly the cluster's own. ``step`` counts batches
+of rollouts. Stable: a name that changes is read under its new one (``RENAMED``).
 """
 
 from __future__ import annotations
