@@ -12,10 +12,13 @@ from tests.tasks.runs import made, read
 
 from rearank.data import DataError
 from rearank.experiment import Run
-from rearank.runs.layout import TRAIN_ROWS, VALIDATION_ROWS
-from rearank.tasks.pipeline import prepare_rows, rows_stage, train_model
+from rearank.metrics import ndcg
+from rearank.runs.layout import TRAIN_ROWS, VALIDATION_LISTS, VALIDATION_ROWS
+from rearank.tasks.pipeline import prepare_rows, rows_stage, train_model, training_stage
 from rearank.tasks.preflight import PreflightError, preflight
+from rearank.training.lists import drawn
 from rearank.training.rows import TrainingRow, read_rows
+from rearank.training.verl import Cluster, VerlTrainer
 
 SMALL = (
     *("experiment=quickstart", "engine=none", "tracking=none", "~dataset@validation"),
@@ -203,3 +206,73 @@ def test_damaged_rows_are_prepared_again(tmp_path: Path, caplog: pytest.LogCaptu
     prepare_rows(run)
     assert f"{folder / 'summary.json'}: can't be parsed; the rows are prepared again" in caplog.text
     assert {name: (folder / name).read_bytes() for name in files} == files
+
+
+LISTS = "trainer.validate_on=lists"
+
+
+def test_whole_lists_are_kept_where_they_are_validated_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = prepare_rows(made(tmp_path / "plain", *SMALL)).folder
+    run = made(tmp_path, *SMALL, LISTS)
+    rows = prepare_rows(run)
+    files = {path.name for path in rows.folder.iterdir()} - {path.name for path in plain.iterdir()}
+    assert files == {VALIDATION_LISTS}
+    assert [(rows.folder / name).read_bytes() for name in (TRAIN_ROWS, VALIDATION_ROWS)] == [
+        (plain / name).read_bytes() for name in (TRAIN_ROWS, VALIDATION_ROWS)
+    ], "the rows are the same"
+    lists = rows.lists()
+    held_out = {row.judged.window.query.id for row in rows.validation()}
+    assert held_out <= {one.candidates.query.id for one in lists}
+    assert len(lists) == read(rows.folder / "summary.json")["validation_queries"]
+    assert {one.candidates.query.id for one in lists}.isdisjoint(row.judged.window.query.id for row in rows.train())
+    source = {one.candidates.query.id: one for one in run.experiment.dataset.judged(run.experiment.prepare.depth)}
+    for one in lists:
+        whole = source[one.candidates.query.id]
+        assert (one.candidates.passages, one.grades) == (whole.candidates.passages, dict(whole.grades))
+    assert VALIDATION_LISTS in rows.artefact().files
+    path = rows.folder / VALIDATION_LISTS
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    prepare_rows(run)
+    assert f"{path}: was changed after it was written; the rows are prepared again" in caplog.text
+    assert path.read_bytes() == content
+
+
+def test_lists_and_how_they_are_reranked_decide_the_training(tmp_path: Path) -> None:
+    plain, narrow = (made(tmp_path, *SMALL, *more) for more in ((), ("strategy.size=4", "strategy.step=2")))
+    assert training_stage(plain).identity == training_stage(narrow).identity, "windows know no strategy"
+    assert "validation_lists" not in rows_stage(plain).identity
+    wide, other = (made(tmp_path, *SMALL, LISTS, *more) for more in ((), ("strategy.size=4", "strategy.step=2")))
+    assert rows_stage(wide).identity["validation_lists"] is True
+    assert rows_stage(wide).identity == rows_stage(other).identity
+    assert training_stage(wide).identity["strategy"] != training_stage(other).identity["strategy"]
+
+
+@pytest.mark.slow
+def test_a_model_is_validated_on_whole_lists(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    given = ("task=train", LISTS, "trainer.validation_queries=3", "trainer.threads=1", "model.max_tokens=64")
+    small = ("algorithm.steps=1", "algorithm.prompts_per_step=2", "algorithm.group_size=2")
+    run = made(tmp_path, *SMALL, *given, *small)
+    preflight(run)
+    result = train_model(run, prepare_rows(run))
+    lines = [json.loads(line) for line in (run.folder / "training" / "train.jsonl").read_text().splitlines()]
+    validated = [line for line in lines if "val/ndcg@10" in line]
+    assert [line["step"] for line in validated] == [0, 1]
+    assert result.best_ndcg == max(line["val/ndcg@10"] for line in validated)
+    kept = drawn(prepare_rows(run).lists(), 3, run.experiment.seed)
+    before = [ndcg([o.grades.get(p.id, 0) for p in o.candidates.passages], list(o.grades.values())) for o in kept]
+    assert validated[0]["val/ndcg@10_given"] == pytest.approx(sum(before) / 3)
+    assert train_model(run, prepare_rows(run)) == result, "done already"
+
+
+def test_lists_that_nobody_has_are_said_before_anything_starts(place: Path, held: list[Row]) -> None:
+    run = of_held(place, "held-lists", LISTS, "trainer=trl")
+    with pytest.raises(PreflightError, match=r"holds windows and no candidate lists; name a dataset@validation"):
+        preflight(run)
+    with pytest.raises(DataError, match=r"holds windows and no candidate lists, which trainer\.validate_on=lists"):
+        prepare_rows(run)
+    with pytest.raises(DataError, match="no query is held out: raise prepare"):
+        prepare_rows(made(place / "none-held-out", *SMALL, LISTS, "prepare.validation_windows=0"))
+    with pytest.raises(ValueError, match="validate_on=lists needs trainer=trl"):
+        VerlTrainer(Cluster(), validate_on="lists")

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal
 
 from rearank.data.irds import Irds
 from rearank.experiment import Run
-from rearank.prompts import Tokenizer
+from rearank.prompts import Prompt, Tokenizer
+from rearank.ranking import Strategy
 from rearank.reranker.setup import Parts
 from rearank.runs.layout import ANALYSIS, DISTILLED, EVALUATION, PREPARED, SFT, SHORT_ANALYSIS, TEACHER, TRAINING
 from rearank.runs.stage import Stage
@@ -139,8 +140,8 @@ def fine_tune_model(run: Run, rows: Rows) -> TrainingResult:
         # It counts for what is learnt, wherever it lies.
         run = replace(run, experiment=replace(run.experiment, sft=replace(run.experiment.sft, traces=str(place))))
     chosen = run.experiment
-    start = Start(chosen.model, rows, chosen.reward, chosen.seed)
-    stage = stage_after_rows(run, SFT, "model", "reward", "sft", "trainer")
+    start = Start(chosen.model, rows, chosen.reward, chosen.seed, _reranks(run))
+    stage = stage_after_rows(run, SFT, "model", "reward", "sft", "trainer", *_validates_by(run))
     return fine_tune(start, chosen.sft, chosen.trainer, stage, run.trackers, tags=chosen.prompt.tags)
 
 
@@ -153,7 +154,7 @@ def train_model(run: Run, rows: Rows, tuned: TrainingResult | None = None) -> Tr
     """The model, or what was ``tuned`` from it, by reinforcement."""
     run = started_from(run, tuned)
     chosen = run.experiment
-    start = Start(chosen.model, rows, chosen.reward, chosen.seed)
+    start = Start(chosen.model, rows, chosen.reward, chosen.seed, _reranks(run))
     return train(start, chosen.algorithm, chosen.trainer, training_stage(run), run.trackers)
 
 
@@ -218,6 +219,7 @@ def preparing(run: Run) -> Preparing:
         chosen.seed,
         load_tokenizer,
         lambda: measured_queries(chosen.benchmark.benchmarks),
+        validates_on_lists(run),
     )
 
 
@@ -234,12 +236,13 @@ def evaluating(run: Run, tuned: TrainingResult | None = None) -> Evaluating:
 def rows_stage(run: Run) -> Stage:
     """What the rows depend on."""
     keys = (*_rows_depend_on(run), "prepare", "seed")
-    return run.stage(PREPARED, *keys, modules=_MAKES_ROWS, version=VERSION, **_without(run))
+    kept: dict[str, Any] = {"validation_lists": True} if validates_on_lists(run) else {}
+    return run.stage(PREPARED, *keys, modules=_MAKES_ROWS, version=VERSION, **_without(run), **kept)
 
 
 def training_stage(run: Run) -> Stage:
     """What the model trained by reinforcement depends on: what the rows do, and more."""
-    return stage_after_rows(run, TRAINING, "model", "reward", "algorithm", "trainer")
+    return stage_after_rows(run, TRAINING, "model", "reward", "algorithm", "trainer", *_validates_by(run))
 
 
 def started_from(run: Run, tuned: TrainingResult | None) -> Run:
@@ -255,6 +258,20 @@ def stage_after_rows(run: Run, name: str, *keys: str, modules: Sequence[str] = (
     """The stage in the folder ``name``; it depends on what the rows do, on ``keys`` of the config and ``modules``."""
     keys = (*_rows_depend_on(run), "prepare", "seed", *keys)
     return run.stage(name, *keys, modules=(*_MAKES_ROWS, *modules), version=VERSION, **_without(run))
+
+
+def validates_on_lists(run: Run) -> bool:
+    """Whether checkpoints are chosen by whole lists; a trainer of one's own need not know of it."""
+    return getattr(run.experiment.trainer, "validate_on", "windows") == "lists"
+
+
+def _validates_by(run: Run) -> tuple[str, ...]:
+    """The groups by which whole lists are reranked in validation."""
+    return ("strategy", "prompt") if validates_on_lists(run) else ()
+
+
+def _reranks(run: Run) -> tuple[Strategy, Prompt] | None:
+    return (run.experiment.strategy, run.experiment.prompt) if validates_on_lists(run) else None
 
 
 def _without(run: Run) -> dict[str, Any]:

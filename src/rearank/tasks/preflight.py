@@ -23,7 +23,7 @@ from rearank.sections import STANDARD
 from rearank.tasks.distill import DistillTask
 from rearank.tasks.overlap import OverlapError, measured_queries, refuse_overlap
 from rearank.tasks.own.task import OwnTask, settled
-from rearank.tasks.pipeline import PrepareTask, SftTask, rows_stage, teachers_file
+from rearank.tasks.pipeline import PrepareTask, SftTask, rows_stage, teachers_file, validates_on_lists
 from rearank.tasks.prepare import Rows
 from rearank.tasks.rerank import RerankTask
 from rearank.tasks.rerank.looking import problems_of
@@ -81,6 +81,7 @@ def preflight(run: Run) -> None:
     found += _wording_misfits(run)
     found += _splits(run)
     found += _answers_to_learn(run)
+    found += _lists_to_validate(run)
     if "algorithm" in needs:
         problems, costly, notes = _examine_training(run)
         found += problems
@@ -289,6 +290,21 @@ def _answers_to_learn(run: Run) -> list[str]:
         f"sft.targets=teacher: {place} isn't there; run task=distill with the teacher first, and give the folder of "
         "that run: sft.traces=outputs/..."
     ]
+
+
+def _lists_to_validate(run: Run) -> list[str]:
+    """Validation on whole lists that the dataset or the strategy can't give."""
+    chosen = run.experiment
+    if "trainer" not in _needs(run) or not validates_on_lists(run):
+        return []
+    found = [f"trainer.validate_on=lists: {line}" for line in misfits(chosen.strategy, chosen.prompt.asks, 0.0)]
+    source = chosen.validation or chosen.dataset
+    if isinstance(source, HoldsRows):
+        found.append(
+            f"trainer.validate_on=lists: dataset {source.name} holds windows and no candidate lists; name a "
+            "dataset@validation that has them, or set trainer.validate_on=windows"
+        )
+    return found
 
 
 def _examine_training(run: Run) -> tuple[list[str], list[str], list[str]]:

@@ -18,7 +18,7 @@ from rearank.data.overlap import JudgedQuery, families
 from rearank.moved import attributes_of
 from rearank.progress import counted, progress
 from rearank.prompts import Prompt, Tokenizer
-from rearank.runs.layout import SEAL, SUMMARY, TRAIN_ROWS, VALIDATION_ROWS, read_json, write_json
+from rearank.runs.layout import SEAL, SUMMARY, TRAIN_ROWS, VALIDATION_LISTS, VALIDATION_ROWS, read_json, write_json
 from rearank.runs.seal import seal
 from rearank.runs.sharing import fingerprint, shared
 from rearank.runs.stage import Stage
@@ -26,6 +26,7 @@ from rearank.sections import Preparation
 from rearank.tasks.overlap import refuse_overlap
 from rearank.tracking import Artefact
 from rearank.tracking.run_trackers import RunTrackers
+from rearank.training.lists import read_lists, write_lists
 from rearank.training.rows import RowError, TrainingRow, read_rows, write_rows
 from rearank.training.traces import taught
 from rearank.types import JudgedWindow
@@ -61,6 +62,10 @@ class Rows:
                 return []
             raise
 
+    def lists(self) -> list[JudgedCandidates]:
+        """Whole lists of the held-out queries; raises ``ListError`` where they can't be read."""
+        return read_lists(self.folder / VALIDATION_LISTS)
+
     def taught(self, traces: Path, *, tags: bool) -> Rows:
         """The same rows, of which the training rows bring a teacher's answers.
 
@@ -76,6 +81,8 @@ class Rows:
         counts = json.loads((self.folder / SUMMARY).read_text())
         name = f"rows-{self.dataset}-{fingerprint(self.identity)}"
         files = {name: self.folder / name for name in names}
+        if (lists := self.folder / VALIDATION_LISTS).is_file():
+            files[VALIDATION_LISTS] = lists
         return Artefact("dataset", name, files, {**counts, "settings": dict(self.identity)}, used)
 
 
@@ -106,6 +113,7 @@ class Preparing:
         seed: of the split.
         load_tokenizer: of the model; called only for a prompt that cuts by tokens, as loading one takes seconds.
         measured_on: benchmark -> its judged queries; called only where training is to do without them.
+        lists: whether whole candidate lists of the held-out queries are kept, too.
     """
 
     dataset: Dataset
@@ -116,6 +124,12 @@ class Preparing:
     seed: int
     load_tokenizer: Callable[[], Tokenizer]
     measured_on: Callable[[], Mapping[str, Sequence[JudgedQuery]]] = dict
+    lists: bool = False
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The files."""
+        return (*_MADE, VALIDATION_LISTS) if self.lists else _MADE
 
     @property
     def draws_windows(self) -> bool:
@@ -139,11 +153,11 @@ def prepare(how: Preparing, stage: Stage, trackers: RunTrackers, store: Path | N
     folder = stage.open()
     rows = Rows(folder, how.dataset.name, stage.identity)
     if (folder / SUMMARY).is_file():
-        if not (found := _damage(stage)):
+        if not (found := _damage(stage, how.makes)):
             _log.info("prepared rows found in %s", folder)
             return rows
         _log.warning("%s; the rows are prepared again", "; ".join(found))
-    with shared(store, stage.identity, folder, (*_MADE, SEAL)) as there:
+    with shared(store, stage.identity, folder, (*how.makes, SEAL)) as there:
         if there:
             _log.info("%s: the rows that another job of the sweep prepared", folder)
         else:
@@ -157,9 +171,9 @@ def prepare(how: Preparing, stage: Stage, trackers: RunTrackers, store: Path | N
     return rows
 
 
-def _damage(stage: Stage) -> list[str]:
+def _damage(stage: Stage, made: Sequence[str]) -> list[str]:
     """A line for each file that can't be gone on from; an earlier version listed no digests."""
-    missing = [f"{path}: is missing" for name in _MADE if not (path := stage.folder / name).is_file()]
+    missing = [f"{path}: is missing" for name in made if not (path := stage.folder / name).is_file()]
     if not missing and not read_json(stage.folder / SUMMARY):
         missing = [f"{stage.folder / SUMMARY}: can't be parsed"]
     return stage.damage() or missing
@@ -193,6 +207,8 @@ def _write(how: Preparing, folder: Path) -> dict[str, Any]:
         )
     validation, _ = _augment(how.augmentation, held_out, "validation windows")
     validation = list(islice(by_turns(validation, lambda one: one.window.query.id), settings.validation_windows))
+    if how.lists:
+        write_lists(folder / VALIDATION_LISTS, _lists(how, held_out))
     tokenizer = _tokenizer(how)
     for name, windows, split in ((TRAIN_ROWS, train, "train"), (VALIDATION_ROWS, validation, "validation")):
         with progress(f"writing {name}"):
@@ -206,9 +222,26 @@ def _write(how: Preparing, folder: Path) -> dict[str, Any]:
         "dropped": dict(dropped),
     }
     write_json(folder / SUMMARY, summary)
-    seal(folder, _MADE)
+    seal(folder, how.makes)
     _log.info("%s: %s", folder, json.dumps(summary))
     return summary
+
+
+def _lists(how: Preparing, held_out: Queries) -> list[JudgedCandidates]:
+    """Of the held-out queries; raises ``DataError`` where there are none to validate on."""
+    found = [item for item in held_out.values() if not isinstance(item, list)]
+    if found and len(found) == len(held_out):
+        return found
+    source, windows = how.validation or how.dataset, "or set trainer.validate_on=windows"
+    if held_out:
+        raise DataError(
+            f"dataset {source.name} holds windows and no candidate lists, which trainer.validate_on=lists needs: name "
+            f"a dataset@validation that has them, {windows}"
+        )
+    raise DataError(
+        f"dataset {source.name}: trainer.validate_on=lists, and no query is held out: raise prepare.validation_share "
+        f"and prepare.validation_windows, name a dataset@validation, {windows}"
+    )
 
 
 def _tokenizer(how: Preparing) -> Tokenizer | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from rearank.algorithms import PolicyGradient
 from rearank.engines.model import Model
 from rearank.moved import attributes_of
+from rearank.prompts import Prompt
+from rearank.ranking import Strategy
 from rearank.rewards import RewardFunction
 from rearank.runs.layout import SFT, TRAINING
 from rearank.runs.stage import Stage
@@ -19,6 +21,7 @@ from rearank.tasks.training_figures import draw_curves
 from rearank.tracking import Artefact
 from rearank.tracking.run_trackers import RunTrackers
 from rearank.training.base import Trainer, TrainingJob, TrainingResult, check_whole, result_of
+from rearank.training.lists import ListValidation
 from rearank.training.sft import Sft
 
 __getattr__ = attributes_of(__name__)  # old names of what has moved
@@ -28,12 +31,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """What a training starts from: a model, rows, and the reward by which answers are validated."""
+    """What a training starts from: a model, rows, and the reward by which answers are validated.
+
+    ``reranks``: the strategy and the prompt by which whole lists are validated; ``None``: windows are.
+    """
 
     model: Model
     rows: Rows
     reward: RewardFunction
     seed: int
+    reranks: tuple[Strategy, Prompt] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,7 @@ def _run_training(
                 tracker=tracker,
                 seed=start.seed,
                 sizes=model.sizes,
+                lists=ListValidation(start.rows.lists(), *start.reranks) if start.reranks is not None else None,
             )
         )
         tracker.artefact(model_artefact(trackers, folder, result))

@@ -1,9 +1,9 @@
 """Every name under which a figure is logged, with its meaning and unit: the same from both trainers.
 
 ``train/`` what the optimiser is given and does · ``rollout/`` the answers it samples · ``val/`` greedy answers to the
-held-out windows · ``test/`` benchmarks · ``data/`` the rows · ``sweep/`` a sweep's arms · ``time/``, ``perf/`` and
-``verl/`` mostly the cluster's own. ``step`` counts batches of rollouts. Stable: a name that changes is read under its
-new one (``RENAMED``).
+held-out windows, or to those that whole lists take (``trainer.validate_on``) · ``test/`` benchmarks · ``data/`` the
+rows · ``sweep/`` a sweep's arms · ``time/``, ``perf/`` and ``verl/`` mostly the cluster's own. ``step`` counts batches
+of rollouts. Stable: a name that changes is read under its new one (``RENAMED``).
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def _described(where: str) -> Iterator[Name]:
     """What ``describe`` gives, under ``rollout`` or ``val``."""
     for figure, meaning in (*_REWARD.items(), *_QUALITY.items()):
         unit = "0 to 1" if figure.startswith("ndcg") else "reward"
+        if where == "val" and figure in _QUALITY:
+            meaning += "; trainer.validate_on=lists: of whole lists, ranked and as retrieved"
         yield Name(rollout_name(figure) if where == "rollout" else f"val/{figure}", unit, meaning)
     for status, meaning in _STATUS.items():
         yield Name(f"{where}/parse/{status.value}", "share", f"answers that {meaning}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 from annotated_types import Ge, Interval
 
@@ -23,6 +23,9 @@ from rearank.tracking import Trackers, transcript
 from rearank.tracking.jsonl import ARTEFACTS
 from rearank.training.rows import TrainingRow
 from rearank.training.sft import Sft
+
+if TYPE_CHECKING:
+    from rearank.training.lists import ListValidation
 
 _log = logging.getLogger(__name__)
 _COMPONENTS = ("total", "rank", "format_tags", "format_list")
@@ -63,6 +66,8 @@ class TrainingJob:
     seed: int
     sizes: Architecture | None = None
     """Of the model, where they are known: memory is planned by them."""
+    lists: ListValidation | None = None
+    """Whole lists to validate on; ``None`` validates on the windows of ``validation``."""
 
 
 @dataclass(frozen=True)

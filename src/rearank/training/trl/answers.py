@@ -73,7 +73,7 @@ def greedy(
             chosen = order[start : start + batch]
             asked = tokenizer([texts[i] for i in chosen], add_special_tokens=False)["input_ids"]
             with torch.inference_mode():
-                found = _likeliest(Decoding(model, asked, end), max_tokens, end)
+                found = _likeliest(Decoding(model, asked, end), [max_tokens] * len(asked), frozenset({end}))
             answers |= {i: (opened + decoded(tokenizer, t), len(t)) for i, t in zip(chosen, found, strict=True)}
             on_batch(len(answers))
     finally:
@@ -81,15 +81,42 @@ def greedy(
     return [answers[i] for i in range(len(texts))]
 
 
-def _likeliest(decoding: Decoding, max_tokens: int, end: int) -> list[list[int]]:
-    """Each row's tokens, the end token included."""
+def likeliest(
+    model: Any, prompts: Sequence[list[int]], rooms: Sequence[int], ends: frozenset[int], batch: int
+) -> list[list[int]]:
+    """The tokens of the model's greedy answer to each prompt, its end token included, in batches of like length.
+
+    Args:
+        model: in training or not; its mode is put back.
+        prompts: tokens.
+        rooms: tokens that each answer may have, at least 1.
+        ends: what ends an answer.
+        batch: prompts answered at once.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers: dict[int, list[int]] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            with torch.inference_mode():
+                decoding = Decoding(model, [prompts[i] for i in chosen], min(ends))
+                answers |= zip(chosen, _likeliest(decoding, [rooms[i] for i in chosen], ends), strict=True)
+    finally:
+        model.train(was_training)
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _likeliest(decoding: Decoding, rooms: Sequence[int], ends: frozenset[int]) -> list[list[int]]:
+    """Each row's tokens, the end token included, and no more than it has room for."""
     answers: list[list[int]] = [[] for _ in decoding.logits]
     rows = list(range(len(answers)))
     while True:
         tokens = decoding.logits.argmax(-1).tolist()
         for row, token in zip(rows, tokens, strict=True):
             answers[row].append(token)
-        going = [i for i, row in enumerate(rows) if tokens[i] != end and len(answers[row]) < max_tokens]
+        going = [i for i, row in enumerate(rows) if tokens[i] not in ends and len(answers[row]) < rooms[row]]
         if not going:
             return answers
         ended = len(going) < len(rows)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rearank.engines.base import EngineError
+from rearank.engines.chat import load_chat
 from rearank.progress import Progress, progress
 from rearank.rewards import score
 from rearank.tracking import read_jsonl
@@ -27,6 +30,7 @@ from rearank.training.base import (
 )
 from rearank.training.guard import Watchdog
 from rearank.training.lengths import context_of, rows_that_fit
+from rearank.training.lists import ListValidation, Measured, PolicyEngine, drawn, measure
 from rearank.training.local import (
     complete_checkpoint,
     keep_best,
@@ -92,7 +96,7 @@ def fit(
     with progress(f"loading the tokenizer of {job.model}"):
         tokenizer = load_tokenizer(job.model, job.revision)
     train, validation = _rows(job, settings, tokenizer)
-    if last is not None and validation and best.step < 0:
+    if last is not None and (validation or job.lists) and best.step < 0:
         raise TrainingError(f"{path}: is missing, and says which step was best; {way_out(job.folder)}")
     with progress(f"loading {job.model}"):
         made = make(tokenizer, train)
@@ -152,6 +156,11 @@ class _Watch:
     def __post_init__(self) -> None:
         self.dog = Watchdog(self.settings.guard)
 
+    @property
+    def validates(self) -> bool:
+        """Whether there is anything to validate on."""
+        return self.job.lists is not None or len(self.validation) > 0
+
     def continue_from(self, checkpoint: Path) -> None:
         """What was logged after the checkpoint's step will be logged again.
 
@@ -189,7 +198,7 @@ class _Watch:
         """TRL's log of a step."""
         if figures := self.made.figures(logs):
             self.job.tracker.log(figures, step)
-            if step == 1 and not self.validation:
+            if step == 1 and not self.validates:
                 self._begin(figures, "rollout", figures.get("rollout/cut_off", 0.0))
             if self.made.compares and (warning := self.dog.no_spread(figures)) is not None:
                 _log.warning("step %d: %s", step, warning)
@@ -203,8 +212,20 @@ class _Watch:
 
     def _validate(self, step: int) -> None:
         self.made.validated(step)
-        if not self.validation:
+        if not self.validates:
             return
+        measured = self._by_windows() if self.job.lists is None else self._by_lists()
+        self.job.tracker.log(measured.figures, step)
+        if step == 0 and self.made.samples:
+            self._begin(measured.figures, "val", measured.cut)
+        ndcg = measured.figures["val/ndcg@10"]
+        self.stopped = self.stopped or self.dog.validated(ndcg)
+        self.shown.advance(0, f"validation nDCG@10 {ndcg:.4f} at step {step}")
+        if self.best.beaten_by(ndcg):
+            keep_best(self.made.trainer, self.tokenizer, self.job.folder, step, ndcg, self.best)
+
+    def _by_windows(self) -> Measured:
+        """Greedy answers to the validation rows."""
         prompts = [row.prompt for row in self.validation]
 
         def on_batch(done: int) -> None:
@@ -221,15 +242,37 @@ class _Watch:
         scored = [score(self.job.reward, text, row.judged, row.index, length) for (text, length), row in pairs]
         figures = {f"val/{name}": value for name, value in describe(scored).items()}
         figures["val/length"] = sum(length for _, length in answers) / len(answers)
-        self.job.tracker.log(figures, step)
-        if step == 0 and self.made.samples:
-            cut = sum(length >= self.job.max_tokens for _, length in answers) / len(answers)
-            self._begin(figures, "val", cut)
-        ndcg = figures["val/ndcg@10"]
-        self.stopped = self.stopped or self.dog.validated(ndcg)
-        self.shown.advance(0, f"validation nDCG@10 {ndcg:.4f} at step {step}")
-        if self.best.beaten_by(ndcg):
-            keep_best(self.made.trainer, self.tokenizer, self.job.folder, step, ndcg, self.best)
+        return Measured(figures, sum(length >= self.job.max_tokens for _, length in answers) / len(answers))
+
+    def _by_lists(self) -> Measured:
+        """Whole lists, by the model itself, also where vLLM samples: its context is cut to the training prompts."""
+        engine, lists = self._policy
+        total = len(lists.lists)
+
+        def on_done(done: int) -> None:
+            self.shown.advance(0, f"validating {done}/{total} lists")
+
+        return measure(engine, lists, self.job.reward, self.job.max_tokens, on_done)
+
+    @cached_property
+    def _policy(self) -> tuple[PolicyEngine, ListValidation]:
+        """The model as an engine, and the lists drawn for it; raises ``TrainingError`` where it can't be asked."""
+        from rearank.training.trl.answers import likeliest
+
+        lists = self.job.lists
+        if lists is None:
+            raise ValueError("there are no lists to validate on")
+        try:
+            chat = load_chat(self.job.model, self.job.revision)
+        except EngineError as error:
+            raise TrainingError(str(error)) from error
+        batch = self.settings.validation_batch
+
+        def decode(prompts: Sequence[list[int]], rooms: Sequence[int]) -> list[list[int]]:
+            return likeliest(self.made.trainer.model, prompts, rooms, chat.ends, batch)
+
+        kept = drawn(lists.lists, self.settings.validation_queries, self.job.seed)
+        return PolicyEngine(chat, decode), replace(lists, lists=kept)
 
 
 def _attach(made: BuiltTrainer, watch: _Watch) -> None:

@@ -40,6 +40,10 @@ class TrlSettings:
         save_every: steps between two checkpoints to resume from.
         keep: how many of them stay.
         validate_every: steps between two validations (and before the first).
+        validate_on: by what the checkpoint that is kept is chosen, and patience counts: nDCG of the held-out
+            ``windows``, or of whole candidate ``lists`` of the held-out queries, reranked with the run's own strategy
+            and prompt (a list takes as many answers as in evaluation).
+        validation_queries: lists at most, drawn by the seed; ``null`` for all.
         validation_batch: windows answered at once in validation.
         guard: when to stop early.
         rollout_samples: sampled answers written down at every validation.
@@ -61,6 +65,8 @@ class TrlSettings:
     save_every: _Positive = field(default=10, metadata=INCIDENTAL)
     keep: _Positive = field(default=2, metadata=INCIDENTAL)
     validate_every: _Positive = 10
+    validate_on: Literal["windows", "lists"] = "windows"
+    validation_queries: _Positive | None = None
     validation_batch: _Positive = field(default=64, metadata=INCIDENTAL)
     guard: Guard = field(default_factory=Guard)
     rollout_samples: Annotated[int, Ge(0)] = field(default=4, metadata=INCIDENTAL)

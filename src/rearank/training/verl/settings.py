@@ -133,6 +133,7 @@ class VerlSettings:
         save_every: steps between two checkpoints to resume from; at a validation between them only weights are written.
         keep: how many of them stay, the best one aside.
         validate_every: steps between two validations (and before the first).
+        validate_on: ``windows``; whole ``lists`` (as ``trainer=trl`` has them) are refused.
         rollout_samples: sampled answers written down at every validation.
         rollout_workers: processes that feed the rollout engines.
         reward_workers: processes that score; scoring runs while other answers are still being sampled.
@@ -161,6 +162,7 @@ class VerlSettings:
     save_every: Positive = field(default=20, metadata=INCIDENTAL)
     keep: Positive = field(default=2, metadata=INCIDENTAL)
     validate_every: Positive = 10
+    validate_on: Literal["windows", "lists"] = "windows"
     rollout_samples: Annotated[int, Ge(0)] = field(default=4, metadata=INCIDENTAL)
     rollout_workers: Positive = field(default=8, metadata=INCIDENTAL)
     reward_workers: Positive = field(default=8, metadata=INCIDENTAL)
@@ -171,6 +173,11 @@ class VerlSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.validate_on == "lists":
+            raise ValueError(
+                "validate_on=lists needs trainer=trl: verl answers its validation rows in one go, and a list's windows "
+                "wait for each other; set trainer.validate_on=windows, or trainer=trl"
+            )
         if self.lora is None and (self.lora_base != "float32" or self.layered_summon):
             raise ValueError(
                 "lora_base and layered_summon are about adapters: set "
