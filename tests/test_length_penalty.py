@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rearank.algorithms import MaxRl
 from rearank.rewards import LengthPenalty, NdcgReward, RankR1Reward, RewardBreakdown, score, score_groups
 from rearank.training.base import describe
-from rearank.training.verl.reward import Counted, compute_score
+from rearank.training.verl.reward import CountedText, compute_score
 from rearank.types import JudgedWindow, Passage, Query, Window
 
 WINDOW = JudgedWindow(Window(Query("q", "x"), (Passage("a", ""), Passage("b", ""))), (0, 1))
@@ -108,7 +108,7 @@ def test_verl_gets_the_tokens_with_the_text() -> None:
     truth = {"relevance": [0, 1], "ideal": [1], "has_ideal": True}
     extra = {"index": 3, "query_id": "q", "query": "x", "passage_ids": ["a", "b"]}
     given_row = {"data_source": "s", "ground_truth": truth, "extra_info": extra, "reward": json.dumps(node)}
-    scores = compute_score(solution_str=Counted.of(BEST, 15), **given_row)
+    scores = compute_score(solution_str=CountedText.of(BEST, 15), **given_row)
     assert (scores["length"], scores["score"]) == (-0.5, pytest.approx(0.5))
     with pytest.raises(ValueError, match=r"reward\.length needs the tokens"):
         compute_score(solution_str=BEST, **given_row)

@@ -22,7 +22,7 @@ from rearank.runs.layout import STORE, SUMMARY, misplaced
 from rearank.sections import STANDARD
 from rearank.tasks.distill import DistillTask
 from rearank.tasks.overlap import OverlapError, measured_queries, refuse_overlap
-from rearank.tasks.own.task import OwnTask, settled
+from rearank.tasks.own.task import OwnTask, taught_by
 from rearank.tasks.pipeline import PrepareTask, SftTask, rows_stage, teachers_file, validates_on_lists
 from rearank.tasks.prepare import Rows
 from rearank.tasks.rerank import RerankTask
@@ -277,7 +277,7 @@ def _answers_to_learn(run: Run) -> list[str]:
     if not isinstance(task, SftTask) and getattr(task, "method", "rl") == "rl":
         return []
     if isinstance(task, OwnTask):
-        sft = settled(run).experiment.sft
+        sft = taught_by(run.experiment.own, sft)
     if sft.targets == "given" and not isinstance(run.experiment.dataset, HoldsRows):
         return [
             "sft.targets=given learns answers that come with the dataset's rows, and this dataset has none; choose one "

@@ -46,7 +46,7 @@ class ListValidation:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Validated:
     """Figures for the log, and the share of answers that reached the token limit."""
 
     figures: Mapping[str, float]
@@ -102,7 +102,7 @@ def drawn(lists: Sequence[JudgedCandidates], most: int | None, seed: int) -> lis
 
 
 @dataclass
-class _Call:
+class _Asked:
     prompt: list[int]
     room: int
     answer: asyncio.Future[list[int]]
@@ -120,7 +120,7 @@ class PolicyEngine:
     chat: Chat
     decode: Callable[[Sequence[list[int]], Sequence[int]], list[list[int]]]
     answered: list[tuple[Window, Completion]] = field(default_factory=list, init=False)
-    _waiting: list[_Call] = field(default_factory=list, init=False)
+    _waiting: list[_Asked] = field(default_factory=list, init=False)
     _at_work: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class PolicyEngine:
         """The model's likeliest answer; raises ``EngineError`` for a prompt that can't be asked."""
         asked = tuple(messages)
         prompt, truncated = self.chat.prompt(asked, sampling)
-        call = _Call(prompt, self.chat.room(prompt, sampling), asyncio.get_running_loop().create_future())
+        call = _Asked(prompt, self.chat.room(prompt, sampling), asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._at_work is None or self._at_work.done():
             self._at_work = asyncio.create_task(self._answer_all())
@@ -185,7 +185,7 @@ def measure(
     reward: RewardFunction,
     max_tokens: int,
     on_done: Callable[[int], None] = lambda _: None,
-) -> Measured:
+) -> Validated:
     """Rerank every list with the engine's present model.
 
     ``ndcg@10`` and ``ndcg@10_given`` are means over the queries, of the whole lists, against all grades of a query; the
@@ -216,7 +216,7 @@ def measure(
     given = ((one.query.id, [passage.id for passage in one.passages]) for one in work)
     figures["val/ndcg@10_given"] = fmean(_ndcg(ids, grades[query]) for query, ids in given)
     cuts = [completion.finish == "length" for _, completion in engine.answered]
-    return Measured(figures, fmean(cuts) if cuts else 0.0)
+    return Validated(figures, fmean(cuts) if cuts else 0.0)
 
 
 def _of_windows(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rearank.experiment import Run
 from rearank.runs.layout import GATE, write_json
 from rearank.runs.reader import TUNED, read_systems
+from rearank.sections import Own
 from rearank.tasks.export.task import Command, export_run
-from rearank.tasks.own.gate import Verdict, judge
+from rearank.tasks.own.gate import judge
 from rearank.tasks.pipeline import PipelineTask
+from rearank.training.sft import Sft
 from rearank.training.traces import file_of
 
 
@@ -23,34 +25,28 @@ class OwnTask(PipelineTask):
 
     def run(self, run: Run) -> None:
         """Into ``<output_dir>``; ``gate.json`` has the verdict, ``export/`` the model that passed."""
-        run = settled(run)
-        super().run(run)
-        verdict = self.verdict(run)
+        chosen, own = run.experiment, run.experiment.own
+        sft = taught_by(own, chosen.sft)
+        changes = {"targets": sft.targets, "traces": sft.traces} if sft is not chosen.sft else {}
+        config = {**run.config, "sft": {**run.config["sft"], **changes}}
+        super().run(replace(run, experiment=replace(chosen, sft=sft), config=config))
+        model = TUNED if self.method == "sft" else run.choices.get("algorithm", "trained")
+        against = ("base", TUNED) if self.method == "sft_then_rl" else ("base",)
+        taught = own.judged_by is not None
+        verdict = judge(read_systems(run.folder), model, against, alpha=own.alpha, seed=chosen.seed, taught=taught)
         write_json(run.folder / GATE, verdict.as_json())
         print(f"\n{verdict.shown()}", flush=True)
-        wanted = run.experiment.own.export
+        wanted = own.export
         if wanted == "always" or (wanted == "gate" and verdict.passed):
-            command = Command(run.choices.get("algorithm", ""), run.config.get("strategy"), rerun=run.experiment.rerun)
-            print(export_run(run.folder, run.experiment.export, command, run.cache), flush=True)
+            command = Command(run.choices.get("algorithm", ""), run.config.get("strategy"), rerun=chosen.rerun)
+            print(export_run(run.folder, chosen.export, command, run.cache), flush=True)
             print("its README.md has the lines that serve it and use it", flush=True)
         elif wanted == "gate":
             print("nothing is exported; own.export=always exports it all the same", flush=True)
 
-    def verdict(self, run: Run) -> Verdict:
-        """Of what was measured in the run's folder."""
-        own = run.experiment.own
-        model = TUNED if self.method == "sft" else run.choices.get("algorithm", "trained")
-        against = ("base", TUNED) if self.method == "sft_then_rl" else ("base",)
-        systems = read_systems(run.folder)
-        return judge(
-            systems, model, against, alpha=own.alpha, seed=run.experiment.seed, taught=own.judged_by is not None
-        )
 
-
-def settled(run: Run) -> Run:
-    """With a teacher's answers as what the cold start learns, where ``own.teacher`` names them."""
-    if run.experiment.own.teacher is None:
-        return run
-    changes: dict[str, Any] = {"targets": "teacher", "traces": str(file_of(Path(run.experiment.own.teacher)))}
-    experiment = replace(run.experiment, sft=replace(run.experiment.sft, **changes))
-    return replace(run, experiment=experiment, config={**run.config, "sft": {**run.config["sft"], **changes}})
+def taught_by(own: Own, sft: Sft) -> Sft:
+    """``sft`` with a teacher's answers as what it learns, where ``own.teacher`` names them."""
+    if own.teacher is None:
+        return sft
+    return replace(sft, targets="teacher", traces=str(file_of(Path(own.teacher))))

@@ -30,7 +30,7 @@ from rearank.training.base import (
 )
 from rearank.training.guard import Watchdog
 from rearank.training.lengths import context_of, rows_that_fit
-from rearank.training.lists import ListValidation, Measured, PolicyEngine, drawn, measure
+from rearank.training.lists import ListValidation, PolicyEngine, Validated, drawn, measure
 from rearank.training.local import (
     complete_checkpoint,
     keep_best,
@@ -224,7 +224,7 @@ class _Watch:
         if self.best.beaten_by(ndcg):
             keep_best(self.made.trainer, self.tokenizer, self.job.folder, step, ndcg, self.best)
 
-    def _by_windows(self) -> Measured:
+    def _by_windows(self) -> Validated:
         """Greedy answers to the validation rows."""
         prompts = [row.prompt for row in self.validation]
 
@@ -242,9 +242,9 @@ class _Watch:
         scored = [score(self.job.reward, text, row.judged, row.index, length) for (text, length), row in pairs]
         figures = {f"val/{name}": value for name, value in describe(scored).items()}
         figures["val/length"] = sum(length for _, length in answers) / len(answers)
-        return Measured(figures, sum(length >= self.job.max_tokens for _, length in answers) / len(answers))
+        return Validated(figures, sum(length >= self.job.max_tokens for _, length in answers) / len(answers))
 
-    def _by_lists(self) -> Measured:
+    def _by_lists(self) -> Validated:
         """Whole lists, by the model itself, also where vLLM samples: its context is cut to the training prompts."""
         engine, lists = self._policy
         total = len(lists.lists)

@@ -34,7 +34,7 @@ def compute_score(
 
     Args:
         data_source: of the row; every source is scored alike.
-        solution_str: the completion without special tokens; any string. A ``Counted`` one knows its tokens, too.
+        solution_str: the completion without special tokens; any string. A ``CountedText`` one knows its tokens, too.
         ground_truth: the row's ``reward_model.ground_truth``.
         extra_info: the row's.
         reward: the reward's config node as JSON.
@@ -55,13 +55,13 @@ def compute_score(
     return {**scores, "seconds": time.perf_counter() - began}
 
 
-class Counted(str):
+class CountedText(str):
     """A text that knows how many tokens it was made of: verl hands on the text alone."""
 
     tokens: int
 
     @classmethod
-    def of(cls, text: str, tokens: int) -> Counted:
+    def of(cls, text: str, tokens: int) -> CountedText:
         """``text``, of so many ``tokens``."""
         counted = cls(text)
         counted.tokens = tokens

@@ -21,7 +21,7 @@ from rearank.rewards import RewardBreakdown, RewardFunction, score_groups
 from rearank.tracking.names import rollout_name
 from rearank.training.base import describe
 from rearank.training.rows import TrainingRow
-from rearank.training.verl.reward import Counted, scores_of
+from rearank.training.verl.reward import CountedText, scores_of
 from rearank.training.verl.sharing.groups import over_ranks
 
 WIDE = 0.1
@@ -136,7 +136,7 @@ class _Decoder:
 
     def decode(self, tokens: torch.Tensor, skip_special_tokens: bool) -> str:
         """The text of an answer; ``skip_special_tokens`` is always true."""
-        return Counted.of(decoded(self.tokenizer, tokens.tolist()), len(tokens))
+        return CountedText.of(decoded(self.tokenizer, tokens.tolist()), len(tokens))
 
 
 def score_together(batch: Any, reward: RewardFunction, rows: Mapping[int, TrainingRow], tokenizer: Any) -> None:
