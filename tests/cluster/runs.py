@@ -15,7 +15,10 @@ from typing import Any
 
 from tests.end_to_end.pipeline import ROOT, environment, lines
 
-QUICKSTART = ("experiment=quickstart", "trainer=verl_cpu", "tracking=none", "name=run")
+QUICKSTART = (
+    *("experiment=quickstart", "trainer=verl_cpu", "tracking=none", "name=run"),
+    "analyse.after_training=0",  # it would load vLLM twice more
+)
 SMALL = (
     *QUICKSTART,
     "dataset.collection.query_count=24",

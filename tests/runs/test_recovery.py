@@ -31,7 +31,7 @@ from rearank.training.trl import fit
 pytestmark = pytest.mark.slow
 
 SETTINGS = (
-    *("experiment=quickstart", "tracking=none", "report.write=false", "engine=scripted"),
+    *("experiment=quickstart", "tracking=none", "report.write=false", "engine=scripted", "analyse.after_training=0"),
     *(f"{one}.collection.passage_count=1000" for one in ("dataset", "validation", "benchmark")),
     *("dataset.collection.query_count=12", "validation.collection.query_count=6", "benchmark.collection.query_count=3"),
     *("prepare.validation_windows=6", "algorithm.steps=2", "algorithm.prompts_per_step=2", "algorithm.group_size=2"),

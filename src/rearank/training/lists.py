@@ -102,7 +102,7 @@ def drawn(lists: Sequence[JudgedCandidates], most: int | None, seed: int) -> lis
 
 
 @dataclass
-class _Asked:
+class _ListCall:
     prompt: list[int]
     room: int
     answer: asyncio.Future[list[int]]
@@ -120,7 +120,7 @@ class PolicyEngine:
     chat: Chat
     decode: Callable[[Sequence[list[int]], Sequence[int]], list[list[int]]]
     answered: list[tuple[Window, Completion]] = field(default_factory=list, init=False)
-    _waiting: list[_Asked] = field(default_factory=list, init=False)
+    _waiting: list[_ListCall] = field(default_factory=list, init=False)
     _at_work: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class PolicyEngine:
         """The model's likeliest answer; raises ``EngineError`` for a prompt that can't be asked."""
         asked = tuple(messages)
         prompt, truncated = self.chat.prompt(asked, sampling)
-        call = _Asked(prompt, self.chat.room(prompt, sampling), asyncio.get_running_loop().create_future())
+        call = _ListCall(prompt, self.chat.room(prompt, sampling), asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._at_work is None or self._at_work.done():
             self._at_work = asyncio.create_task(self._answer_all())
