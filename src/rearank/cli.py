@@ -72,7 +72,7 @@ def _digests(config: Mapping[str, Any]) -> dict[str, str]:
     """Of all code and files that a job uses; empty where the config can't be built: the job will say so."""
     try:
         run = make_run(config, {})
-        return run.code(*DECIDED_BY) | run.files(*DECIDED_BY, "model")
+        return run.code(*DECIDED_BY) | run.files(*DECIDED_BY, "model", "sft", "own")
     except (ConfigError, OSError):
         return {}
 

@@ -94,7 +94,7 @@ class Experiment:
     rerank: Rerank = field(default_factory=Rerank, metadata=INCIDENTAL)
     export: Export = field(default_factory=Export, metadata=INCIDENTAL)
     distill: Distill = field(default_factory=Distill)
-    own: Own = field(default_factory=Own, metadata=INCIDENTAL)
+    own: Own = field(default_factory=Own)
     accept_changed_code: bool = field(default=False, metadata=INCIDENTAL)
     rerun: bool = field(default=False, metadata=INCIDENTAL)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from math import isfinite
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval
@@ -11,6 +12,7 @@ from annotated_types import Ge, Gt, Interval
 from rearank.checks import check_fields
 from rearank.evaluation import check_measures
 from rearank.runs import CONTENT, INCIDENTAL, SELECTS
+from rearank.training.traces import file_of
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,14 @@ class Own:
     held_out_split: str | None = None
     held_out: Annotated[float, Interval(gt=0, lt=1)] = 0.3
     judged_by: str | None = None
-    teacher: str | None = None
+    teacher: str | None = field(default=None, metadata=CONTENT)
     alpha: Annotated[float, Interval(gt=0, lt=1)] = 0.05
     export: Literal["gate", "always", "never"] = "gate"
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.teacher is not None:
+            object.__setattr__(self, "teacher", str(file_of(Path(self.teacher))))
 
 
 @dataclass(frozen=True)

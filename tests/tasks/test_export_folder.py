@@ -145,8 +145,8 @@ def test_what_is_stopped_leaves_nothing(tmp_path: Path) -> None:
         place(tmp_path / "export", said, "a card", write, ours=True, rerun=False)
     assert list(tmp_path.iterdir()) == []
     # what a kill leaves is no obstacle
-    (tmp_path / "export.partial").mkdir()
-    (tmp_path / "export.partial" / "model.safetensors").write_text("half of it")
+    (tmp_path / ".export.rearank-partial").mkdir()
+    (tmp_path / ".export.rearank-partial" / "model.safetensors").write_text("half of it")
     assert place(tmp_path / "export", said, "a card", lambda folder: None, ours=True, rerun=False)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["README.md", "export", "rearank.json"]
     assert not place(tmp_path / "export", said, "a card", lambda folder: None, ours=True, rerun=False)

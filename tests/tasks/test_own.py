@@ -157,6 +157,20 @@ def test_to_pass_takes_a_higher_mean_and_a_small_p_against_each(rows: list[tuple
     assert verdict.passed == all(one.better for one in verdict.against)
 
 
+def test_ids_of_one_text_count_once() -> None:
+    """Ten ids of one query that the model gains on make no ten queries of it."""
+    model, other = [0.9] * 10 + [0.5] * 4, [0.1] * 10 + [0.5] * 4
+    first_of = {f"q{n}": "q0" for n in range(10)}
+    systems = four(model, other, other, other)
+    assert judge(systems, "grpo", ("base", "sft"), alpha=0.05, seed=1).passed
+    verdict = judge(systems, "grpo", ("base", "sft"), alpha=0.05, seed=1, first_of=first_of)
+    assert verdict.queries == 5
+    assert not verdict.passed
+    assert verdict.against[0].difference == pytest.approx(0.8 / 5)
+    with pytest.raises(GateError, match="1 held-out queries"):
+        judge(four([1.0], [0.0], [0.0], [0.0]), "grpo", ("base", "sft"), alpha=0.05, seed=1)
+
+
 def test_nothing_is_judged_on_half_of_it() -> None:
     systems = four([1.0, 0.5], [0.5, 0.2], [0.5, 0.2], [0.5, 0.2])
     for left_out, said in (("grpo", "grpo: not measured"), ("sft", "sft: not measured"), ("bm25", "the first stage")):

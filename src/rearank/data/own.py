@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
 from rearank.checks import check_fields
-from rearank.data.base import Collection, DataError
+from rearank.data.base import Collection, DataError, Fits
 from rearank.data.beir import BeirFolder
 from rearank.data.overlap import families
 from rearank.data.trec import RunFile, read_run
@@ -107,6 +107,10 @@ class OwnFirstStage:
     def label(self) -> str:
         """In tables."""
         return "bm25" if self.run is None else "run"
+
+    def fitted(self, index: str, language: str) -> OwnFirstStage:
+        """For a benchmark's language; see ``Fits``."""
+        return replace(self, bm25=self.bm25.fitted(index, language)) if isinstance(self.bm25, Fits) else self
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         chosen = self.bm25 if self.run is None else RunFile(self.run)

@@ -114,7 +114,8 @@ class PromptRanker:
         return messages, await self.engine.complete(messages, self.sampling)
 
     async def _render(self, window: Window) -> tuple[Message, ...]:
-        if self.tokenizer is None or getattr(self.prompt, "max_tokens", None) is None:
+        in_turn = getattr(self.engine, "renders_in_turn", False)
+        if in_turn or self.tokenizer is None or getattr(self.prompt, "max_tokens", None) is None:
             return self.prompt.render(window, self.tokenizer)
         # Cutting twenty passages by tokens takes milliseconds, in which the event loop would serve nobody.
         return await asyncio.to_thread(self.prompt.render, window, self.tokenizer)

@@ -60,7 +60,9 @@ class DistillTask:
         """Into ``<output_dir>/distilled``."""
         chosen = run.experiment
         rows = prepare_rows(run)
-        stage = stage_after_rows(run, DISTILLED, "distill", "model", "engine", modules=_DECIDES)
+        stage = stage_after_rows(
+            run, DISTILLED, "distill", "model", "engine", modules=_DECIDES, tags=chosen.prompt.tags
+        )
         parts = Parts(chosen.model, chosen.prompt, chosen.strategy, chosen.engine)
         path = distill(Distilling(parts, rows.train(), chosen.distill, chosen.seed), stage)
         print(

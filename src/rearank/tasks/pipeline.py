@@ -141,7 +141,9 @@ def fine_tune_model(run: Run, rows: Rows) -> TrainingResult:
         run = replace(run, experiment=replace(run.experiment, sft=replace(run.experiment.sft, traces=str(place))))
     chosen = run.experiment
     start = Start(chosen.model, rows, chosen.reward, chosen.seed, _reranks(run))
-    stage = stage_after_rows(run, SFT, "model", "reward", "sft", "trainer", *_validates_by(run))
+    stage = stage_after_rows(
+        run, SFT, "model", "reward", "sft", "trainer", *_validates_by(run), tags=chosen.prompt.tags
+    )
     return fine_tune(start, chosen.sft, chosen.trainer, stage, run.trackers, tags=chosen.prompt.tags)
 
 
@@ -254,10 +256,15 @@ def started_from(run: Run, tuned: TrainingResult | None) -> Run:
     return replace(run, experiment=replace(run.experiment, model=model), config=config)
 
 
-def stage_after_rows(run: Run, name: str, *keys: str, modules: Sequence[str] = ()) -> Stage:
-    """The stage in the folder ``name``; it depends on what the rows do, on ``keys`` of the config and ``modules``."""
-    keys = (*_rows_depend_on(run), "prepare", "seed", *keys)
-    return run.stage(name, *keys, modules=(*_MAKES_ROWS, *modules), version=VERSION, **_without(run))
+def stage_after_rows(run: Run, name: str, *keys: str, modules: Sequence[str] = (), tags: bool | None = None) -> Stage:
+    """The stage in the folder ``name``; it depends on what the rows do, on ``keys`` of the config and ``modules``.
+
+    ``tags``: the prompt's, where the result depends on them even if rows bring prompts of their own.
+    """
+    made = _rows_depend_on(run)
+    more = {"tags": tags} if tags is not None and "prompt" not in made else {}
+    keys = (*made, "prepare", "seed", *keys)
+    return run.stage(name, *keys, modules=(*_MAKES_ROWS, *modules), version=VERSION, **_without(run), **more)
 
 
 def validates_on_lists(run: Run) -> bool:

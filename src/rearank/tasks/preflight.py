@@ -202,8 +202,10 @@ def _misfits(run: Run) -> list[str]:
         found += experiment.algorithm.misfits(experiment.reward)
     if isinstance(experiment.task, DistillTask):
         shown = not isinstance(experiment.dataset, HoldsRows)  # rows that hold their own prompts don't show this one
-        if shown and (asks, experiment.prompt.labels) != ("ranking", "numbers"):
-            found.append("task=distill takes orders of numbered passages; choose a prompt with asks: ranking")
+        if (shown and asks != "ranking") or _lettered(run):
+            found.append(
+                "task=distill takes orders of numbered passages; choose a prompt with asks: ranking and labels: numbers"
+            )
     elif _asks(run) and not isinstance(experiment.engine, NoEngine):
         found += misfits(experiment.strategy, asks, experiment.model.temperature)
     return found
@@ -271,6 +273,14 @@ def _splits(run: Run) -> list[str]:
     return engine.misfits(sizes) if sizes is not None else []
 
 
+def _lettered(run: Run) -> bool:
+    """Whether training windows label passages A, B...: by their own prompts, or by the one that shows them."""
+    dataset = run.experiment.dataset
+    if isinstance(dataset, HoldsRows):
+        return bool(getattr(dataset, "letters", False))
+    return run.experiment.prompt.labels == "letters"
+
+
 def _answers_to_learn(run: Run) -> list[str]:
     """Fine-tuning on answers that nobody gives."""
     task, sft = run.experiment.task, run.experiment.sft
@@ -278,6 +288,11 @@ def _answers_to_learn(run: Run) -> list[str]:
         return []
     if isinstance(task, OwnTask):
         sft = taught_by(run.experiment.own, sft)
+    if _lettered(run) and sft.targets != "given":
+        return [
+            f"sft.targets={sft.targets} writes orders of numbers, and the passages are labelled with letters; set "
+            "sft.targets=given, or choose a prompt with labels: numbers"
+        ]
     if sft.targets == "given" and not isinstance(run.experiment.dataset, HoldsRows):
         return [
             "sft.targets=given learns answers that come with the dataset's rows, and this dataset has none; choose one "

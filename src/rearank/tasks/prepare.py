@@ -188,6 +188,11 @@ def _write(how: Preparing, folder: Path) -> dict[str, Any]:
         held_out, _ = _queries(how.validation, settings.depth)
         elsewhere[f"validation={how.validation.name}"] = [_judged_query(item) for item in held_out.values()]
     else:
+        if settings.overlap == "drop":  # from what is held out, too: a checkpoint is chosen by it
+            everything = [_judged_query(item) for item in judged.values()]
+            measured = refuse_overlap(everything, elsewhere, settings.overlap)
+            left_out = Counter(left_out)
+            judged = {query: item for query, item in judged.items() if query not in measured}
         held_out = _held_out(how, judged)
         judged = {query: item for query, item in judged.items() if query not in held_out}
     shared_with = refuse_overlap([_judged_query(item) for item in judged.values()], elsewhere, settings.overlap)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 from rearank.data import JudgedCandidates
 from rearank.engines.base import EngineError
@@ -112,10 +112,15 @@ class _ListCall:
 class PolicyEngine:
     """A model in training as an engine. What is asked together is answered together; nothing waits for a clock.
 
+    Prompts are rendered in the loop's own turn (``renders_in_turn``): in threads it would be chance which of them meet
+    in a batch, and with another batch figures differ by rounding.
+
     Args:
         chat: the model's side of the conversation.
         decode: of prompts and the tokens that each answer may have, the answers' tokens, end tokens included.
     """
+
+    renders_in_turn: ClassVar[bool] = True
 
     chat: Chat
     decode: Callable[[Sequence[list[int]], Sequence[int]], list[list[int]]]
@@ -163,6 +168,7 @@ class PolicyEngine:
             calls, self._waiting = self._waiting, []
             try:
                 answers = self.decode([call.prompt for call in calls], [call.room for call in calls])
+                answered = list(zip(calls, answers, strict=True))
             except Exception as error:  # of the model, not of one query: every other one would meet it, too
                 failure = PolicyError(f"the model in training could not answer: {type(error).__name__}: {error}")
                 failure.__cause__ = error
@@ -170,7 +176,8 @@ class PolicyEngine:
                     if not call.answer.done():
                         call.answer.set_exception(failure)
                         return  # it ends everything: the others are cancelled
-            for call, tokens in zip(calls, answers, strict=True):
+                return
+            for call, tokens in answered:
                 if not call.answer.done():
                     call.answer.set_result(tokens)
 

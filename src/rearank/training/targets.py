@@ -71,8 +71,11 @@ def answer_after(prompt: str, answer: str) -> str:
     Raises:
         TrainingError: where the template has closed the reasoning and the answer brings one.
     """
+    answer = answer.lstrip() if _REASONING.match(answer.lstrip()) else answer
     reasoned = _REASONING.match(answer)
     if _OPENED.search(prompt):
+        if reasoned is None and "</think>" in answer and "<think>" not in answer:
+            return answer  # it goes on where the template has begun
         return answer.removeprefix("<think>") if reasoned else f"</think>\n{answer}"
     if reasoned and _CLOSED.search(prompt):
         if reasoned.group(1).strip():

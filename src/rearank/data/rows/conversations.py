@@ -219,6 +219,9 @@ class ConversationRows:
             ids = [plain(one, where, "passage") for one in list_of(row, column, where, "passages")]
             if len(set(ids)) < len(ids):
                 raise DataError(f"{where}: a passage id occurs twice under {column!r}")
+            shown_here = _size(prompt, self.letters)
+            if shown_here >= 2 and shown_here != len(ids):
+                raise DataError(f"{where}: {len(ids)} passage ids under {column!r}, and the prompt shows {shown_here}")
         else:
             made = made_id(*(turn.content for turn in prompt))
             ids = [f"{made}.{place + 1}" for place in range(_size(prompt, self.letters))]

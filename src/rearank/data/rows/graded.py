@@ -235,7 +235,10 @@ class GradedRows:
             passages.sort(key=lambda one: self._lot(asked.query.id, one.id))
         best = passages[:depth]
         if not any(asked.grades[passage.id] > 0 for passage in best):
-            best[-1] = next(passage for passage in passages if asked.grades[passage.id] > 0)
+            # Shuffled, its place is by lot, too: always the last would give it away.
+            lot = int.from_bytes(self._lot(asked.query.id, "place")[:8]) % len(best)
+            place = lot if self.order == "shuffled" else len(best) - 1
+            best[place] = next(passage for passage in passages if asked.grades[passage.id] > 0)
         return tuple(best)
 
     def _lot(self, query: str, passage: str) -> bytes:

@@ -24,6 +24,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE = re.compile(r"\.(parquet|jsonl?|tsv|txt)(\.gz)?$")
 _ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "state.json"})  # these lie beside a dataset's files
 _WORD = re.compile(r"[a-z0-9]+")
+_SPLITS = frozenset({"train", "training", "dev", "valid", "validation", "test", "eval"})
 _PARQUET_MAGIC = b"PAR1"
 _BATCH = 64  # rows of a parquet file in memory at once
 _BY_HAND = "lay its files here by hand and set dataset.path=<file>"
@@ -98,6 +99,12 @@ class RowTable:
             if _FILE.search(name.name) and name.name not in _ABOUT and not any(p.startswith(".") for p in name.parts)
         }
         of_split = [file for name, file in rows.items() if self.split.lower() in _WORD.findall(str(name).lower())]
+        others = {split for name in rows for split in _WORD.findall(str(name).lower()) if split in _SPLITS}
+        if not of_split and others:
+            raise DataError(
+                f"{self.path}: no file of the split {self.split!r}, and files of {', '.join(sorted(others))}; set "
+                "dataset.split=..., or name the file: dataset.path=..."
+            )
         return of_split or list(rows.values())
 
     def _file(self, path: Path) -> Iterator[Found]:

@@ -21,7 +21,7 @@ from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingE
 from rearank.progress import progress
 from rearank.ranking import Failure
 from rearank.runs.layout import ANALYSED, STORE, write_json
-from rearank.runs.stage import Stage
+from rearank.runs.stage import Stage, StageError
 from rearank.tasks.analyse.asking import Asker
 from rearank.tasks.analyse.questions import Questions, choose_queries
 from rearank.tasks.analyse.short import short_table, shortened
@@ -43,7 +43,7 @@ def look(how: Evaluating, settings: Analyse, stage: Stage) -> None:
     few = shortened(settings)
     try:
         result = analyse(first, few, stage, brief=True)
-    except (DataError, AnalysisError, EngineError) as error:
+    except (DataError, AnalysisError, EngineError, StageError) as error:
         _log.warning("no look at what training did to the answers: %s", error)
         return
     labels = [system.label for system in _chosen(first, few)]

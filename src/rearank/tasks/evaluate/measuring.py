@@ -71,7 +71,7 @@ class Measuring:
             self.places.stage.folder / benchmark.name / QUERIES,
             {item.candidates.query.id: item.candidates.query.text for item in judged},
         )
-        name = getattr(benchmark.retriever, "label", type(benchmark.retriever).__name__.lower())
+        name = first_stage_name(benchmark)
         yield score_and_write(
             self.places.open(benchmark, name),
             benchmark,
@@ -151,6 +151,11 @@ class Measuring:
         if asked and all(len(lines) == asked for lines in lost):
             raise EngineError(f"{what}: every query failed, the first: {lost[0][0]}")
         return lost
+
+
+def first_stage_name(benchmark: Benchmark) -> str:
+    """Under which the first stage's own row is kept."""
+    return str(getattr(benchmark.retriever, "label", type(benchmark.retriever).__name__.lower()))
 
 
 def check_template(engine: Engine, prompt: Prompt) -> None:

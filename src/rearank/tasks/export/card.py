@@ -166,7 +166,8 @@ def _data(origin: Origin) -> Iterator[str]:
 
 def _recipe(origin: Origin) -> Iterator[str]:
     result, trainer = origin.result, _option(origin, "trainer")
-    best = "" if result.best_ndcg is None else f", nDCG@10 {result.best_ndcg:.4f} on the validation windows"
+    on = (origin.settings.get("trainer") or {}).get("validate_on", "windows")
+    best = "" if result.best_ndcg is None else f", nDCG@10 {result.best_ndcg:.4f} on the validation {inline(on)}"
     of = "adapters" if origin.lora else "all weights"
     yield (
         f"{result.steps} steps of {of} with trainer={inline(trainer)}; this is step {result.best_step}{best}. "

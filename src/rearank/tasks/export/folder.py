@@ -173,7 +173,7 @@ def place(
     there = _look(target, said, card, ours=ours, rerun=rerun)
     if there == "":
         return False
-    scratch = target.with_name(f"{target.name}.partial")
+    scratch = target.with_name(f".{target.name}.rearank-partial")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:

@@ -152,6 +152,8 @@ def find_measured(origin: Origin, cache: Path | None = None) -> tuple[list[OnBen
         FolderError: for a result that can't be read.
     """
     weights = files_of(cache, weights=SystemWeights(str(origin.model)))[_WEIGHTS]
+    start = origin.run / SFT / "model"
+    tuned = files_of(cache, weights=SystemWeights(str(start)))[_WEIGHTS] if start.is_dir() else None
     found, left_out = [], []
     for name, group in by_benchmark(read_systems(origin.run)).items():
         trained = [
@@ -169,6 +171,10 @@ def find_measured(origin: Origin, cache: Path | None = None) -> tuple[list[OnBen
                 beside.append(one)
             elif one.role == FIRST or one.name == "base" or (one.name == TUNED and origin.by_rewards):
                 alike = all(one.settings.get(key) == own.settings.get(key) for key in _SETTING)
+                if one.name == "base":
+                    alike = alike and one.settings.get("model") == own.settings.get("model")
+                elif one.name == TUNED:
+                    alike = alike and _digest(one) == tuned
                 beside += [one] if alike else []
                 left_out += [] if alike else [f"{name}: measured with other settings: {one.label}"]
         found.append(OnBenchmark(own, tuple(beside)))

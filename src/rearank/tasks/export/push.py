@@ -14,7 +14,10 @@ from typing import Any
 from rearank.checks import missing_packages
 from rearank.engines.chat import in_one_line
 from rearank.progress import progress
+from rearank.runs.layout import MANIFEST
 from rearank.tasks.export.origin import ExportError
+
+_ATTRIBUTES = ".gitattributes"
 
 
 class Hub:
@@ -52,14 +55,23 @@ class Hub:
         """
         with self._one_line("making the repository"):
             self._api.create_repo(self._name, private=self._private, exist_ok=True)
-            public = not self._api.model_info(self._name).private
+            info = self._api.model_info(self._name)
+            public, there = not info.private, {one.rfilename for one in info.siblings or ()} - {_ATTRIBUTES}
         if self._private and public:
             raise ExportError(
                 f"export.push={self._name}: this repository is there, and everybody can read it; set "
                 "export.private=false where that is meant, or choose another name"
             )
+        if there and MANIFEST not in there:
+            raise ExportError(
+                f"export.push={self._name}: this repository holds {sorted(there)[0]} and more that rearank did not put "
+                "there; choose another name, or empty it"
+            )
         with self._one_line("uploading"), progress(f"uploading to {self._name}"):
-            self._api.upload_folder(repo_id=self._name, folder_path=folder, commit_message=message)
+            # What an earlier export left there would be loaded beside this one, or in its place.
+            self._api.upload_folder(
+                repo_id=self._name, folder_path=folder, commit_message=message, delete_patterns=["*"] if there else None
+            )
         return f"{self._api.endpoint}/{self._name}"
 
     @contextmanager

@@ -6,8 +6,10 @@ Holm's correction for the number of comparisons, below ``own.alpha``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from rearank.evaluation import Cell, heading, holm, paired_test, render_table
@@ -82,6 +84,7 @@ def judge(
     alpha: float,
     seed: int,
     taught: bool = False,
+    first_of: Mapping[str, str] | None = None,
 ) -> Verdict:
     """The system named ``model`` against the first stage and those named ``against``.
 
@@ -92,6 +95,8 @@ def judge(
         alpha: below which the corrected p must be.
         seed: of the test's sign flips.
         taught: the judgements are a teacher's order.
+        first_of: query id -> the first id of those with the same text: these count once, by their mean, as the test
+            takes queries for independent.
 
     Raises:
         GateError: where one of them wasn't measured, or queries failed.
@@ -113,7 +118,12 @@ def judge(
             raise GateError(
                 f"{one.label} and {mine.label} weren't measured on the same queries; run task=evaluate again"
             )
-    tests = [paired_test(one.main, mine.main, seed=seed) for one in others]
+    mine_once = _once(mine.main, first_of)
+    if len(mine_once) < 2:
+        raise GateError(
+            f"{len(mine_once)} held-out queries, and a test needs two at least; hold out more (own.held_out)"
+        )
+    tests = [paired_test(_once(one.main, first_of), mine_once, seed=seed) for one in others]
     corrected = holm([test.p_randomisation for test in tests])
     rows = tuple(
         Against(
@@ -128,4 +138,12 @@ def judge(
         for one, test, p in zip(others, tests, corrected, strict=True)
     )
     of = "agreement with the teacher's order, which is no relevance" if taught else "relevance by the judgements"
-    return Verdict(mine.label, mine.measure, len(mine.main), mine.mean, of, alpha, rows)
+    return Verdict(mine.label, mine.measure, len(mine_once), mine.mean, of, alpha, rows)
+
+
+def _once(values: Mapping[str, float], first_of: Mapping[str, str] | None) -> dict[str, float]:
+    """Means over the ids of one query."""
+    together: dict[str, list[float]] = defaultdict(list)
+    for query, value in values.items():
+        together[(first_of or {}).get(query, query)].append(value)
+    return {query: fmean(some) for query, some in together.items()}

@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from rearank.data.overlap import families
 from rearank.experiment import Run
-from rearank.runs.layout import GATE, write_json
-from rearank.runs.reader import TUNED, read_systems
+from rearank.runs.layout import EXPORTED, GATE, write_json
+from rearank.runs.reader import FIRST, TUNED
 from rearank.sections import Own
+from rearank.tasks.evaluate.measuring import first_stage_name
+from rearank.tasks.export.origin import find_measured, find_origin
 from rearank.tasks.export.task import Command, export_run
-from rearank.tasks.own.gate import judge
+from rearank.tasks.own.gate import GateError, judge
 from rearank.tasks.pipeline import PipelineTask
 from rearank.training.sft import Sft
 from rearank.training.traces import file_of
@@ -30,19 +33,35 @@ class OwnTask(PipelineTask):
         changes = {"targets": sft.targets, "traces": sft.traces} if sft is not chosen.sft else {}
         config = {**run.config, "sft": {**run.config["sft"], **changes}}
         super().run(replace(run, experiment=replace(chosen, sft=sft), config=config))
-        model = TUNED if self.method == "sft" else run.choices.get("algorithm", "trained")
-        against = ("base", TUNED) if self.method == "sft_then_rl" else ("base",)
-        taught = own.judged_by is not None
-        verdict = judge(read_systems(run.folder), model, against, alpha=own.alpha, seed=chosen.seed, taught=taught)
+        which: Literal["best", "sft"] = "sft" if self.method == "sft" else "best"
+        benchmark = chosen.benchmark.benchmarks[0]
+        measured, left_out = find_measured(find_origin(run.folder, which, run.cache), run.cache)
+        here = next((one for one in measured if one.own.benchmark == benchmark.name), None)
+        if here is None:
+            raise GateError(f"{benchmark.name}: these weights weren't measured; {'; '.join(left_out) or 'run again'}")
+        verdict = judge(
+            [one for one in here.rows if one.role != FIRST or one.name == first_stage_name(benchmark)],
+            here.own.name,
+            ("base", TUNED) if self.method == "sft_then_rl" else ("base",),
+            alpha=own.alpha,
+            seed=chosen.seed,
+            taught=own.judged_by is not None,
+            first_of=families({query: topic.text for query, topic in benchmark.collection.queries().items()}),
+        )
         write_json(run.folder / GATE, verdict.as_json())
         print(f"\n{verdict.shown()}", flush=True)
         wanted = own.export
         if wanted == "always" or (wanted == "gate" and verdict.passed):
             command = Command(run.choices.get("algorithm", ""), run.config.get("strategy"), rerun=chosen.rerun)
-            print(export_run(run.folder, chosen.export, command, run.cache), flush=True)
+            print(export_run(run.folder, replace(chosen.export, which=which), command, run.cache), flush=True)
             print("its README.md has the lines that serve it and use it", flush=True)
         elif wanted == "gate":
-            print("nothing is exported; own.export=always exports it all the same", flush=True)
+            older = (
+                f"; what lies in {run.folder / EXPORTED} is an earlier model"
+                if (run.folder / EXPORTED).exists()
+                else ""
+            )
+            print(f"nothing is exported{older}; own.export=always exports it all the same", flush=True)
 
 
 def taught_by(own: Own, sft: Sft) -> Sft:

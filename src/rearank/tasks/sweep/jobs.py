@@ -17,12 +17,26 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from rearank.runs.layout import FAILURE, JOB, PREPARED, RESULT, SFT, SUMMARY, TRAINING, read_json, write_json
+from rearank.runs.layout import (
+    DISTILLED,
+    FAILURE,
+    GATE,
+    JOB,
+    PREPARED,
+    RESULT,
+    SFT,
+    SUMMARY,
+    TRAINING,
+    read_json,
+    write_json,
+)
 from rearank.runs.sharing import fingerprint, made, take_over
 from rearank.runs.sweeps import at_work
 from rearank.tasks.sweep.plan import ARM, arms_of, as_written, parsed
 
-_RESULTS = (SUMMARY, f"{TRAINING}/{RESULT}", f"{SFT}/{RESULT}", f"{PREPARED}/{SUMMARY}")
+_RESULTS = (
+    *(SUMMARY, GATE, f"{TRAINING}/{RESULT}", f"{SFT}/{RESULT}", f"{DISTILLED}/{SUMMARY}", f"{PREPARED}/{SUMMARY}"),
+)
 _log = logging.getLogger(__name__)
 
 

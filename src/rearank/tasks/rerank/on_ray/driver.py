@@ -26,6 +26,7 @@ from rearank.training.verl.settings import Cluster
 
 _AT_ONCE = 4  # blocks an actor has under way, where rerank.max_concurrent_queries sets no bound
 _SPARE = 2  # queries at hand for each place
+_MOST = 64  # each has files open
 _READ_AHEAD = 32  # blocks that are read before an actor takes them
 
 
@@ -109,7 +110,7 @@ def _results(ray: Any, source: Any, work: Work, pool: Pool, size: int) -> Iterat
     context.enable_progress_bars = context.print_on_execution_start = False
     most = work.settings.max_concurrent_queries
     # A block ends with its slowest query: towards its end it leaves places empty, which other blocks' queries fill.
-    at_once = _AT_ONCE if most is None else ceil(_SPARE * most / size) + 1
+    at_once = _AT_ONCE if most is None else min(ceil(_SPARE * most / size) + 1, _MOST)
     # On this machine, which has the input, and beside the actors: reading must never wait for a core.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     read = data.read_datasource(source, override_num_blocks=1, num_cpus=0, label_selector=here)
