@@ -218,9 +218,9 @@ def test_nothing_starts_without_answers_to_learn(tmp_path: Path) -> None:
         preflight(run)
     assert teachers_file(run) == run.folder / "distilled" / "teacher.jsonl"
     with pytest.raises(PreflightError, match="labelled with letters"):
-        preflight(made(tmp_path, *BASE[:2], "task=sft", "prompt.labels=letters"))
+        preflight(made(tmp_path, *BASE[:2], "task=sft", "+prompt.labels=letters"))
     with pytest.raises(PreflightError, match="takes orders of numbered passages"):
-        preflight(made(tmp_path, *BASE, "engine=scripted", "prompt.labels=letters"))
+        preflight(made(tmp_path, *BASE, "engine=scripted", "+prompt.labels=letters"))
     with pytest.raises(PreflightError, match="this dataset has none"):
         preflight(made(tmp_path, *BASE[:2], "task=sft", "sft.targets=given"))
 

@@ -23,6 +23,7 @@ from rearank.data.trec import write_run
 from rearank.runs.reader import FIRST, IDEAL, SYSTEM, Evaluated
 from rearank.tasks.own import OwnTask, judge
 from rearank.tasks.own.gate import GateError
+from rearank.tasks.pipeline import prepare_rows
 from rearank.tasks.preflight import PreflightError, preflight
 
 
@@ -224,6 +225,15 @@ def test_from_a_folder_to_a_verdict(folder: Path, tmp_path: Path, capsys: pytest
     said = capsys.readouterr().out
     assert "gate: " in said
     assert "held-out queries, relevance by the judgements" in said
+
+
+def test_no_checkpoint_is_chosen_on_queries_that_are_measured(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    settings = (*SMALL, f"own.collection={folder}", "own.held_out_split=test", "prepare.validation_share=0.9")
+    rows = prepare_rows(made(tmp_path, *settings, "prepare.validation_windows=500"))
+    queries = {row.judged.window.query.id for row in (*rows.train(), *rows.validation())}
+    assert queries
+    assert not queries & {"train-001", "train-002", "again"}, "the last has the text of the first"
 
 
 def test_what_is_missing_is_said_before_anything_starts(folder: Path, tmp_path: Path) -> None:
