@@ -229,7 +229,7 @@ def test_from_a_folder_to_a_verdict(folder: Path, tmp_path: Path, capsys: pytest
 
 def test_no_checkpoint_is_chosen_on_queries_that_are_measured(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    settings = (*SMALL, f"own.collection={folder}", "own.held_out_split=test", "prepare.validation_share=0.9")
+    settings = (*SMALL, f"own.collection={folder}", "own.held_out_split=test", "prepare.validation_share=0.5")
     rows = prepare_rows(made(tmp_path, *settings, "prepare.validation_windows=500"))
     queries = {row.judged.window.query.id for row in (*rows.train(), *rows.validation())}
     assert queries

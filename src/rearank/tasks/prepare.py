@@ -184,19 +184,17 @@ def _write(how: Preparing, folder: Path) -> dict[str, Any]:
     settings = how.settings
     judged, left_out = _queries(how.dataset, settings.depth)
     elsewhere = dict(how.measured_on()) if settings.overlap == "drop" else {}
+    held_out: Queries = {}
     if how.validation is not None:
         held_out, _ = _queries(how.validation, settings.depth)
         elsewhere[f"validation={how.validation.name}"] = [_judged_query(item) for item in held_out.values()]
-    else:
-        if settings.overlap == "drop":  # from what is held out, too: a checkpoint is chosen by it
-            everything = [_judged_query(item) for item in judged.values()]
-            measured = refuse_overlap(everything, elsewhere, settings.overlap)
-            left_out = Counter(left_out)
-            judged = {query: item for query, item in judged.items() if query not in measured}
+    # Before any are held out: a checkpoint is chosen by these, so that what is measured is none of them either.
+    shared_with = refuse_overlap([_judged_query(item) for item in judged.values()], elsewhere, settings.overlap)
+    judged = {query: item for query, item in judged.items() if query not in shared_with}
+    if how.validation is None:
         held_out = _held_out(how, judged)
         judged = {query: item for query, item in judged.items() if query not in held_out}
-    shared_with = refuse_overlap([_judged_query(item) for item in judged.values()], elsewhere, settings.overlap)
-    judged = _drawn(how, {query: item for query, item in judged.items() if query not in shared_with})
+    judged = _drawn(how, judged)
     if shared_with and not judged:
         raise DataError(
             f"dataset {how.dataset.name}: prepare.overlap=drop leaves no training query, as all {len(shared_with)} are "
