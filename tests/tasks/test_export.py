@@ -239,9 +239,9 @@ def test_an_adapter_in_the_shards_of_verl(tuned: Run, tmp_path: Path) -> None:
         folder=tmp_path / "run" / "training",
         result=TrainingResult(str(merged), 3, 3, None),
     )
-    fill(tmp_path, found, adapter=True)
+    fill(tmp_path, found, found.model_node, adapter=True)
     assert torch.allclose(logits(tmp_path), logits(merged), atol=1e-3)
     assert not torch.allclose(logits(tmp_path), logits(shipped.ASSETS), atol=1e-2)
     assert not (tmp_path / "made").exists()
     with pytest.raises(ExportError, match="has no adapter of step 9 any more"):
-        fill(tmp_path / "more", replace(found, result=TrainingResult(str(merged), 9, 9, None)), adapter=True)
+        fill(tmp_path / "more", replace(found, result=TrainingResult(str(merged), 9, 9, None)), {}, adapter=True)

@@ -20,6 +20,7 @@ from rearank.ranking import misfits
 from rearank.reranker.setup import Parts
 from rearank.runs.layout import STORE, SUMMARY, misplaced
 from rearank.sections import STANDARD
+from rearank.tasks.answers_to_learn import lacking_answers, lettered
 from rearank.tasks.distill import DistillTask
 from rearank.tasks.overlap import OverlapError, measured_queries, refuse_overlap
 from rearank.tasks.own.task import OwnTask, taught_by
@@ -202,7 +203,7 @@ def _misfits(run: Run) -> list[str]:
         found += experiment.algorithm.misfits(experiment.reward)
     if isinstance(experiment.task, DistillTask):
         shown = not isinstance(experiment.dataset, HoldsRows)  # rows that hold their own prompts don't show this one
-        if (shown and asks != "ranking") or _lettered(run):
+        if (shown and asks != "ranking") or lettered(experiment.dataset, experiment.prompt):
             found.append(
                 "task=distill takes orders of numbered passages; choose a prompt with asks: ranking and labels: numbers"
             )
@@ -273,38 +274,14 @@ def _splits(run: Run) -> list[str]:
     return engine.misfits(sizes) if sizes is not None else []
 
 
-def _lettered(run: Run) -> bool:
-    """Whether training windows label passages A, B...: by their own prompts, or by the one that shows them."""
-    dataset = run.experiment.dataset
-    if isinstance(dataset, HoldsRows):
-        return bool(getattr(dataset, "letters", False))
-    return run.experiment.prompt.labels == "letters"
-
-
 def _answers_to_learn(run: Run) -> list[str]:
     """Fine-tuning on answers that nobody gives."""
-    task, sft = run.experiment.task, run.experiment.sft
-    if not isinstance(task, SftTask) and getattr(task, "method", "rl") == "rl":
+    chosen = run.experiment
+    if not isinstance(chosen.task, SftTask) and getattr(chosen.task, "method", "rl") == "rl":
         return []
-    if isinstance(task, OwnTask):
-        sft = taught_by(run.experiment.own, sft)
-    if _lettered(run) and sft.targets != "given":
-        return [
-            f"sft.targets={sft.targets} writes orders of numbers, and the passages are labelled with letters; set "
-            "sft.targets=given, or choose a prompt with labels: numbers"
-        ]
-    if sft.targets == "given" and not isinstance(run.experiment.dataset, HoldsRows):
-        return [
-            "sft.targets=given learns answers that come with the dataset's rows, and this dataset has none; choose one "
-            "of conversations, or sft.targets=ideal, grades or teacher"
-        ]
+    sft = taught_by(chosen.own, chosen.sft) if isinstance(chosen.task, OwnTask) else chosen.sft
     place = Path(sft.traces) if sft.traces is not None else teachers_file(run)
-    if sft.targets != "teacher" or place.is_file():
-        return []
-    return [
-        f"sft.targets=teacher: {place} isn't there; run task=distill with the teacher first, and give the folder of "
-        "that run: sft.traces=outputs/..."
-    ]
+    return lacking_answers(sft, chosen.dataset, chosen.prompt, place)
 
 
 def _lists_to_validate(run: Run) -> list[str]:

@@ -28,8 +28,10 @@ _LINKED = {".safetensors", ".bin"}  # never edited in place; what is small is co
 _log = logging.getLogger(__name__)
 
 
-def fill(folder: Path, origin: Origin, *, adapter: bool) -> None:
+def fill(folder: Path, origin: Origin, node: Mapping[str, Any], *, adapter: bool) -> None:
     """Weights, tokenizer, template and settings of ``origin`` into ``folder``; large files are linked where that goes.
+
+    ``node``: the model's, with the sampling that it was measured with.
 
     Raises:
         ExportError: where an adapter is wanted and none was trained, or kept.
@@ -41,7 +43,7 @@ def fill(folder: Path, origin: Origin, *, adapter: bool) -> None:
         config = read_json(folder / _CONFIG)
         if config.get("use_cache") is False:  # as training left it: answering without one takes many times as long
             write_json(folder / _CONFIG, {**config, "use_cache": True})
-    write_json(folder / _GENERATION, generation_settings(origin.model, origin.model_node))
+    write_json(folder / _GENERATION, generation_settings(origin.model, node))
 
 
 def generation_settings(model: Path, node: Mapping[str, Any]) -> dict[str, Any]:

@@ -178,7 +178,24 @@ def find_measured(origin: Origin, cache: Path | None = None) -> tuple[list[OnBen
                 beside += [one] if alike else []
                 left_out += [] if alike else [f"{name}: measured with other settings: {one.label}"]
         found.append(OnBenchmark(own, tuple(beside)))
-    return found, left_out
+    # One card speaks of one way of asking.
+    same = [one for one in found if _way_of_asking(one.own) == _way_of_asking(found[0].own)]
+    left_out += [
+        f"{one.own.benchmark}: measured with another prompt, strategy or sampling than {found[0].own.benchmark}"
+        for one in found
+        if one not in same
+    ]
+    return same, left_out
+
+
+def _way_of_asking(one: Evaluated) -> list[Any]:
+    """Prompt, strategy and sampling of a result."""
+    return [one.settings.get("prompt"), one.settings.get("strategy"), sampling_of(one.settings.get("model") or {})]
+
+
+def sampling_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model node's answers are drawn."""
+    return {key: model[key] for key in ("max_tokens", "temperature", "top_p", "thinking") if key in model}
 
 
 def _digest(one: Evaluated) -> str | None:

@@ -14,7 +14,7 @@ from rearank.runs.layout import EXPORTED, GATE, read_json
 from rearank.runs.sharing import fingerprint
 from rearank.tasks.export.card import Facts, card
 from rearank.tasks.export.folder import fill, place
-from rearank.tasks.export.origin import OnBenchmark, Origin, find_analyses, find_measured, find_origin
+from rearank.tasks.export.origin import OnBenchmark, Origin, find_analyses, find_measured, find_origin, sampling_of
 from rearank.tasks.export.push import Hub
 from rearank.tasks.export.usage import HowToAsk
 from rearank.tasks.run_description import closest_option
@@ -80,7 +80,7 @@ def export_run(run: Path, settings: Export, command: Command, cache: Path | None
         target,
         _manifest(facts),
         card(facts),
-        lambda folder: fill(folder, origin, adapter=adapter),
+        lambda folder: fill(folder, origin, usage.model, adapter=adapter),
         ours=settings.to is None,
         rerun=command.rerun,
     )
@@ -116,7 +116,7 @@ def _usage(
     return HowToAsk(
         place=repository or f"path/to/{folder}",
         name=(repository or folder).rpartition("/")[2],
-        model=origin.model_node,
+        model={**origin.model_node, **sampling_of(asked.get("model") or {})},
         prompt=asked.get("prompt") or origin.settings.get("prompt") or {},
         strategy=asked.get("strategy") or strategy,
         base=base if adapter else None,
