@@ -20,6 +20,7 @@ SMALL = (
     "experiment=quickstart",
     "name=run",
     "tracking=none",
+    "analyse.after_training=0",
     "dataset.collection.query_count=24",
     "validation.collection.query_count=8",
     "benchmark.collection.query_count=6",
