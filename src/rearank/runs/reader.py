@@ -196,12 +196,29 @@ def read_folder(path: Path, label: str | None = None) -> RunFolder:
         if systems
         else read_json(path / ENVIRONMENT) or read_json(path / RERANKED / ENVIRONMENT),
         overrides,
-        read_json(path / ANALYSIS / ANALYSED) or read_json(path / SHORT_ANALYSIS / ANALYSED),
+        analysis_since(path, max(_began(path / SFT), _began(path / TRAINING))),
         read_json(path / RERANKED / SUMMARY),
         known,
         arm,
         seed,
     )
+
+
+def analysis_since(path: Path, began: str) -> dict[str, Any]:
+    """A run's fullest analysis that was begun at ``began`` (ISO 8601) or later; empty where there is none.
+
+    One from before a training is of other weights.
+    """
+    for name in (ANALYSIS, SHORT_ANALYSIS):
+        folder = path / name
+        if _began(folder) >= began and (found := read_json(folder / ANALYSED)):
+            return found
+    return {}
+
+
+def _began(stage: Path) -> str:
+    """When it was opened first; empty where nothing says so."""
+    return str(read_json(stage / ENVIRONMENT).get("time", ""))
 
 
 def read_systems(path: Path) -> list[Evaluated]:

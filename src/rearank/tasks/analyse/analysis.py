@@ -20,6 +20,7 @@ from rearank.data.benchmark import Benchmark
 from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingEngine
 from rearank.progress import progress
 from rearank.ranking import Failure
+from rearank.runs import files_of
 from rearank.runs.layout import ANALYSED, STORE, write_json
 from rearank.runs.stage import Stage, StageError
 from rearank.tasks.analyse.asking import Asker
@@ -27,6 +28,7 @@ from rearank.tasks.analyse.questions import Questions, choose_queries
 from rearank.tasks.analyse.short import short_table, shortened
 from rearank.tasks.analyse.tables import AnalysisTables, SystemAnswers
 from rearank.tasks.evaluate import Evaluating, System, systems
+from rearank.tasks.evaluate.scores import SystemWeights
 from rearank.types import Sampling
 
 TABLES = "tables.md"
@@ -67,6 +69,8 @@ def analyse(how: Evaluating, settings: Analyse, stage: Stage, *, brief: bool = F
             calls failed than ``evaluation.max_failed`` allows.
     """
     chosen = _chosen(how, settings)
+    weights = {system.name: SystemWeights(system.model) for system in chosen}
+    stage = replace(stage, files={**stage.files, **files_of(how.trained.cache, **weights)})
     folder = stage.open()
     parts: dict[str, Any] = {}
     texts: list[str] = []

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rearank.runs import files_of
-from rearank.runs.layout import (
-    ANALYSED,
-    ANALYSIS,
-    ENVIRONMENT,
-    PREPARED,
-    SETTINGS,
-    SFT,
-    SHORT_ANALYSIS,
-    SUMMARY,
-    TRAINING,
-    read_json,
+from rearank.runs.layout import ENVIRONMENT, PREPARED, SETTINGS, SFT, SUMMARY, TRAINING, read_json
+from rearank.runs.reader import (
+    FIRST,
+    SYSTEM,
+    TUNED,
+    UNTRAINED,
+    Evaluated,
+    analysis_since,
+    by_benchmark,
+    on_its_way,
+    read_systems,
 )
-from rearank.runs.reader import FIRST, SYSTEM, TUNED, UNTRAINED, Evaluated, by_benchmark, on_its_way, read_systems
 from rearank.tasks.evaluate.scores import SystemWeights
 from rearank.tasks.train import Trained
 from rearank.training.base import TrainingResult
@@ -205,9 +204,5 @@ def _digest(one: Evaluated) -> str | None:
 
 def find_analyses(origin: Origin) -> Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]:
     """Benchmark -> the tables of the fullest analysis that was begun after this training; empty where there is none."""
-    for name in (ANALYSIS, SHORT_ANALYSIS):
-        folder = origin.run / name
-        when = str(read_json(folder / ENVIRONMENT).get("time", ""))
-        if when >= str(origin.environment.get("time", "")) and (found := read_json(folder / ANALYSED)):
-            return {key: part.get("tables", {}) for key, part in found.get("benchmarks", {}).items()}
-    return {}
+    found = analysis_since(origin.run, str(origin.environment.get("time", "")))
+    return {key: part.get("tables", {}) for key, part in found.get("benchmarks", {}).items()}
