@@ -173,6 +173,25 @@ def test_what_fails_is_said(chat: Any, lists: list[JudgedCandidates]) -> None:
         measure(PolicyEngine(chat, decode), how, Strange(), MAX_TOKENS)
 
 
+def test_a_list_that_cannot_be_asked_counts_as_given(
+    chat: Any, lists: list[JudgedCandidates], caplog: pytest.LogCaptureFixture
+) -> None:
+    long = tuple(replace(passage, text=passage.text * 90) for passage in lists[0].candidates.passages)
+    there = [replace(lists[0], candidates=Candidates(lists[0].candidates.query, long)), *lists[1:]]
+    engine = PolicyEngine(replace(chat, overflow="refuse"), Scripted(chat, said_by((4, 3, 2, 1, 0))))
+    found = measure(engine, ListValidation(there, STRATEGY, CompactPrompt()), NdcgReward(), MAX_TOKENS)
+    orders = [there[0].candidates, *(reversing(one, STRATEGY) for one in lists[1:])]
+    ids = [[p.id for p in one.passages] if isinstance(one, Candidates) else one.passage_ids for one in orders]
+    measured = [
+        ndcg([one.grades.get(i, 0) for i in order], list(one.grades.values()), 10)
+        for one, order in zip(there, ids, strict=True)
+    ]
+    assert found.figures["val/ndcg@10"] == pytest.approx(sum(measured) / len(there))
+    assert f"counts as it was given: query {there[0].candidates.query.id}" in caplog.text
+    with pytest.raises(TrainingError, match=r"none of the 1 held-out lists can be asked: query \S+: EngineError"):
+        measure(engine, ListValidation(there[:1], STRATEGY, CompactPrompt()), NdcgReward(), MAX_TOKENS)
+
+
 @pytest.mark.slow
 def test_validation_says_what_evaluation_says(chat: Any, lists: list[JudgedCandidates]) -> None:
     """The shipped model by ``engine=transformers`` and by the trainer's own decoding: the same rankings."""

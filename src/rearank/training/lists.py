@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from rearank.training.base import TrainingError, describe
 from rearank.types import Candidates, Completion, JudgedWindow, Message, Passage, Query, Ranking, Sampling, Window
 
 CUTOFF = 10
+_log = logging.getLogger(__name__)
 _QUIET = 4
 """Turns of the event loop without a new call after which a batch is complete: a query's next call comes within two."""
 
@@ -196,10 +198,11 @@ def measure(
     """Rerank every list with the engine's present model.
 
     ``ndcg@10`` and ``ndcg@10_given`` are means over the queries, of the whole lists, against all grades of a query; the
-    reward, its parts, parse statuses and the length are means over the windows that the strategy asked about.
+    reward, its parts, parse statuses and the length are means over the windows that the strategy asked about. A list
+    that can't be asked (a prompt without room for an answer) counts as it was given, with a warning.
 
     Raises:
-        TrainingError: where the model fails, and for a query that gets no ranking; the message names it and the cause.
+        TrainingError: where the model or the strategy fails, or no list can be asked; the message names the cause.
         RewardError: as ``rearank.rewards.score``.
     """
     engine.answered.clear()
@@ -217,7 +220,10 @@ def measure(
         results = asyncio.run(session.rerank(work, traced=(), on_done=count))
     except PolicyError as error:
         raise TrainingError(f"validation: {error}") from error
-    rankings = [_ranked(result) for result in results.values()]
+    rankings = [_ranked(result, one) for result, one in zip(results.values(), work, strict=True)]
+    failed = [result for result in results.values() if isinstance(result, Failure)]
+    if failed and len(failed) == len(work):
+        raise TrainingError(f"validation: none of the {len(work)} held-out lists can be asked: {failed[0]}")
     figures = _of_windows(engine.answered, grades, reward)
     figures["val/ndcg@10"] = fmean(_ndcg(one.passage_ids, grades[one.query_id]) for one in rankings)
     given = ((one.query.id, [passage.id for passage in one.passages]) for one in work)
@@ -242,10 +248,14 @@ def _of_windows(
     return {**{f"val/{name}": value for name, value in describe(scored).items()}, "val/length": length}
 
 
-def _ranked(result: Ranking | Failure) -> Ranking:
-    if isinstance(result, Failure):
+def _ranked(result: Ranking | Failure, given: Candidates) -> Ranking:
+    """A list that can't be asked stays as it was given: which windows it gets depends on the model, at every step."""
+    if not isinstance(result, Failure):
+        return result
+    if not isinstance(result.error, EngineError):
         raise TrainingError(f"validation: no ranking of a held-out list: {result}") from result.error
-    return result
+    _log.warning("validation: a held-out list can't be asked and counts as it was given: %s", result)
+    return Ranking(given.query.id, tuple(passage.id for passage in given.passages))
 
 
 def _ndcg(ids: Sequence[str], grades: Mapping[str, int]) -> float:
