@@ -195,6 +195,10 @@ def make_run(config: Mapping[str, Any], choices: Mapping[str, str], sweep: Path 
     if experiment.retriever is not None:
         replaced = {key: _with_retriever(getattr(experiment, key), experiment.retriever) for key in _WITH_RETRIEVER}
         experiment = replace(experiment, **replaced)
+    if experiment.own.teacher is not None:  # whichever task makes the cold start learns from it
+        sft = replace(experiment.sft, targets="teacher", traces=experiment.own.teacher)
+        experiment = replace(experiment, sft=sft)
+        config = {**config, "sft": {**config["sft"], "targets": sft.targets, "traces": sft.traces}}
     return Run(experiment, config, choices, sweep)
 
 

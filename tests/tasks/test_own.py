@@ -241,3 +241,10 @@ def test_what_is_missing_is_said_before_anything_starts(folder: Path, tmp_path: 
         made(tmp_path, *SMALL)
     with pytest.raises(PreflightError, match=r"teacher\.jsonl isn't there; run task=distill"):
         preflight(made(tmp_path, *SMALL, f"own.collection={folder}", f"own.teacher={tmp_path}"))
+    with pytest.raises(PreflightError, match=r"teacher\.jsonl isn't there; run task=distill"):
+        preflight(made(tmp_path, *SMALL, f"own.collection={folder}", f"own.teacher={tmp_path}", "task=sft"))
+    with pytest.raises(PreflightError, match=r"none\.trec"):
+        preflight(made(tmp_path, *SMALL, f"own.collection={folder}", f"own.run={tmp_path}/none.trec"))
+    write_run(tmp_path / "other.trec", {"nobody": ["p1"]}, "run")
+    with pytest.raises(PreflightError, match=r"other\.trec: no line of a judged query"):
+        preflight(made(tmp_path, *SMALL, f"own.collection={folder}", f"own.run={tmp_path}/other.trec"))

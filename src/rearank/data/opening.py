@@ -44,7 +44,9 @@ def opened(name: str, collection: Any, retriever: Any, *, judged: bool = True) -
             for path in files:
                 _first_lines(path)
         else:
-            _whole(collection, retriever) if judged else next(iter(collection.iter_passages()), None)
+            _whole(collection, getattr(retriever, "chosen", retriever)) if judged else next(
+                iter(collection.iter_passages()), None
+            )
     except DataError as error:
         line = str(error)
         return [line if line.startswith(name) else f"{name}: {line}"]

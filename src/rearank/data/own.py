@@ -112,9 +112,13 @@ class OwnFirstStage:
         """For a benchmark's language; see ``Fits``."""
         return replace(self, bm25=self.bm25.fitted(index, language)) if isinstance(self.bm25, Fits) else self
 
+    @property
+    def chosen(self) -> Any:
+        """The first stage that it is."""
+        return self.bm25 if self.run is None else RunFile(self.run)
+
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
-        chosen = self.bm25 if self.run is None else RunFile(self.run)
-        found: dict[str, Candidates] = chosen.retrieve(collection, queries, depth)
+        found: dict[str, Candidates] = self.chosen.retrieve(collection, queries, depth)
         return found
 
 

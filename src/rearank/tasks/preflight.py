@@ -23,7 +23,6 @@ from rearank.sections import STANDARD
 from rearank.tasks.answers_to_learn import lacking_answers, lettered
 from rearank.tasks.distill import DistillTask
 from rearank.tasks.overlap import OverlapError, measured_queries, refuse_overlap
-from rearank.tasks.own.task import OwnTask, taught_by
 from rearank.tasks.pipeline import PrepareTask, SftTask, rows_stage, teachers_file, validates_on_lists
 from rearank.tasks.prepare import Rows
 from rearank.tasks.rerank import RerankTask
@@ -279,9 +278,7 @@ def _answers_to_learn(run: Run) -> list[str]:
     chosen = run.experiment
     if not isinstance(chosen.task, SftTask) and getattr(chosen.task, "method", "rl") == "rl":
         return []
-    sft = taught_by(chosen.own, chosen.sft) if isinstance(chosen.task, OwnTask) else chosen.sft
-    place = Path(sft.traces) if sft.traces is not None else teachers_file(run)
-    return lacking_answers(sft, chosen.dataset, chosen.prompt, place)
+    return lacking_answers(chosen.sft, chosen.dataset, chosen.prompt, teachers_file(run))
 
 
 def _lists_to_validate(run: Run) -> list[str]:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from rearank.data.overlap import families
 from rearank.experiment import Run
 from rearank.runs.layout import EXPORTED, GATE, write_json
 from rearank.runs.reader import FIRST, TUNED
-from rearank.sections import Own
 from rearank.tasks.evaluate.measuring import first_stage_name
 from rearank.tasks.export.origin import find_measured, find_origin
 from rearank.tasks.export.task import Command, export_run
 from rearank.tasks.own.gate import GateError, judge
 from rearank.tasks.pipeline import PipelineTask
-from rearank.training.sft import Sft
-from rearank.training.traces import file_of
 
 
 @dataclass(frozen=True)
@@ -28,11 +24,8 @@ class OwnTask(PipelineTask):
 
     def run(self, run: Run) -> None:
         """Into ``<output_dir>``; ``gate.json`` has the verdict, ``export/`` the model that passed."""
+        super().run(run)
         chosen, own = run.experiment, run.experiment.own
-        sft = taught_by(own, chosen.sft)
-        changes = {"targets": sft.targets, "traces": sft.traces} if sft is not chosen.sft else {}
-        config = {**run.config, "sft": {**run.config["sft"], **changes}}
-        super().run(replace(run, experiment=replace(chosen, sft=sft), config=config))
         which: Literal["best", "sft"] = "sft" if self.method == "sft" else "best"
         benchmark = chosen.benchmark.benchmarks[0]
         measured, left_out = find_measured(find_origin(run.folder, which, run.cache), run.cache)
@@ -62,10 +55,3 @@ class OwnTask(PipelineTask):
                 else ""
             )
             print(f"nothing is exported{older}; own.export=always exports it all the same", flush=True)
-
-
-def taught_by(own: Own, sft: Sft) -> Sft:
-    """``sft`` with a teacher's answers as what it learns, where ``own.teacher`` names them."""
-    if own.teacher is None:
-        return sft
-    return replace(sft, targets="teacher", traces=str(file_of(Path(own.teacher))))
