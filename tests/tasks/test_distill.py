@@ -27,7 +27,7 @@ from rearank.tasks.pipeline import prepare_rows, teachers_file
 from rearank.tasks.preflight import PreflightError, preflight
 from rearank.training.rows import TrainingRow
 from rearank.training.sft import Sft
-from rearank.training.traces import Trace, TraceError, answer_text, read_traces, taught, write_traces
+from rearank.training.traces import Trace, TraceError, answer_text, digest_of, read_traces, taught, write_traces
 from rearank.types import JudgedWindow, Message, Passage, Permutation, Query, Window
 
 BASE = (
@@ -225,9 +225,10 @@ def test_nothing_starts_without_answers_to_learn(tmp_path: Path) -> None:
         preflight(made(tmp_path, *BASE[:2], "task=sft", "sft.targets=given"))
 
 
-def test_a_teachers_file(tmp_path: Path) -> None:
+def test_a_teachers_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "distilled" / "teacher.jsonl"
-    kept = Trace("q", ("d0", "d1"), ("d1", "d0"), "why \ud800", 1.0, 0.6, None, 1, None)
+    window = row(1, 0).judged.window
+    kept = Trace("q", ("d0", "d1"), ("d1", "d0"), "why \ud800", 1.0, 0.6, None, 1, digest_of(window), None)
     write_traces(path, [replace(kept, dropped="below min_ndcg"), kept, replace(kept, reasoning="later")])
     assert next(iter(read_traces(path))) == replace(kept, dropped="below min_ndcg")
     assert Sft(targets="teacher", traces=str(tmp_path)).traces == str(path), "a run's folder names its file"
@@ -235,6 +236,10 @@ def test_a_teachers_file(tmp_path: Path) -> None:
     (answer,) = taught([row(1, 0)], path, tags=True)
     assert answer == "<think> why \ud800 </think> <answer> [2] > [1] </answer>"
     assert taught([row(1, 0, 0)], path, tags=True) == [None], "another window"
+    passages = (replace(window.passages[0], text="edited"), *window.passages[1:])
+    edited = replace(row(1, 0), judged=replace(row(1, 0).judged, window=replace(window, passages=passages)))
+    assert taught([edited], path, tags=True) == [None], "the reasoning is about other texts"
+    assert "2 answers are left out: the texts of their windows have changed since" in caplog.text
     with path.open("a") as file:
         file.write('{"query": "q", "passages": ["d0"], "reasoning": ""}\n')
     with pytest.raises(TraceError, match=r"teacher\.jsonl:4: no teacher's answer \(no field 'order'\)"):

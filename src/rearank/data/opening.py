@@ -43,10 +43,10 @@ def opened(name: str, collection: Any, retriever: Any, *, judged: bool = True) -
         if sum(path.stat().st_size for path in files) > _SMALL:
             for path in files:
                 _first_lines(path)
+        elif judged:
+            _whole(collection, getattr(retriever, "chosen", retriever))
         else:
-            _whole(collection, getattr(retriever, "chosen", retriever)) if judged else next(
-                iter(collection.iter_passages()), None
-            )
+            next(iter(collection.iter_passages()), None)
     except DataError as error:
         line = str(error)
         return [line if line.startswith(name) else f"{name}: {line}"]

@@ -37,7 +37,7 @@ from rearank.tasks.evaluate.reranking import FIRST_ANSWERS, AnswerWatch, UnreadL
 from rearank.tasks.pipeline import prepare_rows, stage_after_rows
 from rearank.tasks.prepare import by_turns
 from rearank.training.rows import TrainingRow, guarded
-from rearank.training.traces import Trace, write_traces
+from rearank.training.traces import Trace, digest_of, write_traces
 from rearank.types import Candidates, Message, Permutation, Sampling, Window
 
 _K = 10
@@ -145,7 +145,7 @@ def judged(row: TrainingRow, answers: Sequence[ParsedRanking | None], settings: 
     grades = [max(grade, 0) for grade in row.judged.relevance]
     given = ndcg(grades, grades, _K)
     read = [answer for answer in answers if answer is not None and answer.status is ParseStatus.OK]
-    trace = Trace(window.query.id, ids, (), "", given_ndcg=given, samples=len(read))
+    trace = Trace(window.query.id, ids, (), "", given_ndcg=given, samples=len(read), texts=digest_of(window))
     if not read:
         first = next((answer.status.value for answer in answers if answer is not None), None)
         return replace(trace, dropped="failed" if first is None else f"unread: {first}")

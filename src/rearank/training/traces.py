@@ -3,12 +3,15 @@
 ``teacher.jsonl`` has a line for each window that was asked about, what was dropped among them: ``query``,
 ``passages`` (ids as shown), ``order`` (ids, best first), ``reasoning``, ``ndcg`` and ``given_ndcg`` (nDCG@10 of that
 order and of the given one, against the window's own best), ``agreement`` (of the samples' orders, mean Kendall's tau),
-``samples`` (how many could be read), ``dropped`` (why, ``null`` for what is kept).
+``samples`` (how many could be read), ``texts`` (a digest of the query's and the passages' texts), ``dropped`` (why,
+``null`` for what is kept).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +21,9 @@ from typing import Any
 from rearank.parsing import ParseStatus, parse_ranking
 from rearank.runs.layout import DISTILLED, TEACHER
 from rearank.training.rows import TrainingRow
+from rearank.types import Window
 
+_log = logging.getLogger(__name__)
 _TAG = re.compile(r"<(?=\s*/?\s*(?:think|answer)\b)", re.IGNORECASE)
 
 
@@ -38,6 +43,7 @@ class Trace:
     given_ndcg: float | None = None
     agreement: float | None = None
     samples: int = 1
+    texts: str | None = None
     dropped: str | None = None
 
     def answer(self, *, tags: bool) -> str | None:
@@ -120,23 +126,37 @@ def _trace(line: Any) -> Trace:
         line.get("given_ndcg"),
         line.get("agreement"),
         line.get("samples", 1),
+        line.get("texts"),
         line.get("dropped"),
     )
 
 
 def taught(rows: Sequence[TrainingRow], path: Path, *, tags: bool) -> list[str | None]:
-    """The teacher's answer to each row's window, ``None`` where there is none that was kept.
+    """The teacher's answer to each row's window, ``None`` where there is none that was kept, or it saw other texts.
 
     Raises:
         TraceError: where the file can't be read.
     """
     wanted = {_window(row): row for row in rows}
     answers: dict[tuple[str, tuple[str, ...]], str | None] = {}
+    changed = 0
     for trace in read_traces(path):
         key = (trace.query, trace.passages)
-        if trace.dropped is None and key in wanted and key not in answers:
-            answers[key] = trace.answer(tags=tags)
+        if trace.dropped is not None or key not in wanted or key in answers:
+            continue
+        if trace.texts not in (None, digest_of(wanted[key].judged.window)):
+            changed += 1
+            continue
+        answers[key] = trace.answer(tags=tags)
+    if changed:
+        _log.warning("%s: %d answers are left out: the texts of their windows have changed since", path, changed)
     return [answers.get(_window(row)) for row in rows]
+
+
+def digest_of(window: Window) -> str:
+    """16 hexadecimal digits, of the texts of a query and of its passages in their order."""
+    texts = [window.query.text, *([passage.title, passage.text] for passage in window.passages)]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def _window(row: TrainingRow) -> tuple[str, tuple[str, ...]]:
