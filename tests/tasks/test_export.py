@@ -205,6 +205,12 @@ def test_an_adapter_says_the_same_as_what_it_was_merged_to(
     assert "by supervised fine-tuning" in text
     assert "lora:\n  rank: 4\n" in text
     assert read(whole / "rearank.json")["stage"] == "sft"
+    half = exported(with_export(tuned, merge=False, dtype="float16", to=str(tmp_path / "half")))
+    assert torch.allclose(logits(adapter), logits(half), atol=5e-3)
+    assert not torch.equal(logits(adapter), logits(half))
+    sizes = [(one / "adapter_model.safetensors").stat().st_size for one in (adapter, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert "rounded to float16; measured were those of the training" in (half / "README.md").read_text()
     # the adapter beside the model is looked at, too
     best = next(tuned.folder.glob("sft/best-*"))
     kept = (best / "adapter_config.json").read_bytes()

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +17,7 @@ from tests.tasks.exports import command, exported, trained
 from tests.tasks.runs import read
 
 from rearank.config import ConfigError
+from rearank.experiment import Run
 from rearank.runs.layout import write_json
 from rearank.tasks.export import ExportError
 from rearank.tasks.export.folder import generation_settings, place
@@ -235,3 +238,31 @@ def test_answers_are_drawn_as_they_were_measured(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "d", end=None)
     with pytest.raises(ExportError, match="name an end token"):
         generation_settings(folder, {})
+
+
+def test_weights_are_rounded_and_the_trainings_own_are_not(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file, save_file
+
+    run = trained(tmp_path, "export.dtype=bfloat16")
+    own = run.folder / "training" / "model" / "model.safetensors"
+    before = own.read_bytes()
+    folder = exported(run)
+    assert own.read_bytes() == before
+    whole, rounded = load_file(own), load_file(folder / own.name)
+    for name, tensor in whole.items():
+        assert rounded[name].dtype == torch.bfloat16
+        assert torch.equal(rounded[name], tensor.to(torch.bfloat16))
+    assert read(folder / "config.json")["dtype"] == "bfloat16"
+    assert read(folder / "rearank.json")["dtype"] == "bfloat16"
+    name = next(iter(whole))
+    save_file({**whole, name: whole[name] + 1e6}, own, metadata={"format": "pt"})
+    write_result(own.parents[1], TrainingResult(str(own.parent), steps=3, best_step=2, best_ndcg=0.5))
+    with pytest.raises(ExportError, match=rf"{name} has weights that float16 can't hold; set export.dtype=bfloat16"):
+        exported(made_again(run, dtype="float16", to=str(tmp_path / "half")))
+    assert not (tmp_path / "half").exists()
+
+
+def made_again(run: Run, **changes: Any) -> Run:
+    """The run with other settings of its export."""
+    return replace(run, experiment=replace(run.experiment, export=replace(run.experiment.export, **changes)))

@@ -20,6 +20,7 @@ class Export:
         to: the folder; ``null`` for ``<output_dir>/export``.
         which: ``best``: what the run trained last (by reinforcement, else by fine-tuning); ``sft``: the fine-tuned one.
         merge: of a training of adapters the whole model, which was measured; ``False`` for the adapter alone.
+        dtype: ``bfloat16`` or ``float16``: weights are rounded to it; ``null``: as they were trained.
         license: the hub's word for it, ``apache-2.0`` say; ``null``: the card says that none was given.
         push: ``owner/name`` of a repository to upload to; ``null`` for none.
         private: of a repository that isn't there yet; where it is ``True``, one that is there and public is refused.
@@ -28,6 +29,7 @@ class Export:
     to: str | None = None
     which: Literal["best", "sft"] = "best"
     merge: bool = True
+    dtype: Literal["bfloat16", "float16"] | None = None
     license: str | None = None
     push: str | None = None
     private: bool = True

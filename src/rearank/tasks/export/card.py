@@ -41,6 +41,7 @@ class Facts:
         left_out: see ``measured``.
         analyses: benchmark -> an analysis's tables.
         gate: the verdict on a model of one's own; empty where there is none.
+        dtype: what the weights are rounded to, ``None`` where they aren't.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Facts:
     left_out: Sequence[str]
     analyses: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
     gate: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
 
 
 def card(facts: Facts) -> str:
@@ -128,6 +130,8 @@ def _what(facts: Facts) -> Iterator[str]:
         yield f"This folder holds a LoRA adapter alone, which goes with {needed}; measured are both together."
         if origin.started_from or base is None:
             yield "That model lies in a folder of the machine of the training; `adapter_config.json` names it."
+    if facts.dtype:
+        yield f"Its weights are rounded to {facts.dtype}; measured were those of the training, before rounding."
     given = f"`{facts.license}`" if facts.license else "none was given; the terms of the model that it is made of hold"
     yield f"License: {given}."
     yield _asked(facts.usage)

@@ -20,6 +20,7 @@ from rearank.runs.declared import TARGET
 from rearank.runs.layout import CARD, MANIFEST, SEAL, free_name, read_json, write_json, write_text
 from rearank.runs.seal import damaged
 from rearank.tasks.export.origin import ExportError, Origin
+from rearank.tasks.export.rounding import round_weights
 from rearank.training.base import Lora, way_out
 
 _GENERATION, _CONFIG, _ADAPTER = "generation_config.json", "config.json", "adapter_config.json"
@@ -28,13 +29,13 @@ _LINKED = {".safetensors", ".bin"}  # never edited in place; what is small is co
 _log = logging.getLogger(__name__)
 
 
-def fill(folder: Path, origin: Origin, node: Mapping[str, Any], *, adapter: bool) -> None:
+def fill(folder: Path, origin: Origin, node: Mapping[str, Any], *, adapter: bool, dtype: str | None = None) -> None:
     """Weights, tokenizer, template and settings of ``origin`` into ``folder``; large files are linked where that goes.
 
-    ``node``: the model's, with the sampling that it was measured with.
+    ``node``: the model's, with the sampling that it was measured with; ``dtype``: what weights are rounded to.
 
     Raises:
-        ExportError: where an adapter is wanted and none was trained, or kept.
+        ExportError: where an adapter is wanted and none was trained, or kept, or a weight is beyond ``dtype``.
     """
     if adapter:
         _fill_adapter(folder, origin)
@@ -43,6 +44,8 @@ def fill(folder: Path, origin: Origin, node: Mapping[str, Any], *, adapter: bool
         config = read_json(folder / _CONFIG)
         if config.get("use_cache") is False:  # as training left it: answering without one takes many times as long
             write_json(folder / _CONFIG, {**config, "use_cache": True})
+    if dtype is not None:
+        round_weights(folder, dtype)
     write_json(folder / _GENERATION, generation_settings(origin.model, node))
 
 

@@ -75,12 +75,14 @@ def export_run(run: Path, settings: Export, command: Command, cache: Path | None
     algorithm = _algorithm(origin, measured, command.algorithm)
     seen = find_analyses(origin)
     gate = read_json(run / GATE)
-    facts = Facts(title, origin, algorithm, usage, settings.license, adapter, measured, left_out, seen, gate)
+    facts = Facts(
+        *(title, origin, algorithm, usage, settings.license, adapter, measured, left_out, seen, gate, settings.dtype)
+    )
     new = place(
         target,
         _manifest(facts),
         card(facts),
-        lambda folder: fill(folder, origin, usage.model, adapter=adapter),
+        lambda folder: fill(folder, origin, usage.model, adapter=adapter, dtype=settings.dtype),
         ours=settings.to is None,
         rerun=command.rerun,
     )
@@ -135,6 +137,7 @@ def _manifest(facts: Facts) -> dict[str, Any]:
         "stage": origin.folder.name,
         "adapter": facts.adapter,
         "license": facts.license,
+        **({"dtype": facts.dtype} if facts.dtype else {}),
         "result": {key: value for key, value in vars(origin.result).items() if key != "model"},
         "rows": dict(origin.rows),
         "config": settings | {"strategy": facts.usage.strategy},
