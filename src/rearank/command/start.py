@@ -25,6 +25,15 @@ def main() -> int:
         return 0
     from rearank.cli import guarded
 
+    match sys.argv[1:2]:
+        case ["doctor"]:
+            from rearank.command.doctor import doctor
+
+            return guarded(lambda: doctor(sys.argv[2:]))
+        case ["prompt"]:
+            from rearank.command.prompt import prompt
+
+            return guarded(lambda: prompt(sys.argv[2:]))
     return guarded(_task)
 
 
