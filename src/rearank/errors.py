@@ -62,7 +62,7 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
 
 _PLUGINS = {
     **dict.fromkeys(
-        ("joblib", "submitit_local", "submitit_slurm"), "pip install -e '.[sweeps]', or set launcher=basic"
+        ("joblib", "submitit_local", "submitit_slurm"), "pip install 'rearank[sweeps]', or set launcher=basic"
     ),
     "optuna": "pip install hydra-optuna-sweeper",
 }

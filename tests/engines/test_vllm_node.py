@@ -65,7 +65,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, build: str | None, gpu: bool) ->
         ("cuda", GPU_BUILD, True, None),
         ("cpu", CPU_BUILD, False, None),
         ("cpu", CPU_WHEEL, True, None),
-        ("auto", NEITHER, True, "pip install -e '.[vllm]'"),
+        ("auto", NEITHER, True, "pip install 'rearank[vllm]'"),
         ("auto", NEITHER, False, "an NVIDIA GPU and the package vllm, or vLLM's CPU build"),
         ("cpu", NEITHER, True, "make .venv-cluster"),
         ("auto", GPU_BUILD, False, "needs an NVIDIA GPU and there is none"),
