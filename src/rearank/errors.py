@@ -38,6 +38,8 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
         return f"{group}={wanted}: there is no such {group}; {_closest(wanted, error.options)}"
     if isinstance(error, HydraException) and (found := _AMBIGUOUS.match(str(error))):
         return _explain_comma(*found.groups())
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return _explain_null(overrides, conf)
     if isinstance(error, HydraException):
         return _explain_override(error, overrides, conf)
     if isinstance(error, OmegaConfBaseException):
@@ -94,6 +96,13 @@ def _explain_comma(key: str, value: str) -> str:
         f"{key}: {value!r} has a comma; to sweep over its parts add -m; as one text write {written(key, value)}, as a "
         f"list {shlex.quote(f'{key}=[{value}]')}"
     )
+
+
+def _explain_null(overrides: Iterable[str], conf: Path) -> str | None:
+    """Hydra takes null for a group in its own files alone, and doesn't say which of the arguments it means."""
+    given = [match.groups() for one in overrides if (match := _OVERRIDE.match(one))]
+    keys = [key for key, value in given if value == "null" and (conf / key.partition("@")[0]).is_dir()]
+    return f"{keys[0]}=null: a group is left out by its name; write '~{keys[0]}'" if keys else None
 
 
 _ENDS = re.compile(r"[/,'\"\[\]]")

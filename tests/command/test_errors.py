@@ -102,10 +102,10 @@ def test_hydras_own_words_are_explained(ended: Callable[..., tuple[int, Any]]) -
     assert (status, found["kind"], found["key"], found["remedy"]) == (1, "config", "reward", "did you mean ndcg?")
     status, found = ended(main, "--nonsense")
     assert (status, found["kind"]) == (2, "usage")
-    status, found = ended(main, "--cfg", "job", "prompt.max_wordz=3")
-    assert (status, found["key"], found["remedy"]) == (1, "prompt.max_wordz", "did you mean max_words?") or found[
-        "key"
-    ] == "prompt.max_wordz"
+    status, found = ended(main, "--cfg", "job", "dataset@validation=null", "reward=ndcg")
+    assert (status, found["key"], found["remedy"]) == (1, "dataset@validation", "write '~dataset@validation'")
+    status, found = ended(main, "--cfg", "job", "prompt=compact", "prompt.max_token=3")
+    assert (status, found["key"], found["remedy"]) == (1, "prompt.max_token", "did you mean max_tokens?")
 
 
 def test_keys_of_options_of_ones_own_are_known(ended: Callable[..., tuple[int, Any]], tmp_path: Path) -> None:
