@@ -237,9 +237,11 @@ def test_an_engine_that_cannot_run_here_is_refused_or_replaced(monkeypatch: pyte
     monkeypatch.setattr(VllmNode, "preflight", lambda self: ["engine=vllm needs an NVIDIA GPU"])
     with pytest.raises(EngineError, match="needs an NVIDIA GPU"):
         Reranker("tiny", engine="vllm")
-    assert Reranker("tiny").engine_name == "transformers"
+    own = Model(name="own", path="pkg://rearank/training/assets/tiny", prompt="compact")  # one that chooses no engine
+    assert Reranker(own).engine_name == "transformers"
     monkeypatch.setattr(VllmNode, "preflight", lambda self: [])
-    assert Reranker("tiny").engine_name == "vllm"
+    assert Reranker(own).engine_name == "vllm"
+    assert Reranker("tiny").engine_name == "transformers", "its own choice"
 
 
 def test_from_pretrained_takes_the_prompt_from_the_node_that_describes_it(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from rearank.command.start import main
+from rearank.cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -93,7 +93,7 @@ def test_what_the_machine_lacks(
 def test_a_gpu_and_the_package_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, build=NEITHER, gpu=False)
     package, gpu = VllmNode(device="cuda").preflight()
-    assert "'.[vllm]'" in package
+    assert "'rearank[vllm]'" in package
     assert "NVIDIA GPU" in gpu
 
 

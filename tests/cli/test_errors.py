@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rearank.cli import guarded
-from rearank.command.start import main
+from rearank.cli.errors import as_json
+from rearank.cli.running import guarded
+from rearank.cli.start import main
 from rearank.config import ConfigError
 from rearank.data import DataError
-from rearank.errors import as_json
 from rearank.tasks.preflight import PreflightError
 
 
@@ -105,7 +105,7 @@ def test_hydras_own_words_are_explained(ended: Callable[..., tuple[int, Any]]) -
     status, found = ended(main, "--cfg", "job", "dataset@validation=null", "reward=ndcg")
     assert (status, found["key"], found["remedy"]) == (1, "dataset@validation", "write '~dataset@validation'")
     status, found = ended(main, "--cfg", "job", "prompt=compact", "prompt.max_token=3")
-    assert (status, found["key"], found["remedy"]) == (1, "prompt.max_token", "did you mean max_tokens?")
+    assert (status, found["key"], found["remedy"]) == (1, "prompt.max_token", "did you mean max_tokens or max_characters?")
 
 
 def test_keys_of_options_of_ones_own_are_known(ended: Callable[..., tuple[int, Any]], tmp_path: Path) -> None:

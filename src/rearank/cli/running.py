@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rearank.choices import CONF
+from rearank.cli.errors import as_json, explain, kind_of
 from rearank.config import ConfigError
-from rearank.errors import as_json, explain, kind_of
 from rearank.experiment import DECIDED_BY, Run, make_run
 from rearank.runs.environment import environment
 from rearank.runs.layout import COMMANDS, ENVIRONMENT, read_json, write_json, write_text
@@ -105,7 +105,7 @@ def _write_down(config: DictConfig, run: Run) -> None:
 
 
 def guarded(main: Callable[[], Any], conf: Path = CONF) -> int:
-    """Run ``main``; what goes wrong is printed in a few lines, and the exit status shows it (see ``rearank.command``).
+    """Run ``main``; what goes wrong is printed in a few lines, and the exit status shows it (see ``rearank.cli``).
 
     A bug of ours, or of a library, keeps its traceback: set REARANK_TRACE=1 to see every error's. With
     REARANK_ERRORS=json the last line on standard error is JSON (``errors.as_json``). A sweep ends with its table and

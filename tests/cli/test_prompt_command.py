@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rearank.choices import choose
-from rearank.command.start import main
+from rearank.cli.start import main
 
 HOSTILE = {
     "id": "h",

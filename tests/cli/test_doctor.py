@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.end_to_end.pipeline import environment
 
 from rearank.choices import CONF
-from rearank.command import doctor
+from rearank.cli import doctor
 
 
 def report(capsys: pytest.CaptureFixture[str]) -> Any:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 @hydra.main(version_base="1.3", config_path="pkg://rearank.conf", config_name="config")
 def composed(config: DictConfig) -> float | None:
     """Run the task that ``config`` describes; its score is for sweepers."""
-    from rearank.cli import run_task
+    from rearank.cli.running import run_task
 
     return run_task(config)
 
@@ -23,15 +23,15 @@ def main() -> int:
 
         print(f"rearank {__version__}")
         return 0
-    from rearank.cli import guarded
+    from rearank.cli.running import guarded
 
     match sys.argv[1:2]:
         case ["doctor"]:
-            from rearank.command.doctor import doctor
+            from rearank.cli.doctor import doctor
 
             return guarded(lambda: doctor(sys.argv[2:]))
         case ["prompt"]:
-            from rearank.command.prompt import prompt
+            from rearank.cli.prompt import prompt
 
             return guarded(lambda: prompt(sys.argv[2:]))
     return guarded(_task)
