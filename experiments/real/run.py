@@ -5,7 +5,7 @@
     python experiments/real/run.py measure --all     # DL19 and NovelEval, too, where their files are
     python experiments/real/run.py render            # results.json -> the README's tables, the figure
 
-Each needs models/smollm2_q4_1 (the first lines of conf/model/smollm2_q4_1.yaml) and data (data.py). What is measured
+Each needs models/smollm2_q4_1 (the first lines of conf/model/smollm2_q4_1.yaml) and data (lay_out.py). What is measured
 are the adapters as they lie in ``adapters/``, in 16 bits: ``train`` puts them there.
 """
 
@@ -103,13 +103,21 @@ def ship(place: Place, name: str, *overrides: str) -> None:
         "task=export",
         "export.merge=false",
         "export.dtype=float16",
-        "export.license=apache-2.0",
+        "export.license=cc-by-nc-2.0",
         *overrides,
     )
     made = place.folder(name) / "export"
+    shutil.rmtree(ADAPTERS / name, ignore_errors=True)
+    (ADAPTERS / name).mkdir(parents=True)
     for file in SHIPPED:
-        (ADAPTERS / name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(made / file, ADAPTERS / name / file)
+    for shown in (ADAPTERS / name / SHIPPED[0], ADAPTERS / name / SHIPPED[2]):  # which name where things lay here
+        text = shown.read_text(encoding="utf-8")
+        named = {place.base: "models/smollm2_q4_1", place.outputs: "outputs", place.data: "data"}
+        for path, said in named.items():
+            text = text.replace(str(path), said)
+        text = text.replace("in `rearank.json`", "in `conf/experiment/real`")
+        shown.write_text(text, encoding="utf-8")
     size = (ADAPTERS / name / SHIPPED[1]).stat().st_size
     if size > LARGEST:
         raise SystemExit(f"{ADAPTERS / name}: {size} bytes are more than the {LARGEST} that an adapter here may have")
