@@ -19,6 +19,7 @@ from rearank.analysis import Analyse
 from rearank.data import DataError
 from rearank.data.benchmark import Benchmark
 from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingEngine
+from rearank.evaluation import for_terminal
 from rearank.progress import progress
 from rearank.ranking import Failure
 from rearank.runs import files_of
@@ -97,7 +98,8 @@ def analyse(how: Evaluating, settings: Analyse, stage: Stage, *, brief: bool = F
     if not parts:
         raise DataError("none of the benchmarks has its data here; the reasons are above")
     if not brief:
-        print(f"\n{(folder / TABLES).read_text(encoding='utf-8')}\nfigures and tables are in {folder}", flush=True)
+        text = for_terminal((folder / TABLES).read_text(encoding="utf-8"), TABLES)
+        print(f"\n{text}\nfigures and tables are in {folder}", flush=True)
     if len(asking.failures) > how.settings.max_failed * asking.asked:
         raise AnalysisError(
             f"{len(asking.failures)} of {asking.asked} calls failed, the first: {asking.failures[0]}. What came of the "
