@@ -81,7 +81,7 @@ class Measuring:
             self.places.open(benchmark, name),
             benchmark,
             [{item.candidates.query.id: _first_order(item, self.settings.ties) for item in judged}],
-            label=f"first stage ({name})",
+            label=f"first stage ({getattr(benchmark.retriever, 'shown', name)})",
             role=FIRST,
             row=first_stage_row(benchmark),
             published=published_first_stage(benchmark, judged),
