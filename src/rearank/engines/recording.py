@@ -80,6 +80,17 @@ class RecordingEngine:
         self._latest: tuple[tuple[Message, ...], Sampling, str] | None = None
 
     @property
+    def under_way(self) -> int:
+        """Calls that went to the engine and have no answer yet."""
+        return len(self._under_way)
+
+    @property
+    def written(self) -> int | None:
+        """Tokens of the engine's answers so far, unfinished ones among them; ``None`` where it doesn't count them."""
+        found = getattr(self.engine, "written", None)
+        return found if isinstance(found, int) else None
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """The engine's own: recording changes no answer."""
         return self._identity
