@@ -1,4 +1,4 @@
-"""Our first stage and reranker inside other libraries' pipelines, each behind its extra.
+"""Our first stage and reranker inside other libraries, each behind its extra; README.md lists them with a line each.
 
-``pyterrier`` transformers for PyTerrier.
+``pyterrier`` transformers for PyTerrier · ``mcp`` a server of tools for assistants.
 """

@@ -23,6 +23,7 @@ from rearank.reranker.setup import Parts, assemble, pretrained
 from rearank.types import Candidates
 
 _log = logging.getLogger(__name__)
+_WARM_UP = as_candidates("warm-up", ["one", "two"])
 
 
 @dataclass
@@ -168,8 +169,11 @@ class Reranker:
 
         Raises ``EngineError`` where that fails.
         """
-        work = as_candidates("warm-up", ["one", "two"])
-        self._machinery.background.run(self._one(work, stored=False))
+        self._machinery.background.run(self._one(_WARM_UP, stored=False))
+
+    async def awarm_up(self) -> None:
+        """``warm_up`` for callers with an event loop of their own."""
+        await self._machinery.background.arun(self._one(_WARM_UP, stored=False))
 
     def close(self) -> None:
         """Let the model go; calls under way are cancelled. Closing twice is no error, calling afterwards is."""

@@ -1,7 +1,7 @@
 """``task=serve``: reranking over HTTP, in the shape that Cohere's and Jina's clients expect.
 
 ``limits`` the config's section · ``request`` what came in -> checked values · ``response`` what goes out · ``encoding``
-its JSON · ``gate`` how many at once, in how much memory · ``door`` who may come in · ``connections`` how many, and for
+its JSON · ``gate`` how many at once, in how much memory · ``door`` who may come in · ``intake`` key, body and time · ``connections`` how many, and for
 how long · ``app`` the endpoints · ``server`` from a bound socket to an orderly end.
 """
 
