@@ -29,6 +29,7 @@ from rearank.engines import EngineError
 from rearank.ranking import AbortRunError
 from rearank.reranker import Reranker
 from rearank.serving import Serving, ServingError
+from rearank.serving.encoding import as_json
 from rearank.serving.gate import Gate
 from rearank.serving.request import RequestError, RerankRequest, check_values, read_fields
 from rearank.serving.response import render
@@ -89,7 +90,9 @@ class Tools:
             # The reason may name files or servers of ours: it is for the log.
             _log.error("call %s failed", number, exc_info=error)
             return _result(f"the model failed to answer; the server's log says why under {number}", refused=True)
-        return _result(answer.decode(), json.loads(answer))
+        found = json.loads(answer)
+        del found["data"]  # the results again, for clients of Voyage: an assistant would read them twice
+        return _result(as_json(found).decode(), found)
 
     async def _answer(self, name: str, arguments: Mapping[str, Any], number: str) -> bytes:
         if name not in _WHAT:

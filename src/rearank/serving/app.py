@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from rearank.serving.door import Door
 from rearank.serving.gate import Gate
 from rearank.serving.intake import GoneError, check_key, check_type, json_answer, limit, read_body, unless_gone
 from rearank.serving.limits import Serving
+from rearank.serving.metrics import REQUEST_ID, TYPE, Counted, Metrics
 from rearank.serving.request import RequestError, RerankRequest, parse_request
 from rearank.serving.response import render
 from rearank.serving.schema import RERANK_SCHEMA
@@ -32,6 +32,7 @@ RERANK_PATHS = (PATH, "/v2/rerank", "/rerank")
 DOUBLED_PATHS = ("/v1/v1/rerank", "/v1/v2/rerank", "/v2/v2/rerank")
 """Where Cohere's clients ask with a base_url that ends in /v1 or /v2."""
 
+_PLACES = f"POST to {', '.join(RERANK_PATHS)}; GET /health, /metrics, /v1/models"
 _log = logging.getLogger(__name__)
 
 
@@ -53,9 +54,17 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
     app.router.redirect_slashes = False  # it would build an address of what a caller sends as Host
     app.add_middleware(Door, settings=settings)
     if settings.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID.decode()],
+        )
     gate = Gate(settings.max_concurrent, settings.max_waiting, settings.max_held_bytes)
     model = reranker.model
+    metrics = Metrics(model.name, lambda: gate.inside)
+    app.add_middleware(Counted, metrics=metrics, paths=(*RERANK_PATHS, *DOUBLED_PATHS))
     names = frozenset((model.name, model.path))
     began = int(time.time())
 
@@ -71,7 +80,7 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
             return await reranker.arerank(wanted.query, wanted.passages)
 
     async def rerank(request: Request) -> Response:
-        request_id = str(uuid.uuid4())
+        request_id = request.state.request_id
         version = "2" if request.scope["path"].endswith("/v2/rerank") else "1"
         check_key(request, settings.key)
         check_type(request)
@@ -79,6 +88,7 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
             wanted = await received(request)
             with gate.admitted(wanted.size):
                 result = await unless_gone(request, in_turn(wanted))
+        metrics.ranked(result)
         _log.info("%s: %d documents, %d windows, %.2f s", request_id, len(result), result.calls, result.seconds)
         return Response(render(request_id, version, model.name, wanted, result), media_type="application/json")
 
@@ -91,6 +101,10 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
         check_key(request, settings.key)
         entry = {"id": model.name, "object": "model", "created": began, "owned_by": "rearank"}
         return json_answer({"object": "list", "data": [entry]})
+
+    async def counts(request: Request) -> Response:
+        check_key(request, settings.key)
+        return Response(metrics.text(), media_type=TYPE)
 
     async def openapi(request: Request) -> Response:
         check_key(request, settings.key)
@@ -109,6 +123,7 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
         route(path, "POST", rerank, include_in_schema=False)
     route("/health", "GET", health)
     route("/v1/models", "GET", models)
+    route("/metrics", "GET", counts)
     route("/openapi.json", "GET", openapi, include_in_schema=False)
     _say_errors_in_json(app)
     return app
@@ -121,19 +136,19 @@ def _say_errors_in_json(app: FastAPI) -> None:
     async def no_such_page(request: Request, error: HTTPException) -> Response:
         path, message = ascii(request.scope["path"][:80]), str(error.detail)
         if error.status_code == 404:
-            message = f"{path} is not here: POST to /v1/rerank; a client's base_url is this server's address alone"
+            message = f"{path} is not here: {_PLACES}; a client's base_url is this server's address alone"
         elif error.status_code == 405:
-            message = f"{path} doesn't take {request.method[:20]!a}; POST to /v1/rerank"
+            message = f"{path} doesn't take {request.method[:20]!a}: {_PLACES}"
         return json_answer({"message": message}, error.status_code, dict(error.headers or {}))
 
     async def failed(request: Request, error: Exception) -> Response:
         # The reason may name files or servers of ours: it is for the log.
-        number = uuid.uuid4()
+        number = request.state.request_id
         _log.error("request %s failed", number, exc_info=error)
         return json_answer({"message": f"the model failed to answer; the server's log says why under {number}"}, 500)
 
     async def gone(request: Request, error: Exception) -> Response:
-        _log.info("a caller hung up before the answer; its work was stopped")
+        _log.info("%s: the caller hung up before the answer; its work was stopped", request.state.request_id)
         return Response(status_code=499)  # nobody reads it
 
     app.add_exception_handler(RequestError, refused)

@@ -188,6 +188,8 @@ def _results(fields: Mapping[str, Any]) -> int | None:
 def _unused(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """The first keys that mean nothing here, and how many there are more: a caller decides how many that is."""
     unused = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
+    if fields.get("truncation") is True:  # Voyage's: long documents may be cut, as they are here
+        unused.remove("truncation")
     lines = [f"{_shown(name)} means nothing to this server and was not used" for name in unused[:_MOST_WARNINGS]]
     if len(unused) > _MOST_WARNINGS:
         lines.append(f"{len(unused) - _MOST_WARNINGS} more keys mean nothing to this server and were not used")
