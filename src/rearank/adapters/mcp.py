@@ -194,7 +194,7 @@ def create_app(reranker: Reranker, settings: Serving) -> Any:
     from starlette.routing import Route
 
     from rearank.serving.door import Door
-    from rearank.serving.intake import GoneError, check_key, check_type, json_answer, read_body, unless_gone
+    from rearank.serving.intake import GoneError, check_key, check_type, error_answer, read_body, unless_gone
 
     tools = Tools(reranker, settings)
     manager = StreamableHTTPSessionManager(
@@ -220,11 +220,11 @@ def create_app(reranker: Reranker, settings: Serving) -> Any:
             yield
 
     async def refused(request: Request, error: Any) -> Response:
-        return json_answer({"message": error.message}, error.status, error.headers)
+        return error_answer(error.message, error.status, error.headers)
 
     async def elsewhere(request: Request, error: Any) -> Response:
         message = f"{request.scope['path'][:80]!a} doesn't take {request.method[:20]!a}: POST MCP's messages to {PATH}"
-        return json_answer({"message": message}, error.status_code, dict(error.headers or {}))
+        return error_answer(message, error.status_code, dict(error.headers or {}))
 
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it

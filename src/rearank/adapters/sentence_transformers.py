@@ -39,7 +39,7 @@ class AsCrossEncoder:
             raise ValueError(f"order is 'shuffled' or 'given', not {order!r}")
         self.reranker = reranker
         self.order = order
-        self.model_card_data = Metrics()
+        self.model_card_data = FoundMetrics()
 
     def predict(
         self, inputs: Sequence[Sequence[str]], *, show_progress_bar: bool | None = False, **unused: Any
@@ -81,7 +81,7 @@ class AsCrossEncoder:
         return places
 
 
-class Metrics:
+class FoundMetrics:
     """Where an evaluator leaves what it found, as in a model card."""
 
     def __init__(self) -> None:

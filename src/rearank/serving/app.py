@@ -19,9 +19,18 @@ from rearank.ranking import AbortRunError
 from rearank.reranker import RerankResult
 from rearank.serving.door import Door
 from rearank.serving.gate import Gate
-from rearank.serving.intake import GoneError, check_key, check_type, json_answer, limit, read_body, unless_gone
+from rearank.serving.intake import (
+    GoneError,
+    check_key,
+    check_type,
+    error_answer,
+    json_answer,
+    limit,
+    read_body,
+    unless_gone,
+)
 from rearank.serving.limits import Serving
-from rearank.serving.metrics import REQUEST_ID, TYPE, Counted, Metrics
+from rearank.serving.metrics import REQUEST_ID, TYPE, Metrics, RequestIds
 from rearank.serving.request import RequestError, RerankRequest, parse_request
 from rearank.serving.response import render
 from rearank.serving.schema import RERANK_SCHEMA
@@ -64,7 +73,7 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
     gate = Gate(settings.max_concurrent, settings.max_waiting, settings.max_held_bytes)
     model = reranker.model
     metrics = Metrics(model.name, lambda: gate.inside)
-    app.add_middleware(Counted, metrics=metrics, paths=(*RERANK_PATHS, *DOUBLED_PATHS))
+    app.add_middleware(RequestIds, metrics=metrics, paths=(*RERANK_PATHS, *DOUBLED_PATHS))
     names = frozenset((model.name, model.path))
     began = int(time.time())
 
@@ -131,7 +140,7 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
 
 def _say_errors_in_json(app: FastAPI) -> None:
     async def refused(request: Request, error: RequestError) -> Response:
-        return json_answer({"message": error.message}, error.status, error.headers)
+        return error_answer(error.message, error.status, error.headers)
 
     async def no_such_page(request: Request, error: HTTPException) -> Response:
         path, message = ascii(request.scope["path"][:80]), str(error.detail)
@@ -139,13 +148,13 @@ def _say_errors_in_json(app: FastAPI) -> None:
             message = f"{path} is not here: {_PLACES}; a client's base_url is this server's address alone"
         elif error.status_code == 405:
             message = f"{path} doesn't take {request.method[:20]!a}: {_PLACES}"
-        return json_answer({"message": message}, error.status_code, dict(error.headers or {}))
+        return error_answer(message, error.status_code, dict(error.headers or {}))
 
     async def failed(request: Request, error: Exception) -> Response:
         # The reason may name files or servers of ours: it is for the log.
         number = request.state.request_id
         _log.error("request %s failed", number, exc_info=error)
-        return json_answer({"message": f"the model failed to answer; the server's log says why under {number}"}, 500)
+        return error_answer(f"the model failed to answer; the server's log says why under {number}", 500)
 
     async def gone(request: Request, error: Exception) -> Response:
         _log.info("%s: the caller hung up before the answer; its work was stopped", request.state.request_id)

@@ -92,3 +92,8 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 def json_answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """``content`` as the answer's body."""
     return Response(as_json(content), status, headers, media_type="application/json")
+
+
+def error_answer(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    """A refusal: Cohere's clients read its ``message``, Voyage's its ``detail``."""
+    return json_answer({"message": message, "detail": message}, status, headers)

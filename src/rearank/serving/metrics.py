@@ -89,7 +89,7 @@ def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-class Counted:
+class RequestIds:
     """ASGI around everything: gives each request an id, counts those at ``paths``, and logs the ones that failed.
 
     A caller's own ``X-Request-Id`` is kept where it may stand in a log as it is; it comes back in the answer's header.
