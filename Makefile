@@ -13,6 +13,9 @@ CLUSTER ?= .venv-cluster
 # The core alone, on the newest Python.
 NEWEST ?= .venv-newest
 CLUSTER_STAMP := $(CLUSTER)/.installed
+# The adapters' libraries: their pins are not ours either (an older openai, antlr4 and datasets).
+ADAPTERS ?= .venv-adapters
+ADAPTERS_STAMP := $(ADAPTERS)/.installed
 
 # model=smollm2_q4_1 looks for it here.
 REAL ?= models/smollm2_q4_1
@@ -20,7 +23,7 @@ REAL ?= models/smollm2_q4_1
 # An interpreter of that version which runs here and can make environments, pyenv's too; nothing where there is none.
 find = $(shell PYENV_VERSION=$$(pyenv latest $(1) 2>/dev/null) python$(1) -c 'import ensurepip, sys; print(sys.executable)' 2>/dev/null)
 
-.PHONY: quickstart test test-real check test-newest perf setup clean lock mutants test-cluster test-cluster-full
+.PHONY: quickstart test test-real real real-train check test-newest perf setup clean lock mutants test-cluster test-cluster-full test-adapters
 
 setup: $(STAMP)
 
@@ -69,6 +72,18 @@ test-cluster: $(CLUSTER_STAMP)
 test-cluster-full: $(CLUSTER_STAMP)
 	$(CLUSTER)/bin/python -m pytest tests/cluster -m full
 
+# Complete as well; torch is installed first, from where pip has its CPU build.
+$(ADAPTERS_STAMP): pyproject.toml constraints/adapters.txt
+	test -x $(ADAPTERS)/bin/python || $(PYTHON) -m venv $(ADAPTERS)
+	$(ADAPTERS)/bin/python -m pip install --quiet --constraint constraints/adapters.txt "torch==2.13.0" uv
+	$(ADAPTERS)/bin/uv pip install --quiet --python $(ADAPTERS)/bin/python --no-deps --requirement constraints/adapters.txt
+	$(ADAPTERS)/bin/uv pip install --quiet --python $(ADAPTERS)/bin/python --no-deps --editable .
+	touch $@
+
+# Each adapter inside the library that it is for, and /v1/rerank behind the clients that call it.
+test-adapters: $(ADAPTERS_STAMP)
+	$(ADAPTERS)/bin/python -m pytest tests/adapters --numprocesses 2 --dist loadfile
+
 # What only a real tokenizer and real weights show: of SmolLM2-135M-Instruct, which a package of 93 MB holds in 4 bits a weight. Where no
 # package index is reached, and for vLLM and verl where their environment isn't there, this says so and skips.
 test-real: $(STAMP)
@@ -78,11 +93,24 @@ test-real: $(STAMP)
 	  REARANK_REAL=$(REAL) OMP_NUM_THREADS=2 $(CLUSTER)/bin/python -m pytest -rs tests/real/test_vllm.py tests/real/test_real_training.py; \
 	else echo "tests/real: vLLM and verl aren't tried: make $(CLUSTER_STAMP), then make test-real again"; fi
 
-# Every package of the GPU path. One file for two Pythons: tests/test_extras.py holds it to be complete on both.
+# A real model on real text (experiments/real): SciFact measured with the shipped adapters, an hour on two cores; and the
+# trainings that made them, hours, resumed where they stopped. SCIFACT: a folder that holds scifact in BEIR's layout; without it
+# ir_datasets fetches the files.
+real real-train: $(STAMP)
+	$(BIN)/python -m tests.real.fetch $(REAL)
+	$(BIN)/python experiments/real/lay_out.py $(SCIFACT)
+	$(BIN)/python experiments/real/run.py $(if $(filter real,$@),measure,train) --base $(REAL)
+
+# Every package of the GPU path, and of the adapters' tests. One file for two Pythons: tests/test_extras.py holds it to be complete on both.
+ADAPTER_EXTRAS := mcp langchain llamaindex rerankers sentence-transformers haystack verifiers serve api
 lock: $(STAMP)
 	$(BIN)/uv pip compile pyproject.toml --extra cluster --extra wandb --extra ray-serve --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --custom-compile-command 'make lock (Linux x86_64, CUDA 13, Python 3.11 and 3.12)' \
 	  --upgrade --no-annotate --no-emit-index-url --quiet --output-file constraints/cluster.txt
+	echo "torch ; python_version < '3'" | $(BIN)/uv pip compile pyproject.toml $(ADAPTER_EXTRAS:%=--extra %) --group adapters \
+	  --override /dev/stdin --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --custom-compile-command 'make lock (Linux x86_64, CPU, Python 3.11; torch apart)' \
+	  --upgrade --no-annotate --no-emit-index-url --quiet --output-file constraints/adapters.txt
 
 # Minutes. One process: more share the cores with nothing to gain, and the spinner's megabytes go to a file.
 mutants: $(STAMP)
@@ -98,4 +126,4 @@ perf: $(STAMP)
 	$(BIN)/python experiments/performance/run_all.py
 
 clean:
-	rm -rf $(VENV) $(CLUSTER) $(NEWEST) .mypy_cache .ruff_cache .pytest_cache mutants
+	rm -rf $(VENV) $(CLUSTER) $(ADAPTERS) $(NEWEST) .mypy_cache .ruff_cache .pytest_cache mutants

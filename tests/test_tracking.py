@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import rearank.tracking
 from rearank.rewards import NdcgReward
 from rearank.tracking import Artefact, JsonlTracker, NoTracking, WandbTracking, read_jsonl
 from rearank.tracking.names import NAMES, as_markdown, expected, rollout_name, undocumented
+from rearank.tracking.run_trackers import RunTrackers
 from rearank.tracking.wandb_runs import TrackingError, unreachable, wandb_name
 from rearank.training.base import describe
 from rearank.types import JudgedWindow, Passage, Query, Window
@@ -274,3 +277,24 @@ def test_wandb_s_older_switch_is_honoured_where_ours_is_auto(
     monkeypatch.setenv("WANDB_DISABLED", "false")
     monkeypatch.setenv("WANDB_MODE", "sometimes")
     assert "WANDB_MODE=sometimes is none of" in WandbTracking().preflight()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # wandb's own
+def test_all_jobs_of_a_run_are_sent_by_the_line_that_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    trackers = RunTrackers(WandbTracking(mode="offline").kept_in(tmp_path / "a run"), "run", "run", {})
+    with caplog.at_level(logging.INFO):
+        for job in ("train", "evaluate"):
+            with trackers.open(tmp_path / "a run" / job, job) as tracker:
+                tracker.log({"x/y": 1.0}, 1)
+    for job in ("train", "evaluate"):
+        assert read_offline(tmp_path / "a run" / job, tmp_path / "a run").run.job_type == job
+    (line,) = (record.getMessage() for record in caplog.records if "wandb sync" in record.getMessage())
+    (pattern,) = (Path(word) for word in shlex.split(line.partition("wandb sync ")[2]))
+    assert len(list(pattern.parent.glob(pattern.name))) == 2
+    elsewhere = WandbTracking(folder=str(tmp_path / "other"))
+    assert elsewhere.kept_in(tmp_path / "a run") == elsewhere

@@ -39,9 +39,13 @@ class OfflineRun:
         return {step: numbers for step, numbers in found.items() if numbers}
 
 
-def read_offline(folder: Path, patience: float = 60.0) -> OfflineRun:
-    """The one run below ``folder/wandb``, once it is whole: W&B's own process may write on after ``finish``."""
-    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+def read_offline(folder: Path, home: Path | None = None, patience: float = 60.0) -> OfflineRun:
+    """The run of the job in ``folder``, once it is whole: W&B's own process may write on after ``finish``.
+
+    ``home``: in its ``wandb`` lie W&B's files; the job's own folder where it isn't given.
+    """
+    name = (folder / "wandb-id.txt").read_text()
+    (path,) = ((home or folder) / "wandb").glob(f"offline-run-*/run-{name}.wandb")
     deadline = time.monotonic() + patience
     while not (found := _read(path)).ended:
         assert time.monotonic() < deadline, f"{path} never came to its end"

@@ -6,6 +6,7 @@ is the library's face.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rearank import moved
@@ -31,6 +32,8 @@ def __getattr__(name: str) -> Any:
         from rearank import reranker
 
         return getattr(reranker, name)
+    if name == "load_environment":  # verifiers looks for it here: in the module that an environment's name names
+        return import_module("rearank.adapters.verifiers").load_environment
     raise AttributeError(f"module 'rearank' has no attribute {name!r}")
 
 

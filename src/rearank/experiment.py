@@ -31,7 +31,7 @@ from rearank.runs.stage import Stage
 from rearank.sections import Compare, Distill, Evaluation, Own, Preparation, Rerank
 from rearank.serving import Serving
 from rearank.tracking import TrackingNode
-from rearank.tracking.run_trackers import RunTrackers
+from rearank.tracking.run_trackers import KeepsFiles, RunTrackers
 from rearank.training.base import Trainer
 from rearank.training.sft import Sft
 from rearank.training.verl import Cluster
@@ -160,7 +160,8 @@ class Run:
         title, group = (name, name) if self.sweep is None else (self.folder.name, self.sweep.name)
         choices = {key: value for key, value in self.choices.items() if not key.startswith("hydra/")}
         config = {**self.config, "choices": choices, "commit": commit()}
-        return RunTrackers(self.experiment.tracking, title, group, config)
+        node = self.experiment.tracking
+        return RunTrackers(node.kept_in(self.folder) if isinstance(node, KeepsFiles) else node, title, group, config)
 
     def stage(self, name: str, *keys: str, modules: Sequence[str] = (), **more: Any) -> Stage:
         """The stage that works in the folder ``name`` and depends on these keys of the config, and on ``more``.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from string import ascii_uppercase
 from typing import Annotated, Literal, Protocol, TypeAlias, runtime_checkable
@@ -207,6 +207,17 @@ class _Form:
             text = text.strip()
         text = text.removeprefix("Title: Content: ")[: self.max_characters]
         return text if self.max_words is None else " ".join(text.split()[: self.max_words])
+
+    def shortens(self, passage: Passage, tokenizer: Tokenizer | None = None) -> bool:
+        """Whether the model reads a part of ``passage`` only: a limit of characters, words or tokens cuts it."""
+        text = self.cut(passage)
+        if self.max_characters is not None or self.max_words is not None:
+            whole = replace(self, max_characters=None, max_words=None).cut(passage)
+            if text.split() != whole.split():
+                return True
+        if self.max_tokens is None or not isinstance(tokenizer, Tokenizer):
+            return False
+        return len(tokenizer.encode(text, add_special_tokens=False)) > self.max_tokens
 
     def _renumbered(self, text: str) -> str:
         return _PLAIN_IDENTIFIER.sub(r"(\1)", text) if self.renumber else text

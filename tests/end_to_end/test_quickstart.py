@@ -116,7 +116,7 @@ def check_offline(folder: Path) -> None:
     merged: dict[int, dict[str, float]] = {}
     for line in read_jsonl(folder / "train.jsonl"):
         merged.setdefault(line.pop("step"), {}).update(line)
-    found = read_offline(folder)
+    found = read_offline(folder, folder.parent)
     assert found.figures() == merged
     assert {name for line in merged.values() for name in line} == expected("trl")
     assert found.tables().keys() == {"rollouts"}

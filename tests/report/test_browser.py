@@ -338,3 +338,18 @@ def test_an_address_that_names_no_query_opens_the_first(page: Any, page_file: Pa
     page.wait_for_selector("html[data-ready]")
     assert len(rows(page)) == QUERIES
     assert page.locator(".detail h3").inner_text() == first
+
+
+def test_unread_answers_are_said_before_any_number(chromium: Any, tmp_path: Path) -> None:
+    systems = {"bm25": ("first stage", ""), "base": ("system", f"weak: its numbers are the given order's {ATTACKS[1]}")}
+    for name, (role, note) in systems.items():
+        values = {f"q{n}": 0.1 * n for n in range(3)}
+        content = {"benchmark": "dl19", "system": name, "role": role, "per_query": {"ndcg_cut_10": values}}
+        place = tmp_path / "run" / "evaluation" / "dl19" / name / "metrics.json"
+        _write(place, {**content, "interval_95": {}, "note": note})
+    file = make_report(tmp_path, [(None, tmp_path / "run")], Report(figures=False), tmp_path)
+    for page in _opened(chromium, file):
+        (said,) = page.locator("[role=alert]").all_inner_texts()
+        assert said.startswith("dl19: weak: its numbers are the given order's")
+        assert page.locator("[role=alert]").bounding_box()["y"] < page.locator("table").first.bounding_box()["y"]
+        assert page.evaluate("window.broken") is None

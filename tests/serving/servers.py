@@ -23,9 +23,11 @@ def served(engine: EngineNode | Engine, **settings: Any) -> Iterator[httpx.Clien
     """A client of the server, which has ended when this does."""
     import uvicorn
 
+    from rearank.serving.app import create_app
+
     serving = Serving(port=0, **{"shutdown_seconds": 1, **settings})
     with bind(serving) as place, tiny(engine) as reranker:
-        server = uvicorn.Server(uvicorn_config(reranker, serving))
+        server = uvicorn.Server(uvicorn_config(create_app(reranker, serving), serving))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()
         while not server.started and thread.is_alive():  # until then the place is taken, but nobody listens

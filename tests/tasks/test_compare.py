@@ -16,7 +16,7 @@ from tests.tasks.runs import QUERIES, SMALL, made, read
 
 from rearank.data import DataError
 from rearank.data.benchmark import BenchmarkList
-from rearank.evaluation import paired_test
+from rearank.evaluation import for_terminal, paired_test
 from rearank.experiment import Run
 from rearank.sections import Compare
 from rearank.tasks.compare import compare_runs
@@ -74,7 +74,7 @@ def test_folders(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert len(moved) == 9
     assert all(row["text"] == texts[row["query"]] for row in moved)
     assert {path.suffix for path in folder.iterdir()} == {".md", ".csv", ".tex", ".json"}
-    assert (folder / "comparison.md").read_text().rstrip() in capsys.readouterr().out
+    assert for_terminal((folder / "comparison.md").read_text().rstrip(), "comparison.md") in capsys.readouterr().out
     assert r"nDCG@10" in (folder / "tests.tex").read_text()
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.tasks.runs import SMALL, made
 
-from rearank.evaluation import holm, paired_test
+from rearank.evaluation import for_terminal, holm, paired_test
 from rearank.runs.reader import score_of
 from rearank.runs.sharing import fingerprint, shared
 from rearank.runs.sweeps import Job, Sweep
@@ -187,7 +187,7 @@ def test_the_table(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     by_seed = [{s: fmean(value(arm, s, n) for n in range(12)) for s in (1, 2)} for arm in (0, 1)]
     assert one["p_over_seeds"] == pytest.approx(paired_test(*by_seed).p_value, abs=1e-6)
     text = (sweep.folder / "table.md").read_text()
-    assert text in capsys.readouterr().out + "\n"
+    assert for_terminal(text, "table.md") in capsys.readouterr().out + "\n"
     assert "4 of 4 jobs finished" in text
     assert {path.name for path in sweep.folder.glob("table.*")} == {"table.md", "table.csv", "table.tex"}
 

@@ -44,6 +44,13 @@ _EXTRAS = {
     "pyterrier": "PyTerrier transformers",
     "pyserini": "retriever=pyserini",
     "gguf": "GGUF files as models",
+    "mcp": "task=serve serve.protocol=mcp",
+    "langchain": "a document compressor",
+    "llamaindex": "a node postprocessor",
+    "rerankers": "a model of the library rerankers",
+    "sentence-transformers": "its reranking evaluator on our models",
+    "haystack": "a component",
+    "verifiers": "windows and reward as an environment",
     "dev": "tests and checks",
 }
 """What each is for; one that isn't here is shown by its name."""
@@ -201,7 +208,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield from _wrapped(one["lacks"])
     yield from ("", "Extras")
     for one in report["extras"]:
-        yield f"  {'yes' if one['ready'] else 'no ':3}  {one['extra']:12} {one['for']}"
+        yield f"  {'yes' if one['ready'] else 'no ':3}  {one['extra']:21} {one['for']}"
         yield from _wrapped([f"lacks {', '.join(one['lacks'])}; {one['install']}"] if one["lacks"] else [])
     if not report["extras"]:
         yield "  not known: this is rearank's code on a path, not an installed package"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from rearank.data.base import Collection, DataError
 from rearank.data.files import require_file
@@ -73,6 +74,8 @@ class BrightArchive:
 @dataclass(frozen=True)
 class BrightArchiveRun:
     """First stage: the archive's own BM25 lists, which are the paper's. For `BrightArchive` alone."""
+
+    shown: ClassVar[str] = "the archive's BM25"
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         if not isinstance(collection, BrightArchive):

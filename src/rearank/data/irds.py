@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from textwrap import shorten
-from typing import Any
+from typing import Any, ClassVar
 
 from rearank.data.base import Collection, DataError, HasScoredDocs, assemble, check_covers, check_depth, lookup
 from rearank.data.files import plain_id
@@ -160,6 +160,8 @@ class Irds:
 @dataclass(frozen=True)
 class ScoredDocs:
     """First stage: the lists that the collection itself publishes (TREC DL's official top 100 or 1000)."""
+
+    shown: ClassVar[str] = "the collection's own lists"
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         check_depth(depth)

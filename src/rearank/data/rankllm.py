@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from rearank.data.base import Collection, DataError, check_covers, check_depth, lookup
 from rearank.data.files import (
@@ -155,6 +155,7 @@ class RankLlmCandidates:
     """First stage: the lists of a candidates file, with the texts that it carries. The collection isn't asked."""
 
     path: str = dataclass_field(metadata=CONTENT)
+    shown: ClassVar[str] = "the lists as given"
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         check_depth(depth)

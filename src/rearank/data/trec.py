@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from rearank.data.base import Collection, DataError, assemble, check_covers, check_depth, lookup
 from rearank.data.files import (
@@ -279,6 +280,7 @@ class RunFile:
     """A first stage that was run elsewhere: a TREC run."""
 
     path: str = dataclass_field(metadata=CONTENT)
+    shown: ClassVar[str] = "a run file"
 
     def retrieve(self, collection: Collection, queries: Mapping[str, Query], depth: int) -> dict[str, Candidates]:
         check_depth(depth)

@@ -67,7 +67,7 @@ class TransformersNode(CreatesEngine):
 
     device: str = "auto"
     dtype: str = "auto"
-    max_batch: _AtLeast1 = 256
+    max_batch: _AtLeast1 | None = None
     max_batch_tokens: _AtLeast1 = 65536
     overflow: Literal["truncate", "refuse"] = "truncate"
 

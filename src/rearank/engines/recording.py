@@ -58,12 +58,14 @@ class RecordingEngine:
 
     Equal calls under way at the same moment share one answer. A caller that gives up (a cancelled query) leaves the
     call running: it is being paid for, so that its answer is kept. Closing closes the engine, not the store. What the
-    answers in ``store`` cost counts against the engine's budget, where it has one.
+    answers in ``store`` cost counts against the engine's budget, where it has one. ``shared`` is a second store, of
+    several runs: an answer in it is taken from there, and a new one is recorded in both.
     """
 
-    def __init__(self, engine: Engine, store: CompletionStore) -> None:
+    def __init__(self, engine: Engine, store: CompletionStore, shared: CompletionStore | None = None) -> None:
         self.engine = engine
         self.store = store
+        self.shared = shared
         self.spent = Spent()
         """On what went to the engine."""
         self.recalled = 0
@@ -76,6 +78,17 @@ class RecordingEngine:
         self._rereads: Rereads | None = engine if isinstance(engine, Rereads) else None
         self._under_way: dict[str, asyncio.Task[Completion]] = {}
         self._latest: tuple[tuple[Message, ...], Sampling, str] | None = None
+
+    @property
+    def under_way(self) -> int:
+        """Calls that went to the engine and have no answer yet."""
+        return len(self._under_way)
+
+    @property
+    def written(self) -> int | None:
+        """Tokens of the engine's answers so far, unfinished ones among them; ``None`` where it doesn't count them."""
+        found = getattr(self.engine, "written", None)
+        return found if isinstance(found, int) else None
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -122,7 +135,7 @@ class RecordingEngine:
     ) -> Completion:
         task = self._under_way.get(key)
         if task is None:
-            recorded = self.store.get(key)
+            recorded = self.store.get(key) or self._from_others(key, messages)
             answer = self._rereads.reread(recorded) if recorded is not None and self._rereads is not None else recorded
             if answer is not None:
                 self.recalled += 1
@@ -154,7 +167,15 @@ class RecordingEngine:
             self.spent += Spent(failed=1)
             raise
         self.spent += Spent(completion_tokens=completion.completion_tokens, cost=completion.cost)
-        return self.store.put(key, messages, completion, failed)
+        answer = self.store.put(key, messages, completion, failed)
+        if self.shared is not None:
+            self.shared.put(key, messages, answer)
+        return answer
+
+    def _from_others(self, key: str, messages: Sequence[Message]) -> Completion | None:
+        """What was recorded elsewhere, now recorded here, too, so that each store is whole by itself."""
+        found = self.shared.get(key) if self.shared is not None else None
+        return None if found is None else self.store.put(key, messages, found)
 
     def _forget(self, key: str, task: asyncio.Task[Completion]) -> None:
         del self._under_way[key]

@@ -27,6 +27,8 @@ _SMALL = 32 * 2**20
 """Bytes of weights that a processor's cache holds."""
 _BESIDE = 4
 """Batches beside each other at most: they share Python."""
+_MOST, _ON_CPU = 256, 16
+"""Calls in a batch at most, where nobody says."""
 _LEAST = 32
 """Calls that a batch takes before another one begins beside it: fewer cost more each."""
 
@@ -63,7 +65,8 @@ class TransformersEngine:
         revision: the hub's commit, tag or branch.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``...
         dtype: ``auto`` (bfloat16 on a GPU, float32 on a CPU) or torch's name of it.
-        max_batch: calls generated together at most.
+        max_batch: calls generated together at most; ``None``: 256, and 16 of a model that is large for a CPU, where
+            more gain a few percent and the first answers would take minutes.
         max_batch_tokens: padded prompt and answer tokens of a batch at most; one call alone may exceed it.
         overflow: what to do with a prompt that leaves the answer no room in the context. ``truncate`` shortens the
             longest messages in their middles until it fits, and says so in ``Completion.prompt_truncated``; ``refuse``
@@ -83,7 +86,7 @@ class TransformersEngine:
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        max_batch: int = 256,
+        max_batch: int | None = None,
         max_batch_tokens: int = 65536,
         overflow: Overflow = "truncate",
         gather_seconds: float = 0.005,
@@ -94,7 +97,6 @@ class TransformersEngine:
         on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
         self._device = torch.device(("cuda" if on_gpu else "cpu") if device == "auto" else device)
         self._dtype = dtype_name(dtype, on_gpu=on_gpu)
-        self._max_batch = max_batch
         self._max_batch_tokens = max_batch_tokens
         self._gather_seconds = gather_seconds
         self.chat = load_chat(model, revision, overflow=overflow, thinking=thinking)
@@ -102,6 +104,8 @@ class TransformersEngine:
         self.context = self.chat.context
         self._model = _load(self.chat.source, revision, self._dtype)
         self._model.to(self._device).eval()
+        slow = self._device.type == "cpu" and _bytes_of(self._model) >= _SMALL
+        self._max_batch = max_batch or (_ON_CPU if slow else _MOST)
         self._identity = {
             "engine": "transformers",
             "model": known_as(model),
@@ -114,6 +118,8 @@ class TransformersEngine:
         self.truncated = 0
         """Prompts that were shortened to fit."""
         self.batches = 0
+        self.written = 0
+        """Tokens of answers so far, unfinished ones among them; for progress, threads may lose some of their count."""
         self._waiting: list[_Call] = []
         self._dispatchers: set[asyncio.Task[None]] = set()
         self._at_once, self._open = _batches_at_once(self._model), 0
@@ -247,6 +253,7 @@ class TransformersEngine:
                         finish(row.call, row.tokens, "length")
                     else:
                         going.append(i)
+                self.written += len(rows)
                 if not going:
                     return
                 ended = len(going) < len(rows)
@@ -277,8 +284,13 @@ def _batches_at_once(model: Any) -> int:
     """
     import torch
 
-    size = sum(weights.numel() * weights.element_size() for weights in model.parameters())
-    return min(torch.get_num_threads(), _BESIDE) if model.device.type == "cpu" and size < _SMALL else 1
+    small = model.device.type == "cpu" and _bytes_of(model) < _SMALL
+    return min(torch.get_num_threads(), _BESIDE) if small else 1
+
+
+def _bytes_of(model: Any) -> int:
+    """Of its weights."""
+    return sum(weights.numel() * weights.element_size() for weights in model.parameters())
 
 
 def _workers(count: int) -> ThreadPoolExecutor:

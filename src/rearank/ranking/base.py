@@ -73,6 +73,13 @@ class Planned(Protocol):
 
 
 @runtime_checkable
+class UsesFirstStage(Protocol):
+    """A strategy that goes by the first stage's scores: ``informed`` is it, for a list with these scores, or none."""
+
+    def informed(self, scores: Sequence[float]) -> Strategy: ...
+
+
+@runtime_checkable
 class SaysWhatItReads(Protocol):
     """A strategy that declares what it needs of an answer, so that a prompt that asks for less is refused early."""
 

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
-from rearank.ranking.base import AbortRunError, Planned, Ranker, Resamples, Scorer, Strategy, check_ranking
+from rearank.ranking.base import (
+    AbortRunError,
+    Planned,
+    Ranker,
+    Resamples,
+    Scorer,
+    Strategy,
+    UsesFirstStage,
+    check_ranking,
+)
 from rearank.types import Candidates, Permutation, Ranking, Window
 
 
@@ -146,6 +155,8 @@ async def _rerank_one(
 ) -> Ranking | Failure:
     try:
         ranker = ranker_for(item)
+        if isinstance(strategy, UsesFirstStage):
+            strategy = strategy.informed(item.scores)
         planned = strategy.calls(len(item.passages)) if isinstance(strategy, Planned) else 0
         gated = ranker if gate is None else _Gated(ranker, _Turns(gate, planned))
         ranking = await strategy.rerank(item.query, item.passages, gated)

@@ -52,7 +52,9 @@ def _draw_panel(title: str, shown: Sequence[tuple[Mapping[str, Any], str, str]],
         label = label if len(labels) > 1 else metric
         marker = "o" if len(series["steps"]) < 12 else None
         axes.plot(
-            series["steps"], series["mean"], style, color=colour, label=_plain(label), marker=marker, markersize=4
+            *(series["steps"], series["mean"], style),
+            **{"color": colour, "label": _plain(label), "marker": marker, "markersize": 4},
+            linewidth=1.6 + 1.2 * min(4, len(labels) - 1 - run),  # an equal one above hides none
         )
         if "low" in series:
             axes.fill_between(series["steps"], series["low"], series["high"], color=colour, alpha=0.15, linewidth=0)

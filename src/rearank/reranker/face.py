@@ -23,6 +23,7 @@ from rearank.reranker.setup import Parts, assemble, pretrained
 from rearank.types import Candidates
 
 _log = logging.getLogger(__name__)
+_WARM_UP = as_candidates("warm-up", ["one", "two"])
 
 
 @dataclass
@@ -168,8 +169,11 @@ class Reranker:
 
         Raises ``EngineError`` where that fails.
         """
-        work = as_candidates("warm-up", ["one", "two"])
-        self._machinery.background.run(self._one(work, stored=False))
+        self._machinery.background.run(self._one(_WARM_UP, stored=False))
+
+    async def awarm_up(self) -> None:
+        """``warm_up`` for callers with an event loop of their own."""
+        await self._machinery.background.arun(self._one(_WARM_UP, stored=False))
 
     def close(self) -> None:
         """Let the model go; calls under way are cancelled. Closing twice is no error, calling afterwards is."""
@@ -218,7 +222,22 @@ class Reranker:
             on_done()
 
         await session.rerank(work, on_done=done)
-        return [found[item.query.id] for item in work]
+        return await asyncio.to_thread(self._with_shortened, [found[item.query.id] for item in work], engine)
+
+    def _with_shortened(
+        self, results: Sequence[RerankResult | Failure], engine: Engine
+    ) -> list[RerankResult | Failure]:
+        """The results, each with the passages that the prompt cut; a prompt of one's own may not know."""
+        shortens = getattr(self.parts.prompt, "shortens", None)
+        if shortens is None:
+            return list(results)
+        tokenizer = getattr(engine.engine if isinstance(engine, RecordingEngine) else engine, "tokenizer", None)
+
+        def marked(result: RerankResult) -> RerankResult:
+            cut = sorted(item.index for item in result if shortens(item.passage, tokenizer))
+            return replace(result, shortened=tuple(cut)) if cut else result
+
+        return [result if isinstance(result, Failure) else marked(result) for result in results]
 
     async def _started(self) -> Engine:
         machinery = self._machinery

@@ -36,7 +36,8 @@ class RerankResult:
     """One query's passages, best first; iterates over them.
 
     ``windows`` are in the order of their answers; ``seconds`` is the wall time, waiting for other queries included;
-    ``cost`` is in US dollars, where the engine has a price.
+    ``cost`` is in US dollars, where the engine has a price. ``shortened`` are positions in the list that was given, of
+    passages longer than the prompt shows: the model read their beginnings.
     """
 
     query: Query
@@ -44,6 +45,7 @@ class RerankResult:
     windows: tuple[WindowTrace, ...]
     seconds: float
     cost: float = 0.0
+    shortened: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.passages)

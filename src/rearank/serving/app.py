@@ -5,41 +5,44 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
 
 from rearank import __version__
 from rearank.engines import EngineError
 from rearank.engines.model import Model
 from rearank.ranking import AbortRunError
 from rearank.reranker import RerankResult
-from rearank.serving.door import Door, has_key
-from rearank.serving.encoding import as_json
+from rearank.serving.door import Door
 from rearank.serving.gate import Gate
+from rearank.serving.intake import (
+    GoneError,
+    check_key,
+    check_type,
+    error_answer,
+    json_answer,
+    limit,
+    read_body,
+    unless_gone,
+)
 from rearank.serving.limits import Serving
+from rearank.serving.metrics import REQUEST_ID, TYPE, Metrics, RequestIds
 from rearank.serving.request import RequestError, RerankRequest, parse_request
 from rearank.serving.response import render
 from rearank.serving.schema import RERANK_SCHEMA
 from rearank.types import Passage
 
-T = TypeVar("T")
-
-RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
+PATH = "/v1/rerank"
+RERANK_PATHS = (PATH, "/v2/rerank", "/rerank")
 DOUBLED_PATHS = ("/v1/v1/rerank", "/v1/v2/rerank", "/v2/v2/rerank")
 """Where Cohere's clients ask with a base_url that ends in /v1 or /v2."""
 
+_PLACES = f"POST to {', '.join(RERANK_PATHS)}; GET /health, /metrics, /v1/models"
 _log = logging.getLogger(__name__)
-
-
-class _GoneError(Exception):
-    """The caller hung up."""
 
 
 class Answers(Protocol):
@@ -60,15 +63,23 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
     app.router.redirect_slashes = False  # it would build an address of what a caller sends as Host
     app.add_middleware(Door, settings=settings)
     if settings.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID.decode()],
+        )
     gate = Gate(settings.max_concurrent, settings.max_waiting, settings.max_held_bytes)
     model = reranker.model
+    metrics = Metrics(model.name, lambda: gate.inside)
+    app.add_middleware(RequestIds, metrics=metrics, paths=(*RERANK_PATHS, *DOUBLED_PATHS))
     names = frozenset((model.name, model.path))
     began = int(time.time())
 
     async def received(request: Request) -> RerankRequest:
         async with gate.reading(settings.body_seconds) as arrived:
-            body = await _body(request, settings.max_bytes, arrived)
+            body = await read_body(request, settings.max_bytes, arrived)
         with gate.holding(len(body)):
             async with gate.parsing:
                 return await asyncio.to_thread(parse_request, body, settings, names)
@@ -78,28 +89,35 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
             return await reranker.arerank(wanted.query, wanted.passages)
 
     async def rerank(request: Request) -> Response:
-        request_id = str(uuid.uuid4())
+        request_id = request.state.request_id
         version = "2" if request.scope["path"].endswith("/v2/rerank") else "1"
-        _check_key(request, settings.key)
-        _check_type(request)
-        async with _limit(settings.timeout_seconds, 504, "the answer took longer than this server allows"):
+        check_key(request, settings.key)
+        check_type(request)
+        async with limit(settings.timeout_seconds, 504, "the answer took longer than this server allows"):
             wanted = await received(request)
             with gate.admitted(wanted.size):
-                result = await _unless_gone(request, in_turn(wanted))
+                result = await unless_gone(request, in_turn(wanted))
+        metrics.ranked(result)
         _log.info("%s: %d documents, %d windows, %.2f s", request_id, len(result), result.calls, result.seconds)
         return Response(render(request_id, version, model.name, wanted, result), media_type="application/json")
 
     async def health() -> Response:
-        return _json({"status": "ok", "model": model.name, "engine": reranker.engine_name, "version": __version__})
+        return json_answer(
+            {"status": "ok", "model": model.name, "engine": reranker.engine_name, "version": __version__}
+        )
 
     async def models(request: Request) -> Response:
-        _check_key(request, settings.key)
+        check_key(request, settings.key)
         entry = {"id": model.name, "object": "model", "created": began, "owned_by": "rearank"}
-        return _json({"object": "list", "data": [entry]})
+        return json_answer({"object": "list", "data": [entry]})
+
+    async def counts(request: Request) -> Response:
+        check_key(request, settings.key)
+        return Response(metrics.text(), media_type=TYPE)
 
     async def openapi(request: Request) -> Response:
-        _check_key(request, settings.key)
-        return _json(app.openapi())
+        check_key(request, settings.key)
+        return json_answer(app.openapi())
 
     def route(path: str, method: str, endpoint: Callable[..., Any], **more: Any) -> None:
         async def options() -> Response:
@@ -114,6 +132,7 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
         route(path, "POST", rerank, include_in_schema=False)
     route("/health", "GET", health)
     route("/v1/models", "GET", models)
+    route("/metrics", "GET", counts)
     route("/openapi.json", "GET", openapi, include_in_schema=False)
     _say_errors_in_json(app)
     return app
@@ -121,99 +140,28 @@ def create_app(reranker: Answers, settings: Serving) -> FastAPI:
 
 def _say_errors_in_json(app: FastAPI) -> None:
     async def refused(request: Request, error: RequestError) -> Response:
-        return _json({"message": error.message}, error.status, error.headers)
+        return error_answer(error.message, error.status, error.headers)
 
     async def no_such_page(request: Request, error: HTTPException) -> Response:
         path, message = ascii(request.scope["path"][:80]), str(error.detail)
         if error.status_code == 404:
-            message = f"{path} is not here: POST to /v1/rerank; a client's base_url is this server's address alone"
+            message = f"{path} is not here: {_PLACES}; a client's base_url is this server's address alone"
         elif error.status_code == 405:
-            message = f"{path} doesn't take {request.method[:20]!a}; POST to /v1/rerank"
-        return _json({"message": message}, error.status_code, dict(error.headers or {}))
+            message = f"{path} doesn't take {request.method[:20]!a}: {_PLACES}"
+        return error_answer(message, error.status_code, dict(error.headers or {}))
 
     async def failed(request: Request, error: Exception) -> Response:
         # The reason may name files or servers of ours: it is for the log.
-        number = uuid.uuid4()
+        number = request.state.request_id
         _log.error("request %s failed", number, exc_info=error)
-        return _json({"message": f"the model failed to answer; the server's log says why under {number}"}, 500)
+        return error_answer(f"the model failed to answer; the server's log says why under {number}", 500)
 
     async def gone(request: Request, error: Exception) -> Response:
-        _log.info("a caller hung up before the answer; its work was stopped")
+        _log.info("%s: the caller hung up before the answer; its work was stopped", request.state.request_id)
         return Response(status_code=499)  # nobody reads it
 
     app.add_exception_handler(RequestError, refused)
     app.add_exception_handler(HTTPException, no_such_page)
-    app.add_exception_handler(_GoneError, gone)
+    app.add_exception_handler(GoneError, gone)
     for kind in (EngineError, AbortRunError, Exception):
         app.add_exception_handler(kind, failed)
-
-
-def _check_key(request: Request, key: str | None) -> None:
-    if key is None:
-        return
-    if not has_key(request.headers.get("authorization", ""), key):
-        raise RequestError(401, "a valid key is needed: Authorization: Bearer ...", {"WWW-Authenticate": "Bearer"})
-
-
-def _check_type(request: Request) -> None:
-    """A browser sends any other type for a foreign page without asking the server first, and so it does none at all;
-    a program may leave it out.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    from_page = "origin" in request.headers or "sec-fetch-site" in request.headers
-    if kind != "application/json" and (kind or from_page):
-        raise RequestError(415, "the body must be JSON; send Content-Type: application/json with it")
-
-
-async def _body(request: Request, most: int, arrived: Callable[[int], None]) -> bytearray:
-    """The whole body; raises ``RequestError`` 413 as soon as it is longer than ``most`` bytes."""
-    too_long = RequestError(413, f"the body is longer than the {most} bytes this server takes")
-    stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and int(stated[:20]) > most:
-        raise too_long
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
-                raise too_long
-            arrived(len(chunk))
-    except ClientDisconnect:
-        raise _GoneError from None
-    return body
-
-
-@asynccontextmanager
-async def _limit(seconds: float, status: int, message: str) -> AsyncIterator[None]:
-    """``asyncio.timeout`` that answers the request with ``status``; what times out within is no affair of its."""
-    timeout = asyncio.timeout(seconds)
-    try:
-        async with timeout:
-            yield
-    except TimeoutError:
-        if timeout.expired():
-            raise RequestError(status, message) from None
-        raise
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the caller hangs up: nobody would read it."""
-
-    async def hung_up() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task, gone = asyncio.create_task(work), asyncio.create_task(hung_up())
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise _GoneError
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(as_json(content), status, headers, media_type="application/json")

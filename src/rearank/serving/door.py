@@ -38,6 +38,8 @@ class Door:
         self._names = {"localhost", settings.host.lower(), socket.gethostname().lower(), *places}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
         if scope["type"] != "http":
             return
         loop, unread = asyncio.get_running_loop(), True

@@ -30,6 +30,11 @@ class Gate:
         self._reading: dict[asyncio.Timeout, int] = {}  # bytes of each that have arrived
         self._seconds = 0.0
 
+    @property
+    def inside(self) -> int:
+        """Requests that are worked on or wait for it."""
+        return self._inside
+
     @asynccontextmanager
     async def reading(self, seconds: float) -> AsyncIterator[Callable[[int], None]]:
         """While a body arrives, ``seconds`` at most; what it gives is called with the size of each piece.

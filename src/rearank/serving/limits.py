@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval
 
@@ -26,6 +26,9 @@ class Serving:
     """Where the server listens and what it takes on.
 
     Args:
+        protocol: ``http`` for ``/v1/rerank``; ``mcp`` for the Model Context Protocol, whose tools an assistant calls.
+        transport: of ``mcp`` alone: ``stdio`` for a program that starts this one and talks over its standard input and
+            output; ``http`` to listen at ``host`` and ``port``, path ``/mcp``.
         host: address to listen at; another one than this machine's own (``0.0.0.0``) opens it to the network.
         port: of it; 0 for any free one, which is printed.
         key_variable: the environment variable with the key that callers send (``Authorization: Bearer ...``); ``null``
@@ -52,6 +55,8 @@ class Serving:
         store: a SQLite file of the model's answers, so that an equal window is never paid for twice; ``null`` for none.
     """
 
+    protocol: Literal["http", "mcp"] = "http"
+    transport: Literal["stdio", "http"] = "stdio"
     host: str = "127.0.0.1"
     port: Annotated[int, Interval(ge=0, le=65535)] = 8000
     key_variable: str | None = None
@@ -86,9 +91,16 @@ class Serving:
         """What callers must send; read when it is needed, kept nowhere."""
         return os.environ.get(self.key_variable) if self.key_variable is not None else None
 
+    @property
+    def over_stdio(self) -> bool:
+        """Whether standard output carries the protocol, and nothing else may be written there."""
+        return self.protocol == "mcp" and self.transport == "stdio"
+
     def preflight(self) -> list[str]:
         """Missing packages; a variable that should hold the key and doesn't."""
-        missing = missing_packages("serve", "fastapi", "uvicorn")
+        missing = missing_packages("mcp", "mcp") if self.protocol == "mcp" else []
+        if not self.over_stdio:
+            missing += missing_packages("serve", "fastapi", "uvicorn")
         if self.key_variable is not None and not self.key:
             missing.append(
                 f"serve.key_variable={shown_variable(self.key_variable)}: this environment variable is not set; put "

@@ -64,8 +64,12 @@ def parse_request(body: bytes | bytearray, settings: Serving, models: frozenset[
         RequestError: 400 for what is no JSON object, 404 for a model that isn't served, 413 for too much, 422 for a
             value that can't be; the message names the key.
     """
-    _check_values(body, settings.max_values)
-    fields = _object(body)
+    check_values(body, settings.max_values)
+    return read_fields(_object(body), settings, models)
+
+
+def read_fields(fields: Mapping[str, Any], settings: Serving, models: frozenset[str]) -> RerankRequest:
+    """As ``parse_request``, of an object that came some other way: its values are as untrusted."""
     model = fields.get("model")
     if model is not None and not isinstance(model, str):
         raise RequestError(422, "model: a string is needed, or nothing")
@@ -101,7 +105,7 @@ def parse_request(body: bytes | bytearray, settings: Serving, models: frozenset[
     )
 
 
-def _check_values(body: bytes | bytearray, most: int) -> None:
+def check_values(body: bytes | bytearray, most: int) -> None:
     """Raise ``RequestError`` 413 for a body of many small values: each takes much more memory than its characters.
 
     Commas and brackets within a text don't count; they are looked at only where they could matter.
@@ -184,6 +188,8 @@ def _results(fields: Mapping[str, Any]) -> int | None:
 def _unused(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """The first keys that mean nothing here, and how many there are more: a caller decides how many that is."""
     unused = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
+    if fields.get("truncation") is True:  # Voyage's: long documents may be cut, as they are here
+        unused.remove("truncation")
     lines = [f"{_shown(name)} means nothing to this server and was not used" for name in unused[:_MOST_WARNINGS]]
     if len(unused) > _MOST_WARNINGS:
         lines.append(f"{len(unused) - _MOST_WARNINGS} more keys mean nothing to this server and were not used")

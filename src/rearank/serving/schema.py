@@ -17,6 +17,12 @@ _PROPERTIES = {
 }
 _BODY = {"type": "object", "required": ["query", "documents"], "properties": _PROPERTIES}
 
+TOOL_SCHEMA: dict[str, Any] = {
+    **_BODY,
+    "properties": {name: _PROPERTIES[name] for name in ("query", "documents", "top_n", "return_documents")},
+}
+"""Of the tools of ``rearank.adapters.mcp``: the reasoning is a tool of its own."""
+
 RERANK_SCHEMA: dict[str, Any] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": _BODY}}},
 }

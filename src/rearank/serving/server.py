@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rearank.reranker import Reranker
 from rearank.serving.limits import Serving, ServingError
 
 _BACKLOG = 2048  # while nobody accepts yet
@@ -47,8 +46,8 @@ def address_of(place: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(reranker: Reranker, settings: Serving, place: socket.socket) -> None:
-    """Answer requests until SIGINT or SIGTERM, then let those under way finish; the reranker stays open.
+def serve(app: Any, settings: Serving, place: socket.socket, line: str) -> None:
+    """Answer requests until SIGINT or SIGTERM, then let those under way finish; ``line`` is printed when it is ready.
 
     A server that was asked to stop and did has succeeded: the signal ends here.
     """
@@ -56,28 +55,27 @@ def serve(reranker: Reranker, settings: Serving, place: socket.socket) -> None:
 
     if settings.key is None and not settings.host.startswith(_LOOPBACK):
         _log.warning("anyone who reaches %s can use this server: set serve.key_variable", address_of(place))
-    server = uvicorn.Server(uvicorn_config(reranker, settings))
+    server = uvicorn.Server(uvicorn_config(app, settings))
     with _stopped_by_signals(server):
         place.listen(_BACKLOG)  # from here on callers wait a moment instead of being refused
-        print(f"serving {reranker.model.name} at {address_of(place)}/v1/rerank; Ctrl-C stops it", flush=True)
+        print(line, flush=True)
         server.run(sockets=[place])
 
 
-def uvicorn_config(reranker: Reranker, settings: Serving) -> Any:
+def uvicorn_config(app: Any, settings: Serving) -> Any:
     """The application with everything that bounds its connections."""
     import uvicorn
 
-    from rearank.serving.app import create_app
     from rearank.serving.connections import bounded, most_connections
 
     held, accepted = most_connections(settings.max_connections)
     return uvicorn.Config(
-        create_app(reranker, settings),
+        app,
         loop="asyncio",
         http=bounded(held, settings.header_seconds, settings.max_held_bytes),
         ws="none",
         backlog=accepted,  # asyncio accepts as many in one go
-        lifespan="off",
+        lifespan="on",
         log_config=None,
         log_level="error",  # not a line for whatever is no HTTP
         access_log=False,  # a line a request is logged, without what was asked

@@ -22,6 +22,7 @@ from rearank.evaluation import (
     bootstrap_interval,
     common_queries,
     compare,
+    for_terminal,
     heading,
     most_moved,
     render_table,
@@ -86,7 +87,7 @@ def compare_runs(settings: Compare, benchmark: Benchmark | BenchmarkList, folder
         folder / "comparison.json",
         {"means": means, "comparisons": [{**asdict(one), "test": one.test.as_json()} for one in comparisons]},
     )
-    print("\n" + "\n".join(lines) + f"\n\neverything is in {folder}", flush=True)
+    print(f"\n{for_terminal(chr(10).join(lines), 'comparison.md')}\n\neverything is in {folder}", flush=True)
     return comparisons
 
 

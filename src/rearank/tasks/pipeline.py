@@ -232,7 +232,9 @@ def evaluating(run: Run, tuned: TrainingResult | None = None) -> Evaluating:
     changed = training_stage(started_from(run, tuned)).changed()
     trained = Trained(run.folder, run.choices.get("algorithm", "trained"), changed, run.cache)
     overlap = chosen.prepare.overlap
-    return Evaluating(parts, trained, chosen.benchmark, chosen.evaluation, chosen.seed, run.choices, overlap)
+    return Evaluating(
+        *(parts, trained, chosen.benchmark, chosen.evaluation, chosen.seed, run.choices, overlap), shared=run.shared
+    )
 
 
 def rows_stage(run: Run) -> Stage:

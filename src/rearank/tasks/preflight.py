@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +89,8 @@ def preflight(run: Run) -> None:
     if "rerank" in needs:
         problems, notes = _rerank(run, found)
         found += problems
-    print("".join(f"preflight: WARNING: {warning}\n" for warning in warnings), end="", flush=True)
+    out = sys.stderr if "serve" in needs and experiment.serve.over_stdio else sys.stdout
+    print("".join(f"preflight: WARNING: {warning}\n" for warning in warnings), end="", flush=True, file=out)
     if isinstance(experiment.task, PreflightTask):
         print("\n".join(f"preflight: {note}" for note in notes), flush=True)
     if found:

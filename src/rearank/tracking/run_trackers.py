@@ -22,6 +22,13 @@ class TrackingNode(Protocol):
     ) -> Trackers: ...
 
 
+@runtime_checkable
+class KeepsFiles(Protocol):
+    """A node with files of its own, which go to the output folder of the run."""
+
+    def kept_in(self, folder: Path) -> TrackingNode: ...
+
+
 @dataclass(frozen=True)
 class RunTrackers:
     """Opens trackers for a run's jobs.

@@ -6,10 +6,11 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -74,6 +75,7 @@ class WandbTracking:
         group: keeps runs together; ``null`` for the sweep's name, or the run's.
         tags: for filtering.
         upload: kinds of artefacts whose files are sent; of the others W&B keeps where they are.
+        folder: in its ``wandb`` lie W&B's own files; ``null``: in the output folder's.
     """
 
     project: str = "rearank"
@@ -82,6 +84,7 @@ class WandbTracking:
     group: str | None = None
     tags: tuple[str, ...] = ()
     upload: tuple[Kind, ...] = ("dataset", "run", "report")
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -90,6 +93,10 @@ class WandbTracking:
     def online(self) -> bool:
         """Whether runs go to the server as they are made."""
         return self._mode() == "online"
+
+    def kept_in(self, folder: Path) -> WandbTracking:
+        """With W&B's own files in ``folder``, unless the config names another one."""
+        return self if self.folder is not None else replace(self, folder=str(folder))
 
     def preflight(self) -> list[str]:
         """The package; a key and a server that answers where ``mode`` is online. What ``auto`` comes to is logged."""
@@ -123,12 +130,14 @@ class WandbTracking:
         return "offline"
 
     def open(self, folder: Path, name: str, config: Mapping[str, Any], job: str, group: str | None = None) -> Trackers:
-        """Start the run ``<name>/<job>`` of job type ``job``; W&B's own files go to ``<folder>/wandb``."""
+        """Start the run ``<name>/<job>`` of job type ``job``; ``folder`` is the job's, for its JSONL file."""
         mode, jsonl = self._mode(), JsonlTracker(folder, job)
         if mode == "disabled":
             return Trackers(jsonl)
         import wandb
 
+        home = Path(self.folder) if self.folder is not None else folder
+        home.mkdir(parents=True, exist_ok=True)
         settings: dict[str, Any] = {
             "id": _run_id(folder / "wandb-id.txt"),
             "project": self.project,
@@ -137,7 +146,7 @@ class WandbTracking:
             "job_type": job,
             "name": f"{name}/{job}"[-_LONGEST:],
             "tags": list(self.tags),
-            "dir": str(folder),
+            "dir": str(home),
             "config": dict(config),
             "settings": wandb.Settings(console="off", silent=True, init_timeout=_SECONDS_TO_START),
         }
@@ -155,6 +164,7 @@ class WandbTracking:
                 _warn_once(f"W&B takes no run ({why}): it is kept offline; send it later with `wandb sync`")
                 settings["id"] = secrets.token_hex(4)  # W&B's own process holds the first one for taken
         run = wandb.init(mode="offline", **settings)
+        _say_once(f"W&B's runs are kept offline; to send them: wandb sync {shlex.quote(str(home))}/wandb/offline-run-*")
         return Trackers(jsonl, _WandbTracker(run, wandb, upload=self.upload, online=False))
 
 
@@ -228,3 +238,8 @@ def unreachable(url: str) -> str | None:
 @cache
 def _warn_once(text: str) -> None:
     _log.warning(text)
+
+
+@cache
+def _say_once(text: str) -> None:
+    _log.info(text)

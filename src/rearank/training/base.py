@@ -152,7 +152,11 @@ def check_enough(algorithm: PolicyGradient, rows: Sequence[TrainingRow]) -> None
 def note_of(figures: Mapping[str, float]) -> str:
     """The few figures that progress shows."""
     shown = ("train/reward/total", "rollout/ndcg@10", "train/loss", "val/ndcg@10")
-    return ", ".join(f"{name.partition('/')[2]} {figures[name]:.3f}" for name in shown if name in figures)
+
+    def text(value: float) -> str:
+        return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"  # a policy's loss is tiny
+
+    return ", ".join(f"{name.partition('/')[2]} {text(figures[name])}" for name in shown if name in figures)
 
 
 def describe(breakdowns: Sequence[RewardBreakdown]) -> dict[str, float]:

@@ -31,13 +31,13 @@ function lineChart(title, lines, many = false) {
       s("text", { x: left - 6, y: y(value) + 3.5, class: "tick end" }, tickText(value))]),
     ticks(first, last, 5).filter((step) => Number.isInteger(step)).map((step) => s("text", { x: x(step), y: height - 15, class: "tick middle" }, step)),
     s("text", { x: width - right, y: height - 4, class: "tick end" }, "step"));
-  for (const one of lines) {
+  for (const [number, one] of lines.entries()) {
     const points = one.steps.map((step, place) => [step, one.mean[place]]);
     if (one.low) {
       const edge = [...one.steps.map((step, place) => [step, one.high[place]]), ...one.steps.map((step, place) => [step, one.low[place]]).reverse()];
       svg.append(s("path", { d: path(edge) + "Z", class: `band c${one.colour}${many ? " faint" : ""}` }));
     }
-    svg.append(s("path", { d: path(points), class: `line c${one.colour} d${one.dash}` }));
+    svg.append(s("path", { d: path(points), class: `line c${one.colour} d${one.dash} w${Math.min(4, lines.length - 1 - number)}` })); // an equal one above hides none
     if (points.length < 15) for (const [a, b] of points) svg.append(s("circle", { cx: x(a), cy: y(b), r: 2.6, class: `dot c${one.colour}` }));
   }
   const readout = h("p", { class: "readout" + (many ? " over" : ""), "aria-hidden": "true" });

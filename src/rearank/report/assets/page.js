@@ -29,12 +29,18 @@ function title(data) {
   return h("div", { class: "title" }, own("h1", {}, data.title), h("p", { class: "tags" }, facts.filter(Boolean).map((fact) => own("span", {}, fact)), !one && labels.length > 12 ? h("span", {}, `and ${labels.length - 12} more`) : null));
 }
 
+// Numbers of a model whose answers can't be read are those of the given order: that is said before any number.
+function banner(benchmarks) {
+  const lines = benchmarks.flatMap((benchmark) => benchmark.systems.filter((one) => one.note).map((one) => `${benchmark.name}: ${one.note}.`));
+  return lines.length ? h("div", { class: "banner", role: "alert" }, lines.map((line) => own("p", {}, line))) : null;
+}
+
 function main() {
   theme();
   const data = block("data");
   const measured = data.benchmarks.length > 0;
   const sections = [measured ? results(data) : null, training(data.curves), measured ? new Explorer(data).root : null, parsing(data), analysesSection(data.analyses), settingsSection(data.runs, data.arms), notesSection(data.notes)].filter(Boolean);
-  replace(document.getElementById("page"), title(data), sections);
+  replace(document.getElementById("page"), title(data), banner(data.benchmarks), sections);
   replace(document.getElementById("nav"), sections.map((one) => h("li", {}, h("a", { href: "#" + one.id }, one.querySelector("h2").textContent))));
   document.documentElement.dataset.ready = "yes";
 }

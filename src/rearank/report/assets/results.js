@@ -90,7 +90,6 @@ function publishedNotes(benchmark) {
   const printed = benchmark.systems.filter((one) => one.published);
   const known = Object.entries(benchmark.known);
   return h("ul", { class: "notes" },
-    benchmark.systems.filter((one) => one.note).map((one) => h("li", {}, one.note + ".")),
     printed.map((one) => h("li", {}, `Published ${one.published.value}: ${one.published.row}, ${one.published.source}, by ${one.published.by}.`,
       one.published.differences.length ? ` Here: ${one.published.differences.join("; ")}.` : " In the same setting.")),
     known.length ? h("li", {}, "BM25 is known to have here: " + known.map(([source, value]) => `${number(value)} (${source})`).join(", ") + ".") : null);

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from rearank.analysis import Analyse
 from rearank.data import DataError
 from rearank.data.benchmark import Benchmark
 from rearank.engines import CompletionStore, EngineError, EngineNode, RecordingEngine
+from rearank.evaluation import for_terminal
 from rearank.progress import progress
 from rearank.ranking import Failure
 from rearank.runs import files_of
 from rearank.runs.layout import ANALYSED, STORE, write_json
+from rearank.runs.reader import UNTRAINED
 from rearank.runs.stage import Stage, StageError
 from rearank.tasks.analyse.asking import Asker
 from rearank.tasks.analyse.questions import Questions, choose_queries
@@ -95,7 +98,8 @@ def analyse(how: Evaluating, settings: Analyse, stage: Stage, *, brief: bool = F
     if not parts:
         raise DataError("none of the benchmarks has its data here; the reasons are above")
     if not brief:
-        print(f"\n{(folder / TABLES).read_text(encoding='utf-8')}\nfigures and tables are in {folder}", flush=True)
+        text = for_terminal((folder / TABLES).read_text(encoding="utf-8"), TABLES)
+        print(f"\n{text}\nfigures and tables are in {folder}", flush=True)
     if len(asking.failures) > how.settings.max_failed * asking.asked:
         raise AnalysisError(
             f"{len(asking.failures)} of {asking.asked} calls failed, the first: {asking.failures[0]}. What came of the "
@@ -151,13 +155,24 @@ class _Asking:
                 engine = node.create(
                     system.model, revision=system.revision, judgements=grades, thinking=parts.model.thinking
                 )
-            answers, failures = asyncio.run(self._ask(questions, system, RecordingEngine(engine, self.store)))
+            with self._with_others(system) as shared:
+                recording = RecordingEngine(engine, self.store, shared)
+                answers, failures = asyncio.run(self._ask(questions, system, recording))
             if questions.total and len(failures) == questions.total:
                 raise EngineError(f"{benchmark.name}, {system.label}: every call failed, the first: {failures[0]}")
             found.add(answers)
             self.failures += failures
         self.asked += questions.total * len(self.chosen)
         return found
+
+    @contextmanager
+    def _with_others(self, system: System) -> Iterator[CompletionStore | None]:
+        """The answers of an untrained model that the jobs of a sweep share."""
+        if self.how.shared is None or system.name not in UNTRAINED:
+            yield None
+            return
+        with closing(CompletionStore(self.how.shared / STORE)) as store:
+            yield store
 
     async def _ask(
         self, questions: Questions, system: System, recording: RecordingEngine

@@ -64,6 +64,7 @@ class Evaluating:
         seed: of sampled answers.
         chosen: the option of each group of the config.
         overlap: what happens where a system was trained on queries of a benchmark (``prepare.overlap``).
+        shared: the folder that a sweep's jobs share, ``None`` outside one.
     """
 
     parts: Parts
@@ -73,6 +74,7 @@ class Evaluating:
     seed: int
     chosen: Mapping[str, str]
     overlap: Rule = "error"
+    shared: Path | None = None
 
     @property
     def benchmarks(self) -> list[Benchmark]:
@@ -116,7 +118,7 @@ def evaluate(how: Evaluating, stage: Stage, cache: Path, trackers: RunTrackers) 
     _move_damaged_aside(stage.folder)
     _move_stale_aside(stage.folder, {one.name for one in found}, how.trained.algorithm)
     store = CompletionStore(folder / STORE)
-    measuring = Measuring(how.parts, found, how.settings, Places(stage, cache), store, how.chosen)
+    measuring = Measuring(how.parts, found, how.settings, Places(stage, cache), store, how.chosen, how.shared)
     try:
         for benchmark in benchmarks:
             measured = results.setdefault(benchmark.name, [])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from rearank.data import JudgedCandidates
 from rearank.data.benchmark import Benchmark
@@ -22,8 +24,9 @@ from rearank.progress import progress
 from rearank.prompts import Prompt
 from rearank.ranking import Failure
 from rearank.reranker.setup import Parts
-from rearank.runs.layout import ENGINE, QUERIES, write_json
-from rearank.runs.reader import FIRST, IDEAL, SYSTEM
+from rearank.runs.layout import ENGINE, QUERIES, SETTINGS, STORE, read_json, write_json
+from rearank.runs.reader import FIRST, IDEAL, SYSTEM, UNTRAINED
+from rearank.runs.sharing import fingerprint
 from rearank.sections import Evaluation
 from rearank.tasks.evaluate.published import first_stage_row, published_first_stage, published_system
 from rearank.tasks.evaluate.reranking import MANY, Pass, PassResult, UnreadLimit
@@ -45,6 +48,7 @@ class Measuring:
         places: where results go.
         store: of answers.
         chosen: the option of each group of the config.
+        shared: of a sweep's jobs: what one of them asked an untrained model no other one asks; ``None``: no sweep.
         failed: queries that failed and aren't allowed for by ``evaluation.max_failed``.
     """
 
@@ -54,6 +58,7 @@ class Measuring:
     places: Places
     store: CompletionStore
     chosen: Mapping[str, str]
+    shared: Path | None = None
     failed: list[str] = field(default_factory=list)
 
     def measure(self, benchmark: Benchmark) -> Iterator[SystemScores]:
@@ -76,7 +81,7 @@ class Measuring:
             self.places.open(benchmark, name),
             benchmark,
             [{item.candidates.query.id: _first_order(item, self.settings.ties) for item in judged}],
-            label=f"first stage ({name})",
+            label=f"first stage ({getattr(benchmark.retriever, 'shown', name)})",
             role=FIRST,
             row=first_stage_row(benchmark),
             published=published_first_stage(benchmark, judged),
@@ -92,13 +97,40 @@ class Measuring:
     def _system(self, benchmark: Benchmark, judged: Sequence[JudgedCandidates], system: System) -> SystemScores:
         place = self.places.open(benchmark, system.name, SystemWeights(system.model))
         qrels = {item.candidates.query.id: item.grades for item in judged}
-        what, model = f"{benchmark.name}, {system.label}", self.parts.model
-        node = self.parts.engine
+        node, model = self.parts.engine, self.parts.model
         assert isinstance(node, EngineNode)
         with progress(f"{benchmark.name}: loading {system.label}"):
             engine = node.create(system.model, revision=system.revision, judgements=qrels, thinking=model.thinking)
         check_template(engine, self.parts.prompt)
-        recording = RecordingEngine(engine, self.store)
+        with self._with_others(system, place) as shared:
+            return self._measured(benchmark, judged, system, place, RecordingEngine(engine, self.store, shared))
+
+    @contextmanager
+    def _with_others(self, system: System, place: Path) -> Iterator[CompletionStore | None]:
+        """The answers that the sweep's jobs share of an untrained model, while no other one asks it the same."""
+        if self.shared is None or system.name not in UNTRAINED:
+            yield None
+            return
+        self.shared.mkdir(parents=True, exist_ok=True)
+        asked = {key: value for key, value in read_json(place / SETTINGS).items() if key != "seed"}
+        with (self.shared / f"asked-{fingerprint(asked)}.lock").open("a") as lock:
+            with progress(f"{system.label}: waiting for another job that asks it the same"):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            store = CompletionStore(self.shared / STORE)
+            try:
+                yield store
+            finally:
+                store.close()
+
+    def _measured(
+        self,
+        benchmark: Benchmark,
+        judged: Sequence[JudgedCandidates],
+        system: System,
+        place: Path,
+        recording: RecordingEngine,
+    ) -> SystemScores:
+        engine, what = recording.engine, f"{benchmark.name}, {system.label}"
         reserved = reserved_of(getattr(engine, "tokenizer", None))
         # With these an answer is found again in the store, without a model: task=report shows every window so.
         write_json(

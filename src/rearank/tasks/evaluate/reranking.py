@@ -117,6 +117,7 @@ class AnswerWatch:
 
     def __post_init__(self) -> None:
         self._before, self._began = self.recording.spent, time.monotonic()
+        self._written_before = getattr(self.recording, "written", None) or 0
 
     def answered(self, completion: Completion, parsed: ParsedRanking) -> None:
         """One more; raises ``UnreadError`` where the first ones show that the model's answers can't be read."""
@@ -133,19 +134,28 @@ class AnswerWatch:
             self.limit.check(f"{self.what}, stopped early", self.unread, self.windows)
 
     def note(self, seconds: float) -> str:
-        """Windows, the engine's speed and the cost so far."""
-        now = self.recording.spent - self._before
+        """Windows, those under way, the engine's speed and the cost so far."""
+        now, waiting = self.recording.spent - self._before, getattr(self.recording, "under_way", 0)
         total = f"/{self.expected}" if self.expected is not None else ""
-        parts = [f"{self.windows}{total} windows", f"{now.completion_tokens / max(seconds, 1e-9):.0f} tokens/s"]
+        parts = [f"{self.windows}{total} windows", *([f"{waiting} under way"] if waiting else [])]
+        parts.append(f"{(self._written() or now.completion_tokens) / max(seconds, 1e-9):.0f} tokens/s")
         return ", ".join([*parts, *([f"${now.cost:.4f}"] if now.cost else [])])
 
     def left(self, seconds: float) -> float | None:
-        """Seconds to come, by the pace of what the engine answered: what the store answers takes no time."""
+        """Seconds to come, by the pace of what the engine answered: what the store answers takes no time.
+
+        Answers that are half written count by their tokens, so that it doesn't grow while a batch is under way.
+        """
         now = self.recording.spent - self._before
-        answered = now.calls - now.failed
+        answered = float(now.calls - now.failed - getattr(self.recording, "under_way", 0))
         if self.expected is None or answered < 1:
             return None
-        return seconds * max(self.expected - self.windows, 0) / answered
+        unfinished = max(self._written() - now.completion_tokens, 0) * answered / max(now.completion_tokens, 1)
+        return seconds * max(self.expected - self.windows - unfinished, 0.0) / (answered + unfinished)
+
+    def _written(self) -> int:
+        """Tokens that this command's answers have so far; 0 where the engine doesn't count them."""
+        return (getattr(self.recording, "written", None) or 0) - self._written_before
 
     def paid(self) -> dict[str, float]:
         """What this command took: calls, tokens, US dollars, seconds."""

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from rearank.data.benchmark import Benchmark
-from rearank.evaluation import JUDGED, Cell, heading, paired_test, render_table, summary_row, write_tables
+from rearank.evaluation import (
+    JUDGED,
+    Cell,
+    for_terminal,
+    heading,
+    paired_test,
+    render_table,
+    summary_row,
+    write_tables,
+)
 from rearank.evaluation.published import MEASURE
 from rearank.runs.reader import SYSTEM
 from rearank.tasks.evaluate.scores import SystemScores
@@ -19,7 +28,7 @@ def show(stem: Path, lines: Sequence[str], rows: Sequence[Mapping[str, Cell]], a
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_name(f"{stem.name}.md").write_text(text + "\n", encoding="utf-8")
     write_tables(stem, rows)
-    print(f"\n{text}\n", flush=True)
+    print(f"\n{for_terminal(text, f'{stem}.md')}\n", flush=True)
 
 
 def report(benchmark: Benchmark, results: Sequence[SystemScores], trained: str, folder: Path) -> dict[str, Any]:

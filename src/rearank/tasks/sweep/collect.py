@@ -24,6 +24,7 @@ from rearank.evaluation import (
     Scored,
     bootstrap_interval,
     compare,
+    for_terminal,
     heading,
     holm,
     render_table,
@@ -99,7 +100,7 @@ def collect(sweep: Sweep, baseline: str | None = None) -> dict[str, Any]:
         "commits": sorted({str(run.environment.get("commit")) for arm in arms for run in arm.runs}),
     }
     write_json(sweep.folder / SUMMARY, summary)
-    print(f"\n{text}\n\nthe table is in {sweep.folder}", flush=True)
+    print(f"\n{for_terminal(text, 'table.md')}\n\nthe table is in {sweep.folder}", flush=True)
     return summary
 
 
