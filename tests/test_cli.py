@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 
 from rearank.arguments import ArgumentError, accepted
 from rearank.choices import CONF, choose
-from rearank.cli import explain, guarded
+from rearank.cli.errors import explain
+from rearank.cli.running import guarded
 from rearank.config import ConfigError
 from tests.end_to_end.pipeline import ROOT, environment
 

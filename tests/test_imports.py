@@ -26,7 +26,7 @@ LARGE_FILES: frozenset[str] = frozenset()
 LARGE_FOLDERS: frozenset[str] = frozenset()
 SHARED_NAMES: Mapping[str, str] = {}
 """A class's name -> why there are several."""
-MAY_TAKE_RUN = frozenset({"rearank/tasks/pipeline.py", "rearank/cli.py", "rearank/experiment.py"})
+MAY_TAKE_RUN = frozenset({"rearank/tasks/pipeline.py", "rearank/cli/running.py", "rearank/experiment.py"})
 """Modules whose functions see the whole run; elsewhere only a task's method ``run`` does."""
 STILL_TAKE_RUN = frozenset({"rearank/tasks/preflight.py"})
 """The command's own look at the whole run, before a task begins."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rearank.cli import explain
+from rearank.cli.errors import explain
 from rearank.rewards import NdcgReward, NotFiniteError, RewardBreakdown, RewardError, score, score_groups
 from rearank.rewards.base import Measured
 from rearank.types import JudgedWindow, Passage, Query, Window

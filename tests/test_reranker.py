@@ -24,6 +24,7 @@ from rearank.parsing import ParseStatus
 from rearank.prompts import ChatPrompt
 from rearank.ranking import Failure, SlidingWindow
 from rearank.types import Passage, Query
+from tests.installed.wheels import wheel_of
 from tests.rerankers import tiny
 
 REVERSE = ScriptedNode("reverse")
@@ -237,9 +238,11 @@ def test_an_engine_that_cannot_run_here_is_refused_or_replaced(monkeypatch: pyte
     monkeypatch.setattr(VllmNode, "preflight", lambda self: ["engine=vllm needs an NVIDIA GPU"])
     with pytest.raises(EngineError, match="needs an NVIDIA GPU"):
         Reranker("tiny", engine="vllm")
-    assert Reranker("tiny").engine_name == "transformers"
+    own = Model(name="own", path="pkg://rearank/training/assets/tiny", prompt="compact")  # one that chooses no engine
+    assert Reranker(own).engine_name == "transformers"
     monkeypatch.setattr(VllmNode, "preflight", lambda self: [])
-    assert Reranker("tiny").engine_name == "vllm"
+    assert Reranker(own).engine_name == "vllm"
+    assert Reranker("tiny").engine_name == "transformers", "its own choice"
 
 
 def test_from_pretrained_takes_the_prompt_from_the_node_that_describes_it(tmp_path: Path) -> None:
@@ -293,15 +296,7 @@ def test_the_shipped_model_answers_from_an_unpacked_wheel_and_the_program_ends_b
     root: Path, tmp_path: Path
 ) -> None:
     """The names of nodes work without a checkout; nobody calls close."""
-    source = tmp_path / "source"
-    source.mkdir()
-    # Built from a copy: setuptools leaves a build folder where it works.
-    parts = [root / name for name in ("src", "conf", "pyproject.toml", "README.md", "LICENSE")]
-    subprocess.run(["cp", "-r", *parts, source], check=True)
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", tmp_path, source], check=True)
-    [wheel] = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    zipfile.ZipFile(wheel_of(root, tmp_path)).extractall(tmp_path / "installed")
     assert (tmp_path / "installed" / "rearank" / "conf" / "model" / "rearank7b.yaml").is_file()
     program = THREE_LINES.format(engine="transformers", overrides=["strategy.size=5", "strategy.step=2"])
     done = subprocess.run(

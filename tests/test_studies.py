@@ -101,8 +101,8 @@ def test_the_command_of_a_failed_job_is_that_job_again(tmp_path: Path) -> None:
     needs_its_launcher()
     choices = {"arm": "queries_10_one_window", "seed": "2"}
     failed = Job(tmp_path, "failed", choices, ["experiment=small/augmentation", "model.path=a b"])
-    program, script, flag, *words = shlex.split(failed.command)
-    assert (program, script, flag) == ("python", "run.py", "-m")
+    program, flag, *words = shlex.split(failed.command)
+    assert (program, flag) == ("rearank", "-m")
     (job,) = sweeper("small/augmentation").jobs(words)
     config = compose("config", [*job, "output_dir=outputs/test"])
     assert (config.arm, config.seed, config.model.path) == ("queries_10_one_window", 2, "a b")

@@ -14,12 +14,20 @@ from rearank import moved
 if TYPE_CHECKING:
     from rearank.reranker import Reranker, RerankResult
 
-__version__ = "0.1.0"
+    __version__: str
+
 __all__ = ["RerankResult", "Reranker", "__version__"]
 moved.install()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("rearank")
+        except PackageNotFoundError:  # the code alone, on a path
+            return "unknown"
     if name in ("Reranker", "RerankResult"):
         from rearank import reranker
 

@@ -36,7 +36,7 @@ def shown_variable(name: str) -> str:
 def missing_packages(extra: str, *packages: str) -> list[str]:
     """A line for each of ``packages`` that isn't installed; rearank's ``extra`` brings them."""
     return [
-        f"the package {name} is missing; install rearank's extra {extra}: pip install -e '.[{extra}]'"
+        f"the package {name} is missing; install rearank's extra {extra}: pip install 'rearank[{extra}]'"
         for name in packages
         if find_spec(name.replace("-", "_")) is None
     ]

@@ -93,7 +93,7 @@ def test_a_key_in_place_of_its_variable_s_name_is_not_repeated(key: str, monkeyp
 def test_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rearank.checks.find_spec", lambda name: None)
     (said,) = OpenAINode(base_url="http://host/v1").preflight()
-    assert "pip install -e '.[api]'" in said
+    assert "pip install 'rearank[api]'" in said
 
 
 def test_nothing_is_imported_before_the_first_call() -> None:

@@ -65,7 +65,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, build: str | None, gpu: bool) ->
         ("cuda", GPU_BUILD, True, None),
         ("cpu", CPU_BUILD, False, None),
         ("cpu", CPU_WHEEL, True, None),
-        ("auto", NEITHER, True, "pip install -e '.[vllm]'"),
+        ("auto", NEITHER, True, "pip install 'rearank[vllm]'"),
         ("auto", NEITHER, False, "an NVIDIA GPU and the package vllm, or vLLM's CPU build"),
         ("cpu", NEITHER, True, "make .venv-cluster"),
         ("auto", GPU_BUILD, False, "needs an NVIDIA GPU and there is none"),
@@ -93,7 +93,7 @@ def test_what_the_machine_lacks(
 def test_a_gpu_and_the_package_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, build=NEITHER, gpu=False)
     package, gpu = VllmNode(device="cuda").preflight()
-    assert "'.[vllm]'" in package
+    assert "'rearank[vllm]'" in package
     assert "NVIDIA GPU" in gpu
 
 

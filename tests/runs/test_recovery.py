@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from tests.tasks.runs import made
 
-from rearank.cli import explain
+from rearank.cli.errors import explain
 from rearank.experiment import Run
 from rearank.runs.layout import misplaced, set_aside
 from rearank.runs.stage import locked, warn_of_old_version

@@ -49,7 +49,7 @@ def test_preflight_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Serving(key_variable="TEST_SERVE_KEY").preflight() == []
     monkeypatch.setattr("rearank.checks.find_spec", lambda name: None)
     assert [line.split()[2] for line in Serving().preflight()] == ["fastapi", "uvicorn"]
-    assert "pip install -e '.[serve]'" in Serving().preflight()[0]
+    assert "pip install 'rearank[serve]'" in Serving().preflight()[0]
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -110,7 +110,7 @@ def test_its_lines_run(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     with contextlib.redirect_stdout(said):
         exec(lines.replace("path/to/export", str(folder)), {})
     assert "another passage" in said.getvalue()
-    (serve,) = re.findall(r"(?m)^python run\.py (task=serve .*)$", text)
+    (serve,) = re.findall(r"(?m)^rearank (task=serve .*)$", text)
     config = composed("name=served", *shlex.split(serve))
     assert config["model"]["path"] == "path/to/export"
     assert {key: config["model"][key] for key in ("max_tokens", "temperature", "top_p")} == {
@@ -123,7 +123,7 @@ def test_settings_that_were_changed_are_in_its_lines(tmp_path: Path) -> None:
     changed = ("prompt.max_characters=200", "prompt.final='Rank, \"all\" {num}: [2] > [1]'", "strategy.step=3")
     folder = exported(trained(tmp_path, *changed, "model.temperature=0.5"))
     text = (folder / "README.md").read_text()
-    (serve,) = re.findall(r"(?m)^python run\.py (task=serve .*)$", text)
+    (serve,) = re.findall(r"(?m)^rearank (task=serve .*)$", text)
     config = composed("name=served", *shlex.split(serve))
     assert config["prompt"]["max_characters"] == 200
     assert config["prompt"]["final"] == 'Rank, "all" {num}: [2] > [1]'

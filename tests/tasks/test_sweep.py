@@ -126,7 +126,7 @@ def test_a_failure_is_written_down_and_tried_again(tmp_path: Path) -> None:
     assert "ValueError: no" in (job.folder / "failure.txt").read_text()
     said = "\n".join(failure_lines([found]))
     assert "1 of 1 jobs failed" in said
-    assert "python run.py -m experiment=quickstart 'model.path=a b' reward=ndcg seed=2" in said
+    assert "rearank -m experiment=quickstart 'model.path=a b' reward=ndcg seed=2" in said
     assert job.carry_out({}, lambda: 1.0, explain) == 1.0
     assert not (job.folder / "failure.txt").exists()
     assert failure_lines(Sweep.read(tmp_path).jobs()) == []

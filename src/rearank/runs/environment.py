@@ -31,6 +31,11 @@ _PACKAGES = (
 )
 
 
+def program() -> str:
+    """What the user calls rearank by, for commands that are printed."""
+    return "python run.py" if Path(sys.argv[0]).name == "run.py" else "rearank"
+
+
 def environment() -> dict[str, Any]:
     """As plain values, for a JSON file."""
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": sys.argv, **_machine()}

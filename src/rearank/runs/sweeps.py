@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rearank.runs.environment import program
 from rearank.runs.layout import JOB, SWEEP
 
 _log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Job:
         if not self.fixed and not self.choices:
             return "the sweep's own command does it again"
         words = [*self.fixed, *(f"{key}={value}" for key, value in self.choices.items())]
-        return " ".join(["python run.py -m", *map(shlex.quote, words)])
+        return " ".join([program(), "-m", *map(shlex.quote, words)])
 
 
 @contextmanager

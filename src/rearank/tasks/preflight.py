@@ -19,6 +19,7 @@ from rearank.engines.template import example, own_template, refusal
 from rearank.experiment import Run
 from rearank.ranking import misfits
 from rearank.reranker.setup import Parts
+from rearank.runs.environment import program
 from rearank.runs.layout import STORE, SUMMARY, misplaced
 from rearank.sections import STANDARD
 from rearank.tasks.answers_to_learn import lacking_answers, lettered
@@ -31,8 +32,6 @@ from rearank.tasks.rerank.looking import problems_of
 from rearank.tasks.rerank_cost import cost_lines
 from rearank.training.base import ChecksAlgorithm, Examines, TrainingError
 from rearank.training.rows import RowError, TrainingRow
-
-QUICKSTART = "python run.py experiment=quickstart"
 
 
 class PreflightError(RuntimeError):
@@ -97,7 +96,11 @@ def preflight(run: Run) -> None:
     if found:
         lines = "\n".join(f"  - {line}" for line in dict.fromkeys(found))
         elsewhere = run.choices.get("experiment") != "quickstart"
-        hint = f"\nTo see the whole pipeline here, without a GPU or a download: {QUICKSTART}" if elsewhere else ""
+        hint = (
+            f"\nTo see the whole pipeline here, without a GPU or a download: {program()} experiment=quickstart"
+            if elsewhere
+            else ""
+        )
         raise PreflightError(f"this run can't start on this machine:\n{lines}{hint}")
 
 

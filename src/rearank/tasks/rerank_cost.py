@@ -154,7 +154,7 @@ def measured(lists: Sequence[Candidates], parts: Parts) -> Sample:
     Raises:
         EngineError: where the model has no tokenizer that could ask it.
     """
-    counting = _Counting(parts)
+    counting = Counting(parts)
     sample = Sample(counting.counted_by)
 
     def done(one: Reranked) -> None:
@@ -172,10 +172,18 @@ def measured(lists: Sequence[Candidates], parts: Parts) -> Sample:
     return sample
 
 
-class _Counting:
-    """An engine that keeps every window's order and counts what the model would have read, query by query."""
+class Counting:
+    """An engine that keeps every window's order and counts what the model would have read, query by query.
 
-    def __init__(self, parts: Parts) -> None:
+    Args:
+        parts: model and engine.
+        why: the tokenizer can't be used; ``None`` where it may be.
+
+    Raises:
+        EngineError: where the model has no tokenizer that could ask it.
+    """
+
+    def __init__(self, parts: Parts, why: str | None = None) -> None:
         self.tokens: dict[str, list[int]] = {}
         self.cut = 0
         self._answers = ScriptedEngine("given")
@@ -186,6 +194,7 @@ class _Counting:
         served = isinstance(engine, OpenAINode) and not Path(model.location).is_dir()
         if served or find_spec("transformers") is None:
             why = f"{model.name} is behind a server" if served else "transformers isn't installed"
+        if why is not None:
             self.counted_by = f"their length (4 bytes a token: {why})"
             return
         from rearank.engines.chat import load_chat

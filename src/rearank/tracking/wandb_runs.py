@@ -107,7 +107,7 @@ class WandbTracking:
         if self._mode() == "disabled":
             return []
         if find_spec("wandb") is None:
-            return ["tracking=wandb: the package wandb is missing; pip install -e '.[wandb]', or set tracking=none"]
+            return ["tracking=wandb: the package wandb is missing; pip install 'rearank[wandb]', or set tracking=none"]
         if self.mode != "online":
             return []
         if not has_key():

@@ -72,7 +72,7 @@ class HowToAsk:
             f"{merging if self.base else ''}With rearank as a library:",
             fenced(self._python(found), "python"),
             "As a server (`/v1/rerank`):",
-            fenced(f"python run.py task=serve {self._arguments(found)} engine=vllm tracking=none", "sh"),
+            fenced(f"rearank task=serve {self._arguments(found)} engine=vllm tracking=none", "sh"),
             "With vLLM as the server, which rearank sends its prompts to, window by window:",
             fenced(self._vllm(found), "sh"),
             drawn,
@@ -110,7 +110,7 @@ class HowToAsk:
         )
         asked = self._arguments(found)
         return (
-            f"{serve}\npython run.py task=rerank {asked} engine=openai "
+            f"{serve}\nrearank task=rerank {asked} engine=openai "
             "engine.base_url=http://localhost:8000/v1 rerank.input=rows.jsonl rerank.output=out.jsonl tracking=none"
         )
 

@@ -18,6 +18,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from rearank.runs.environment import program
 from rearank.runs.layout import SWEEP, write_json
 from rearank.runs.sweeps import Sweep
 
@@ -134,7 +135,7 @@ def refuse_study() -> None:
     if not arms or hydra.runtime.choices.get("task") not in _WORKS:
         return
     if hydra.mode != RunMode.MULTIRUN:
-        words = " ".join(["python run.py -m", *map(shlex.quote, hydra.overrides.task)])
+        words = " ".join([program(), "-m", *map(shlex.quote, hydra.overrides.task)])
         raise StudyError(
             f"{name} is a study, and a study is a sweep: add -m ({words}); "
             f"arm=... ({', '.join(arms)}) and seed=... choose some of its jobs"

@@ -1,175 +1,28 @@
-"""From the command line to a task, and from an exception to a few lines that help."""
+"""From an exception to a few lines that help, or to one line of JSON for programs."""
 
 from __future__ import annotations
 
 import difflib
 import errno
 import json
-import logging
 import os
 import re
-import select
 import shlex
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rearank.arguments import accepted, written
+from rearank.arguments import written
 from rearank.choices import CONF
 from rearank.config import ConfigError
-from rearank.experiment import DECIDED_BY, Run, make_run
-from rearank.runs.environment import environment
-from rearank.runs.layout import COMMANDS, ENVIRONMENT, read_json, write_json, write_text
-from rearank.runs.reader import score_of
-from rearank.runs.stage import locked, warn_of_old_version
-from rearank.sections import STANDARD
-from rearank.tasks.preflight import preflight
-from rearank.tasks.rerank import RerankTask
-from rearank.tasks.rerank.outputs import standard_output_kept
-from rearank.tasks.sweep.closing import close_sweep
-from rearank.tasks.sweep.jobs import JobUnderWay
-from rearank.tasks.sweep.plan import refuse_study, sweep_under_way
+from rearank.experiment import Experiment
 
 _OVERRIDE = re.compile(r"^[+~]{0,2}([\w/@.]+)=(.*)$")
-
-
-def run_task(config: DictConfig) -> float | None:
-    """Run the task that ``config`` describes; returns its score, for sweepers that look for the best one.
-
-    A job of a sweep that was finished before does nothing, and one that fails says so in its folder and raises nothing.
-    """
-    composed = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(composed, dict)
-    plain = {str(key): value for key, value in composed.items()}
-    refuse_study()
-    job = JobUnderWay.current()
-    if job is None:
-        try:
-            return _run(config, plain, None)
-        except Exception as error:
-            raise _StopError(error) from error
-    return job.carry_out(
-        plain, lambda: _run(config, plain, job.sweep), lambda error: explain(error, sys.argv[1:]), _digests(plain)
-    )
-
-
-class _StopError(BaseException):
-    """What a task raised, carried past Hydra, which would print every override (a key pasted into one, too)."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _digests(config: Mapping[str, Any]) -> dict[str, str]:
-    """Of all code and files that a job uses; empty where the config can't be built: the job will say so."""
-    try:
-        run = make_run(config, {})
-        return run.code(*DECIDED_BY) | run.files(*DECIDED_BY, "model", "sft", "own")
-    except (ConfigError, OSError):
-        return {}
-
-
-def _run(config: DictConfig, plain: Mapping[str, Any], sweep: Path | None) -> float | None:
-    """Build the experiment, check the machine, run the task; the folder is locked meanwhile."""
-    run = make_run(plain, HydraConfig.get().runtime.choices, sweep)
-    to_standard_output = isinstance(run.experiment.task, RerankTask) and run.experiment.rerank.output == STANDARD
-    with standard_output_kept() if to_standard_output else nullcontext():
-        preflight(run)
-        # Shared cores: idle OpenMP threads must sleep, not spin. Read when torch loads.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        with locked(run.folder):
-            _write_down(config, run)
-            warn_of_old_version(run.folder)
-            run.experiment.task.run(run)
-    return score_of(run.folder)
-
-
-def _write_down(config: DictConfig, run: Run) -> None:
-    """What Hydra would write before the folder is locked: the config and the overrides; and a line about the command.
-
-    ``environment.json`` is the first command's, ``commands.jsonl`` has all of them.
-    """
-    hydra: Any = HydraConfig.instance().cfg
-    folder = run.folder / ".hydra"
-    folder.mkdir(exist_ok=True)
-    for name, node in (("config", config), ("hydra", hydra), ("overrides", hydra.hydra.overrides.task)):
-        write_text(folder / f"{name}.yaml", OmegaConf.to_yaml(node))
-    here = {**environment(), "seed": run.experiment.seed}
-    if not read_json(run.folder / ENVIRONMENT):
-        write_json(run.folder / ENVIRONMENT, here)
-    line = {key: here[key] for key in ("time", "command", "commit")} | {"task": run.choices.get("task")}
-    with (run.folder / COMMANDS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def guarded(main: Callable[[], Any], conf: Path = CONF) -> int:
-    """Run ``main``; what goes wrong is printed in a few lines, and the exit status shows it.
-
-    A bug of ours, or of a library, keeps its traceback: set REARANK_TRACE=1 to see every error's. A sweep ends with its
-    table and what failed in it, whatever became of its launcher.
-    """
-    try:
-        status = _guarded(main, conf)
-    except Exception:
-        if sweep_under_way() is None:
-            raise
-        traceback.print_exc()  # a launcher's, say: the jobs that it ran are there still
-        status = 1
-    sweep = sweep_under_way()
-    return status if sweep is None or status == _INTERRUPTED else max(status, close_sweep(sweep))
-
-
-_INTERRUPTED = 130
-_UNREAD = 141  # as a shell reports SIGPIPE
-
-
-def _guarded(main: Callable[[], Any], conf: Path) -> int:
-    logging.raiseExceptions = False  # a traceback for every line that goes to a closed pipe
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own summary
-    try:
-        try:
-            sys.argv[1:] = accepted(sys.argv[1:])
-            main()
-        finally:
-            sys.stdout.flush()  # while what it meets can be caught
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return _INTERRUPTED
-    except (Exception, _StopError) as caught:
-        error = caught.error if isinstance(caught, _StopError) else caught
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            return _UNREAD
-        message = explain(error, sys.argv[1:], conf)
-        if message is None or os.environ.get("REARANK_TRACE"):
-            raise error from error.__cause__
-        print(f"rearank: {message}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _nobody_reads() -> bool:
-    """Whether the program that read our output has ended (``| head``); if so, what is left of it is dropped."""
-    try:
-        output = sys.stdout.fileno()
-    except (AttributeError, OSError, ValueError):  # it is no file
-        return False
-    pipe = select.poll()
-    pipe.register(output, 0)
-    if not any(events & select.POLLERR for _, events in pipe.poll(0)):
-        return False
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, output)
-    os.close(nowhere)
-    return True
 
 
 def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -> str | None:
@@ -185,6 +38,8 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
         return f"{group}={wanted}: there is no such {group}; {_closest(wanted, error.options)}"
     if isinstance(error, HydraException) and (found := _AMBIGUOUS.match(str(error))):
         return _explain_comma(*found.groups())
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return _explain_null(overrides, conf)
     if isinstance(error, HydraException):
         return _explain_override(error, overrides, conf)
     if isinstance(error, OmegaConfBaseException):
@@ -209,7 +64,7 @@ def explain(error: BaseException, overrides: Iterable[str], conf: Path = CONF) -
 
 _PLUGINS = {
     **dict.fromkeys(
-        ("joblib", "submitit_local", "submitit_slurm"), "pip install -e '.[sweeps]', or set launcher=basic"
+        ("joblib", "submitit_local", "submitit_slurm"), "pip install 'rearank[sweeps]', or set launcher=basic"
     ),
     "optuna": "pip install hydra-optuna-sweeper",
 }
@@ -241,6 +96,13 @@ def _explain_comma(key: str, value: str) -> str:
         f"{key}: {value!r} has a comma; to sweep over its parts add -m; as one text write {written(key, value)}, as a "
         f"list {shlex.quote(f'{key}=[{value}]')}"
     )
+
+
+def _explain_null(overrides: Iterable[str], conf: Path) -> str | None:
+    """Hydra takes null for a group in its own files alone, and doesn't say which of the arguments it means."""
+    given = [match.groups() for one in overrides if (match := _OVERRIDE.match(one))]
+    keys = [key for key, value in given if value == "null" and (conf / key.partition("@")[0]).is_dir()]
+    return f"{keys[0]}=null: a group is left out by its name; write '~{keys[0]}'" if keys else None
 
 
 _ENDS = re.compile(r"[/,'\"\[\]]")
@@ -292,7 +154,9 @@ def _keys(conf: Path, parent: str, overrides: Iterable[str]) -> list[str] | None
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    overrides = list(overrides)
     choices = [o for o in overrides if (m := _OVERRIDE.match(o)) and (conf / m.group(1)).is_dir() and "," not in o]
+    choices += _own_places(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
@@ -302,9 +166,60 @@ def _keys(conf: Path, parent: str, overrides: Iterable[str]) -> list[str] | None
     return [str(key) for key in node] if isinstance(node, DictConfig) else None
 
 
+def _own_places(overrides: Sequence[str]) -> list[str]:
+    """Where options of one's own are looked for, as an override, for a config composed as the command's is."""
+    for option, value in pairwise(overrides):
+        if option in ("--config-dir", "-cd"):
+            return [f"hydra.searchpath=['file://{Path(value).absolute()}']"]
+    return [one for one in overrides if one.startswith("hydra.searchpath=")]
+
+
 def _closest(wanted: str, options: Iterable[str]) -> str:
     known = sorted({option for option in options if not option.startswith("_")})
     close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}"
+
+
+def as_json(kind: str, message: str, status: int, trace: str = "") -> str:
+    """One line for programs.
+
+    ``{kind, status, message, key, remedy}``; ``key`` of the config and ``remedy`` are what the message says before its
+    first colon and after its first semicolon, ``null`` where it says none. ``problems`` is a list of
+    ``{message, key, remedy}`` where a message lists several, and ``trace`` is a bug's.
+    """
+    lines = [line.removeprefix("  - ") for line in message.splitlines() if line.startswith("  - ")]
+    found: dict[str, Any] = {"kind": kind, "status": status, **_parts(message)}
+    found |= {"problems": [_parts(line) for line in lines]} if lines else {}
+    found |= {"trace": trace} if trace else {}
+    return json.dumps(found, ensure_ascii=False)
+
+
+def kind_of(error: BaseException) -> str:
+    """A word for programs: ``config``; of another error of ours its class's (``data``, ``engine``...); ``file``.
+
+    ``bug`` for what ``explain`` has no words for.
+    """
+    if isinstance(error, (*_hydras(), OmegaConfBaseException, ConfigError)):
+        return "config"
+    if type(error).__module__.startswith("rearank."):
+        return type(error).__name__.removesuffix("Error").lower()
+    return "file" if isinstance(error, OSError | ValueError) else "bug"
+
+
+def _hydras() -> tuple[type[Exception], ...]:
+    from hydra.errors import HydraException
+
+    return (HydraException,)
+
+
+def _parts(message: str) -> dict[str, str | None]:
+    key = _KEY.match(message)
+    known = key is not None and key.group(1).split(".")[0].split("@")[0] in {*_SECTIONS, "hydra", "launcher"}
+    _, _, remedy = message.partition("; ")
+    return {"message": message, "key": key.group(1) if known and key is not None else None, "remedy": remedy or None}
+
+
+_KEY = re.compile(r"([a-z_][\w@/.]*?)(?:=[^\s:]*)?(?::| )")
+_SECTIONS = frozenset(field.name for field in fields(Experiment)) | {"experiment"}
