@@ -73,8 +73,7 @@ def _digests(config: Mapping[str, Any]) -> dict[str, str]:
 def _run(config: DictConfig, plain: Mapping[str, Any], sweep: Path | None) -> float | None:
     """Build the experiment, check the machine, run the task; the folder is locked meanwhile."""
     run = make_run(plain, HydraConfig.get().runtime.choices, sweep)
-    to_standard_output = isinstance(run.experiment.task, RerankTask) and run.experiment.rerank.output == STANDARD
-    with standard_output_kept() if to_standard_output else nullcontext():
+    with standard_output_kept() if _answers_there(run) else nullcontext():
         preflight(run)
         # Shared cores: idle OpenMP threads must sleep, not spin. Read when torch loads.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -84,6 +83,14 @@ def _run(config: DictConfig, plain: Mapping[str, Any], sweep: Path | None) -> fl
             warn_of_old_version(run.folder)
             run.experiment.task.run(run)
     return score_of(run.folder)
+
+
+def _answers_there(run: Run) -> bool:
+    """Whether standard output is for the task's results alone."""
+    task, chosen = run.experiment.task, run.experiment
+    if isinstance(task, RerankTask):
+        return chosen.rerank.output == STANDARD
+    return "serve" in task.needs and chosen.serve.over_stdio
 
 
 def _write_down(config: DictConfig, run: Run) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,8 +88,7 @@ def preflight(run: Run) -> None:
     if "rerank" in needs:
         problems, notes = _rerank(run, found)
         found += problems
-    out = sys.stderr if "serve" in needs and experiment.serve.over_stdio else sys.stdout
-    print("".join(f"preflight: WARNING: {warning}\n" for warning in warnings), end="", flush=True, file=out)
+    print("".join(f"preflight: WARNING: {warning}\n" for warning in warnings), end="", flush=True)
     if isinstance(experiment.task, PreflightTask):
         print("\n".join(f"preflight: {note}" for note in notes), flush=True)
     if found:

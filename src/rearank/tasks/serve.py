@@ -9,7 +9,7 @@ from rearank.experiment import Experiment, Run
 from rearank.progress import progress
 from rearank.reranker import Reranker
 from rearank.serving.server import address_of, bind, serve
-from rearank.tasks.rerank.outputs import standard_output, standard_output_kept
+from rearank.tasks.rerank.outputs import standard_output
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ServeTask:
     def run(self, run: Run) -> None:
         """Until SIGINT or SIGTERM; over standard input and output also until the input ends."""
         if run.experiment.serve.over_stdio:
-            with standard_output_kept(), _reranker(run.experiment) as reranker:
+            with _reranker(run.experiment) as reranker:
                 from rearank.adapters.mcp import serve_stdio
 
                 serve_stdio(reranker, run.experiment.serve, standard_output())
