@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 from annotated_types import Ge, Interval
@@ -157,6 +157,25 @@ def note_of(figures: Mapping[str, float]) -> str:
         return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"  # a policy's loss is tiny
 
     return ", ".join(f"{name.partition('/')[2]} {text(figures[name])}" for name in shown if name in figures)
+
+
+def spreads_of(rewards: Sequence[float], groups: Sequence[Hashable]) -> dict[str, float]:
+    """How far the answers to one prompt differ in what they earn: without that a step teaches nothing.
+
+    Exact: in float32 eight rewards of 0.2 have a spread, which made a policy that had stopped learning look alive.
+
+    Args:
+        rewards: of answers.
+        groups: of each answer, what names its prompt.
+    """
+    together: dict[Hashable, list[float]] = {}
+    for reward, group in zip(rewards, groups, strict=True):
+        together.setdefault(group, []).append(reward)
+    spreads = [pstdev(some) for some in together.values()]
+    return {
+        "rollout/reward_spread": fmean(spreads),
+        "rollout/groups_without_spread": fmean(spread == 0 for spread in spreads),
+    }
 
 
 def describe(breakdowns: Sequence[RewardBreakdown]) -> dict[str, float]:

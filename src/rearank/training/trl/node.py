@@ -53,8 +53,6 @@ _CURVES = {
     "kl": "train/kl",
     "entropy": "train/entropy",
     "clip_ratio/region_mean": "train/clip_ratio",
-    "frac_reward_zero_std": "rollout/groups_without_spread",
-    "reward_std": "rollout/reward_spread",
     "completions/mean_length": "rollout/length",
     "completions/max_length": "rollout/length_max",
     "completions/clipped_ratio": "rollout/cut_off",

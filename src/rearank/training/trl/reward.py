@@ -9,7 +9,7 @@ from typing import Any
 from rearank.engines.tokens import decoded
 from rearank.rewards import RewardBreakdown, RewardFunction, score_groups
 from rearank.tracking.names import rollout_name
-from rearank.training.base import describe
+from rearank.training.base import describe, spreads_of
 from rearank.training.rows import TrainingRow
 
 
@@ -49,5 +49,7 @@ class TrlReward:
         self.scored = list(zip(rows, texts, breakdowns, strict=True))
         for name, value in describe(breakdowns).items():
             log_metric(rollout_name(name), value)
+        for name, value in spreads_of([one.total for one in breakdowns], row).items():
+            log_metric(name, value)
         log_metric("rollout/reward_seconds", time.perf_counter() - began)
         return [breakdown.total for breakdown in breakdowns]

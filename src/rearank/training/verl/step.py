@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from rearank.engines.tokens import decoded
 from rearank.parsing import ParseStatus
 from rearank.rewards import RewardBreakdown, RewardFunction, score_groups
 from rearank.tracking.names import rollout_name
-from rearank.training.base import describe
+from rearank.training.base import describe, spreads_of
 from rearank.training.rows import TrainingRow
 from rearank.training.verl.reward import CountedText, scores_of
 from rearank.training.verl.sharing.groups import over_ranks
@@ -187,18 +186,13 @@ def figures_of(
         figures["perf/mfu"] *= figures["perf/tokens_computed"]  # verl counts a prompt for each answer
     breakdowns = [answer.breakdown for answer in answers]
     figures |= {rollout_name(name): value for name, value in describe(breakdowns).items()}
-    groups: dict[str, list[float]] = defaultdict(list)
-    for answer, breakdown in zip(answers, breakdowns, strict=True):
-        groups[answer.group].append(breakdown.total)
-    spreads = [pstdev(rewards) for rewards in groups.values()]
+    figures |= spreads_of([one.total for one in breakdowns], [answer.group for answer in answers])
     lengths = [len(answer.tokens) for answer in answers]
     seconds = sum(answer.scores["seconds"] for answer in answers)
     return figures | {
         "rollout/length": fmean(lengths),
         "rollout/length_max": float(max(lengths)),
         "rollout/cut_off": fmean(length >= limit for length in lengths),
-        "rollout/reward_spread": fmean(spreads),
-        "rollout/groups_without_spread": fmean(spread == 0 for spread in spreads),
         "rollout/prefill_shared": sum(a.cached for a in answers) / sum(a.prompt for a in answers),
         "rollout/reward_seconds": seconds,
         "rollout/reward_share": seconds / figures["time/step"],
