@@ -73,7 +73,7 @@ def test_a_failed_job_is_listed_and_run_again_alone(tmp_path: Path) -> None:
 
 def check_offline(folder: Path, job: Path) -> None:
     """Of the job and of the sweep itself."""
-    evaluated = read_offline(job / "evaluation")
+    evaluated = read_offline(job / "evaluation", job)
     (line,) = read_jsonl(job / "evaluation" / "evaluate.jsonl")
     assert evaluated.figures() == {line.pop("step"): line}
     assert {"test/synthetic/scripted", "test/synthetic/bm25"} <= line.keys()

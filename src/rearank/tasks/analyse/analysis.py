@@ -24,7 +24,6 @@ from rearank.progress import progress
 from rearank.ranking import Failure
 from rearank.runs import files_of
 from rearank.runs.layout import ANALYSED, STORE, write_json
-from rearank.runs.reader import UNTRAINED
 from rearank.runs.stage import Stage, StageError
 from rearank.tasks.analyse.asking import Asker
 from rearank.tasks.analyse.questions import Questions, choose_queries
@@ -32,6 +31,7 @@ from rearank.tasks.analyse.short import short_table, shortened
 from rearank.tasks.analyse.tables import AnalysisTables, SystemAnswers
 from rearank.tasks.evaluate import Evaluating, System, systems
 from rearank.tasks.evaluate.scores import SystemWeights
+from rearank.tasks.evaluate.systems import SHARED_IN_SWEEPS
 from rearank.types import Sampling
 
 TABLES = "tables.md"
@@ -168,7 +168,7 @@ class _Asking:
     @contextmanager
     def _with_others(self, system: System) -> Iterator[CompletionStore | None]:
         """The answers of an untrained model that the jobs of a sweep share."""
-        if self.how.shared is None or system.name not in UNTRAINED:
+        if self.how.shared is None or system.name not in SHARED_IN_SWEEPS:
             yield None
             return
         with closing(CompletionStore(self.how.shared / STORE)) as store:

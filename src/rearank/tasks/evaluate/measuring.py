@@ -25,13 +25,13 @@ from rearank.prompts import Prompt
 from rearank.ranking import Failure
 from rearank.reranker.setup import Parts
 from rearank.runs.layout import ENGINE, QUERIES, SETTINGS, STORE, read_json, write_json
-from rearank.runs.reader import FIRST, IDEAL, SYSTEM, UNTRAINED
+from rearank.runs.reader import FIRST, IDEAL, SYSTEM
 from rearank.runs.sharing import fingerprint
 from rearank.sections import Evaluation
 from rearank.tasks.evaluate.published import first_stage_row, published_first_stage, published_system
 from rearank.tasks.evaluate.reranking import MANY, Pass, PassResult, UnreadLimit
 from rearank.tasks.evaluate.scores import Places, SystemScores, SystemWeights, score_and_write
-from rearank.tasks.evaluate.systems import System
+from rearank.tasks.evaluate.systems import SHARED_IN_SWEEPS, System
 from rearank.types import Ranking
 
 _log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Measuring:
     @contextmanager
     def _with_others(self, system: System, place: Path) -> Iterator[CompletionStore | None]:
         """The answers that the sweep's jobs share of an untrained model, while no other one asks it the same."""
-        if self.shared is None or system.name not in UNTRAINED:
+        if self.shared is None or system.name not in SHARED_IN_SWEEPS:
             yield None
             return
         self.shared.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,10 @@ from rearank.types import Sampling
 _log = logging.getLogger(__name__)
 
 
+SHARED_IN_SWEEPS = ("base", "base_sampled")
+"""What the jobs of a sweep ask the same: models that nobody has trained. A scripted one costs nothing to ask again."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint that was not kept, or is damaged."""
 
