@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rearank.evaluation import render_table
 from rearank.runs.reader import SYSTEM, Evaluated
-from rearank.tasks.export.card import Facts, card, metadata
+from rearank.tasks.export.card import Facts, _dataset, _metrics, card, metadata
 from rearank.tasks.export.origin import OnBenchmark, Origin
 from rearank.tasks.export.usage import HowToAsk
 from rearank.tasks.export.words import as_yaml, fenced, inline, plain
@@ -136,3 +136,17 @@ def test_any_name_is_in_the_metadata_as_it_is(name: str) -> None:
     assert found["model-index"][0]["name"] == plain(name)
     assert found["tags"][-1] in (plain(name), "text-generation", *found["tags"][:-1])
     assert all(re.fullmatch(r"[\w./-]+", one, re.ASCII) for one in found.get("datasets", []))
+
+
+def test_the_cards_dataset_is_the_hubs_where_it_comes_from_there(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _dataset({"name": "rearank_12k", "path": "le723z/rearank_12k"}) == "le723z/rearank_12k"
+    assert _dataset({"name": "rows", "path": "some/rows.d/file.jsonl"}) == "rows"
+    assert _dataset({"name": "own"}) == "own"
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    assert _dataset({"name": "mine", "path": "data/mine"}) == "mine", "a folder that is here"
+
+
+def test_metrics_are_those_of_the_results() -> None:
+    results = [{"metrics": [{"type": kind}]} for kind in ("ndcg_at_10", "map", "ndcg_at_5")]
+    assert _metrics(results) == ["ndcg", "map"]

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -21,6 +22,7 @@ from rearank.tasks.export.words import as_yaml, fenced, inline, plain
 from rearank.tasks.run_description import closest_option
 
 _TASK = "text-ranking"
+_ON_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _DATASET = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 _LIST = ", "
 _METRIC = re.compile(r"\W+")
@@ -82,7 +84,7 @@ def card(facts: Facts) -> str:
 def metadata(facts: Facts) -> dict[str, Any]:
     """The card's front matter, in the hub's words."""
     origin, base = facts.origin, facts.origin.base
-    dataset = plain((origin.settings.get("dataset") or {}).get("name", ""))
+    dataset = _dataset(origin.settings.get("dataset") or {})
     how = facts.algorithm or SFT
     results = list(_model_index(facts.measured))
     return {
@@ -92,8 +94,24 @@ def metadata(facts: Facts) -> dict[str, Any]:
         **({"base_model": base[0], "base_model_relation": "adapter" if facts.adapter else "finetune"} if base else {}),
         "tags": list(dict.fromkeys(["rearank", "reranking", "listwise", "reasoning", "text-generation", plain(how)])),
         **({"datasets": [dataset]} if _DATASET.fullmatch(dataset) else {}),
-        **({"metrics": ["ndcg"], "model-index": [{"name": plain(facts.title), "results": results}]} if results else {}),
+        **(
+            {"metrics": _metrics(results), "model-index": [{"name": plain(facts.title), "results": results}]}
+            if results
+            else {}
+        ),
     }
+
+
+def _dataset(node: Mapping[str, Any]) -> str:
+    """The hub's id of what it was trained on, where it comes from there; the name of the node elsewhere."""
+    path = str(node.get("path") or "")
+    return plain(path if _ON_THE_HUB.fullmatch(path) and not Path(path).exists() else node.get("name", ""))
+
+
+def _metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of the results, without their cut-offs: ``ndcg`` of ``ndcg_at_10``."""
+    kinds = (metric["type"].partition("_at_")[0] for one in results for metric in one["metrics"])
+    return list(dict.fromkeys(kinds))
 
 
 def _model_index(measured: Sequence[OnBenchmark]) -> Iterator[dict[str, Any]]:
