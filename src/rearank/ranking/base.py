@@ -87,6 +87,20 @@ class SaysWhatItReads(Protocol):
     def reads(self) -> Reads: ...
 
 
+def check_inside(strategy: Any) -> None:
+    """Raises ``ValueError`` unless a strategy can be inside another one, which counts its calls."""
+    if not isinstance(strategy, Strategy) or not isinstance(strategy, Planned):
+        raise ValueError(
+            f"strategy must be a node of conf/strategy with `rerank`, `calls` and `chain`; {type(strategy).__name__} "
+            "is none"
+        )
+
+
+def reads_of(strategy: Strategy) -> Reads:
+    """What it needs of an answer; a whole order where it declares nothing."""
+    return strategy.reads if isinstance(strategy, SaysWhatItReads) else "ranking"
+
+
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run ``work`` concurrently; its results, in the order given.
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Interval
 
 from rearank.checks import check_fields
-from rearank.ranking.base import Planned, Ranker, Reads, SaysWhatItReads, Strategy, check_ranking, ranking
+from rearank.ranking.base import Ranker, Reads, check_inside, check_ranking, ranking, reads_of
 from rearank.types import Passage, Query, Ranking
 
 
@@ -38,17 +38,13 @@ class Fused:
     _first: tuple[float, ...] = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.strategy, Strategy) or not isinstance(self.strategy, Planned):
-            raise ValueError(
-                f"strategy must be a node of conf/strategy with `rerank`, `calls` and `chain`; "
-                f"{type(self.strategy).__name__} is none"
-            )
+        check_inside(self.strategy)
         check_fields(self)
 
     @property
     def reads(self) -> Reads:
         """The strategy's own; a whole order where it declares none."""
-        return self.strategy.reads if isinstance(self.strategy, SaysWhatItReads) else "ranking"
+        return reads_of(self.strategy)
 
     def calls(self, n: int) -> int:
         """The strategy's own."""

@@ -16,14 +16,13 @@ from annotated_types import Ge
 
 from rearank.checks import check_fields
 from rearank.ranking.base import (
-    Planned,
     Ranker,
     Reads,
     Resamples,
-    SaysWhatItReads,
-    Strategy,
+    check_inside,
     check_ranking,
     ranking,
+    reads_of,
     together,
 )
 from rearank.types import Passage, Query, Ranking
@@ -49,17 +48,13 @@ class SelfConsistency:
     constant: Annotated[int, Ge(0)] = 60
 
     def __post_init__(self) -> None:
-        if not isinstance(self.strategy, Strategy) or not isinstance(self.strategy, Planned):
-            raise ValueError(
-                f"strategy must be a node of conf/strategy with `rerank`, `calls` and `chain`; "
-                f"{type(self.strategy).__name__} is none"
-            )
+        check_inside(self.strategy)
         check_fields(self)
 
     @property
     def reads(self) -> Reads:
         """The strategy's own; a whole order where it declares none."""
-        return self.strategy.reads if isinstance(self.strategy, SaysWhatItReads) else "ranking"
+        return reads_of(self.strategy)
 
     def calls(self, n: int) -> int:
         """``samples`` times the strategy's."""
