@@ -74,7 +74,7 @@ test-cluster-full: $(CLUSTER_STAMP)
 
 # Complete as well; torch is installed first, from where pip has its CPU build.
 $(ADAPTERS_STAMP): pyproject.toml constraints/adapters.txt
-	test -x $(ADAPTERS)/bin/python || $(PYTHON) -m venv $(ADAPTERS)
+	test -x $(ADAPTERS)/bin/python || $(or $(call find,3.11),$(PYTHON)) -m venv $(ADAPTERS)
 	$(ADAPTERS)/bin/python -m pip install --quiet --constraint constraints/adapters.txt "torch==2.13.0" uv
 	$(ADAPTERS)/bin/uv pip install --quiet --python $(ADAPTERS)/bin/python --no-deps --requirement constraints/adapters.txt
 	$(ADAPTERS)/bin/uv pip install --quiet --python $(ADAPTERS)/bin/python --no-deps --editable .
@@ -93,8 +93,8 @@ test-real: $(STAMP)
 	  REARANK_REAL=$(REAL) OMP_NUM_THREADS=2 $(CLUSTER)/bin/python -m pytest -rs tests/real/test_vllm.py tests/real/test_real_training.py; \
 	else echo "tests/real: vLLM and verl aren't tried: make $(CLUSTER_STAMP), then make test-real again"; fi
 
-# A real model on real text (experiments/real): SciFact measured with the shipped adapters, an hour on two cores; and the
-# trainings that made them, hours, resumed where they stopped. SCIFACT: a folder that holds scifact in BEIR's layout; without it
+# A real model on real text (experiments/real): SciFact measured with the shipped adapters; and the trainings that made them,
+# hours, resumed where they stopped. SCIFACT: a folder that holds scifact in BEIR's layout; without it
 # ir_datasets fetches the files.
 real real-train: $(STAMP)
 	$(BIN)/python -m tests.real.fetch $(REAL)

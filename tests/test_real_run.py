@@ -100,9 +100,8 @@ def test_seeds_count_as_one_system_and_collections_are_corrected_together(module
 
 
 def test_the_readme_shows_what_results_json_says(modules: Any) -> None:
-    if not (ROOT / "results.json").is_file():
-        pytest.skip("nothing was measured yet")
-    results = modules["results"]
+    results, stored = modules["results"], ROOT / "results.json"
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     made = text.partition(results.BEGIN)[2].partition(results.END)[0].strip()
-    assert made == results.table(json.loads((ROOT / "results.json").read_text()))
+    # Before anything was measured the README shows no result.
+    assert made == (results.table(json.loads(stored.read_text())) if stored.is_file() else "")

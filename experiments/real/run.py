@@ -1,7 +1,7 @@
 """The real run, command by command. What is finished isn't done again, and what was stopped goes on.
 
     python experiments/real/run.py train             # cold start, GRPO from it with three seeds, GRPO alone; hours
-    python experiments/real/run.py measure           # SciFact's 150 test claims with the shipped adapters; an hour
+    python experiments/real/run.py measure           # SciFact's 150 test claims with the shipped adapters
     python experiments/real/run.py measure --all     # DL19 and NovelEval, too, where their files are
     python experiments/real/run.py render            # results.json -> the README's tables, the figure
 

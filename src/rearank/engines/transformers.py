@@ -65,8 +65,8 @@ class TransformersEngine:
         revision: the hub's commit, tag or branch.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``...
         dtype: ``auto`` (bfloat16 on a GPU, float32 on a CPU) or torch's name of it.
-        max_batch: calls generated together at most; ``None``: 256, and 16 of a model that is large for a CPU, where
-            more gain a few percent and the first answers would take minutes.
+        max_batch: calls generated together at most; ``None``: 256, and 16 of a model that is large for a CPU, so that
+            the first answers come soon.
         max_batch_tokens: padded prompt and answer tokens of a batch at most; one call alone may exceed it.
         overflow: what to do with a prompt that leaves the answer no room in the context. ``truncate`` shortens the
             longest messages in their middles until it fits, and says so in ``Completion.prompt_truncated``; ``refuse``
